@@ -1,0 +1,52 @@
+# `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, at the versions that
+# constraints.txt pins. Needs Python 3.11 or newer (PYTHON=python3.12 picks another) and a Linux machine.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PYTEST := $(BIN)/python -m pytest -q -n auto
+
+.PHONY: demo test bench cost lint types test-backends test-kernels package gpu format clean
+
+demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
+	$(BIN)/tritonsoft demo
+
+test: lint types test-backends test-kernels package  ## everything that CI checks
+
+bench: $(INSTALLED)  ## this library beside its rivals on this machine
+	$(BIN)/python bench/run.py
+
+cost: $(INSTALLED)  ## what the compiled sm_90 kernels cost, without a GPU
+	$(BIN)/python bench/kernel_cost.py
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and every kernel compiled for four GPUs
+	$(PYTEST) --doctest-modules tests tritonsoft/functional.py
+
+test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
+	TRITON_INTERPRET=1 $(PYTEST) tests -k "triton and not compile"
+
+package: $(INSTALLED)  ## wheel and sdist build, install and import
+	$(BIN)/python -m pytest -q --run-package tests/test_package.py
+
+gpu: $(INSTALLED)  ## the same comparisons on a real device
+	$(BIN)/python -m pytest -q -m gpu
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("tritonsoft needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist demo *.egg-info

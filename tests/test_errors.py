@@ -1,0 +1,141 @@
+"""Bad input: an error that names the argument, what it got and what it wanted."""
+
+import pytest
+import torch
+
+import tritonsoft as ts
+from tritonsoft import ops
+
+IMAGE = torch.rand(2, 3, 8, 9)
+LABELS = torch.randint(5, (2, 8, 9))
+BOXES = torch.tensor([[0.0, 0.0, 9.0, 8.0], [1.0, 1.0, 4.0, 5.0]])
+NAN, INF = float("nan"), float("inf")
+
+
+def _pair(**changes):
+    arguments = {"image": IMAGE, "labels": LABELS, "boxes": BOXES, "size": (3, 4), "num_classes": 5, **changes}
+    return ts.crop_resize_pair(**arguments)
+
+
+def _with_box(*row):
+    return torch.tensor([[0.0, 0.0, 9.0, 8.0], row])
+
+
+BAD = [
+    # changes, error, the words that its message must hold
+    ({"labels": LABELS + 1}, ValueError, ["labels", "0..4", "ignore_index=255", "5"]),
+    ({"labels": LABELS - 1}, ValueError, ["labels", "0..4", "-1"]),
+    ({"labels": LABELS.float()}, TypeError, ["labels", "uint8", "float32"]),
+    ({"labels": LABELS.bool()}, TypeError, ["labels", "bool"]),
+    ({"labels": LABELS.numpy()}, TypeError, ["labels", "tensor", "ndarray"]),
+    ({"labels": LABELS[0]}, ValueError, ["labels", "(B, H, W)", "(8, 9)"]),
+    ({"labels": LABELS[:, None].expand(2, 2, 8, 9)}, ValueError, ["labels", "(2, 2, 8, 9)"]),
+    ({"labels": LABELS[:1]}, ValueError, ["labels", "(2, 8, 9)", "(1, 8, 9)"]),
+    ({"labels": LABELS[:, :7]}, ValueError, ["labels", "(2, 8, 9)", "(2, 7, 9)"]),
+    ({"labels": torch.zeros(2, 0, 9, dtype=torch.long)}, ValueError, ["labels", "H, W >= 1"]),
+    ({"labels": LABELS.to("meta")}, ValueError, ["labels", "device", "cpu", "meta"]),
+    ({"image": IMAGE[0]}, ValueError, ["image", "(B, K, H, W)", "(3, 8, 9)"]),
+    ({"image": IMAGE.long()}, TypeError, ["image", "int64"]),
+    ({"image": IMAGE.to(torch.complex64)}, TypeError, ["image", "complex64"]),
+    ({"image": [1]}, TypeError, ["image", "list"]),
+    ({"boxes": BOXES[:1]}, ValueError, ["boxes", "(2, 4)", "(1, 4)"]),
+    ({"boxes": BOXES[:, :3]}, ValueError, ["boxes", "(2, 4)", "(2, 3)"]),
+    ({"boxes": BOXES[0]}, ValueError, ["boxes", "(4,)"]),
+    ({"boxes": BOXES.long()}, TypeError, ["boxes", "floating", "int64"]),
+    ({"boxes": BOXES.tolist()}, TypeError, ["boxes", "tensor", "list"]),
+    ({"boxes": BOXES.to("meta")}, ValueError, ["boxes", "device", "meta"]),
+    ({"boxes": BOXES.clone().requires_grad_()}, ValueError, ["boxes", "gradient"]),
+    ({"boxes": _with_box(NAN, 0, 1, 1)}, ValueError, ["boxes", "finite", "nan", "sample 1"]),
+    ({"boxes": _with_box(0, 0, INF, 1)}, ValueError, ["boxes", "finite", "inf"]),
+    ({"boxes": _with_box(2, 0, 2, 1)}, ValueError, ["boxes", "zero", "2.0", "sample 1"]),
+    ({"boxes": _with_box(2, 3, 4, 3)}, ValueError, ["boxes", "zero", "3.0"]),
+    ({"boxes": _with_box(0, 0, 1e9, 1)}, ValueError, ["boxes", "16777216", "1000000000"]),
+    ({"size": (0, 4)}, ValueError, ["size", "(0, 4)"]),
+    ({"size": (3, -4)}, ValueError, ["size", "-4"]),
+    ({"size": 3}, TypeError, ["size", "two ints", "3"]),
+    ({"size": (3, 4, 5)}, TypeError, ["size", "two ints"]),
+    ({"size": (3.0, 4)}, TypeError, ["size", "two ints", "3.0"]),
+    ({"size": (True, 4)}, TypeError, ["size", "True"]),
+    ({"num_classes": 0}, ValueError, ["num_classes", "at least 1", "0"]),
+    ({"num_classes": 5.0}, TypeError, ["num_classes", "int", "float"]),
+    ({"ignore_index": None}, TypeError, ["ignore_index", "int", "NoneType"]),
+    ({"filter": "box"}, ValueError, ["filter", "area", "box"]),
+    ({"filter": "bicubic"}, ValueError, ["filter", "bicubic", "negative"]),
+    ({"filter": "lanczos"}, ValueError, ["filter", "lanczos", "negative"]),
+    ({"filter": None}, ValueError, ["filter", "area", "None"]),
+    ({"fill": "black"}, TypeError, ["fill", "number", "str"]),
+    ({"image": IMAGE.byte(), "fill": 300}, ValueError, ["fill", "0..255", "300"]),
+    ({"dtype": torch.int32}, TypeError, ["dtype", "int32"]),
+    ({"dtype": torch.uint8}, TypeError, ["dtype", "uint8", "float32"]),
+    ({"soft_dtype": torch.uint8}, TypeError, ["soft_dtype", "float32", "uint8"]),
+    ({"soft_dtype": torch.complex64}, TypeError, ["soft_dtype", "complex64"]),
+    ({"soft_dtype": None}, TypeError, ["soft_dtype", "None"]),
+    ({"backend": "cuda"}, ValueError, ["backend", "reference", "cuda"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), BAD)
+def test_bad_argument(changes, error, words):
+    with pytest.raises(error) as caught:
+        _pair(**changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("device_and_backend", [("cpu", "numba"), ("cpu", "triton"), ("cuda", "numba")])
+def test_a_forced_backend_that_cannot_run(device_and_backend, monkeypatch):
+    device, backend = device_and_backend
+    monkeypatch.setattr(ops, "_installed", lambda package: False)
+    monkeypatch.setattr(ops, "_INTERPRETED", False)
+    ops.explain_backend.cache_clear()
+    try:
+        name, reason = ops.explain_backend(device, backend)
+        assert name is None
+        assert reason
+        if device == "cpu":
+            with pytest.raises(ValueError, match=rf"backend='{backend}' cannot run on cpu: .*install"):
+                ts.soft_resize(LABELS, (3, 4), 5, backend=backend)
+        assert ops.explain_backend("cpu", None)[0] == "reference"
+        assert "Numba is not installed" in ops.explain_backend("cpu", None)[1]
+    finally:
+        ops.explain_backend.cache_clear()
+
+
+def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
+    monkeypatch.setattr(ops, "_INTERPRETED", False)
+    ops.explain_backend.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"backend='triton' cannot run on cpu: .*TRITON_INTERPRET=1"):
+            ts.soft_resize(LABELS, (3, 4), 5, backend="triton")
+    finally:
+        ops.explain_backend.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+@pytest.mark.parametrize(("bad", "ignore_index"), [(5, 255), (200, 255), (255, 7), (255, -1), (255, 2**40)])
+def test_labels_out_of_range_are_found_wherever_they_are(target, dtype, bad, ignore_index):
+    device, backend = target
+    if device != "cpu":
+        pytest.skip("a GPU checks values on request only; see test_torch")
+    labels = torch.zeros(3, 61, 67, dtype=dtype)
+    for position in (0, 61 * 67 + 13, labels.numel() - 1):
+        marked = labels.clone()
+        marked.view(-1)[position] = bad
+        with pytest.raises(ValueError, match=rf"got 1 other values from {bad} to {bad}"):
+            ts.soft_resize(marked, (3, 4), 5, ignore_index=ignore_index, backend=backend)
+    ts.soft_resize(labels, (3, 4), 5, ignore_index=ignore_index, backend=backend)
+
+
+def test_uint8_labels_with_more_classes_than_the_dtype_holds(target):
+    device, backend = target
+    labels = torch.tensor([[[0, 200, 254, 255]]], dtype=torch.uint8, device=device)
+    soft = ts.to_soft(labels, 1000, backend=backend)
+    assert soft[0, :, 0].argmax(0).tolist() == [0, 200, 254, 0]
+    assert soft.sum().item() == 3
+
+
+def test_normalize_checks_its_argument():
+    with pytest.raises(TypeError, match="soft must be .*int64"):
+        ts.normalize(LABELS)
+    with pytest.raises(ValueError, match=r"soft must have shape \(B, C, h, w\), got \(3, 8, 9\)"):
+        ts.normalize(IMAGE[0])

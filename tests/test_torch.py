@@ -1,0 +1,237 @@
+"""The operators as citizens of PyTorch: opcheck, gradients, compile, export, autocast, graphs, odd and empty sizes."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import tritonsoft as ts
+from tests.cases import assert_close
+from tritonsoft import ops
+
+BOXES = torch.tensor([[0.5, 0.0, 9.0, 8.25], [7.5, -2.0, 1.0, 6.0]])
+
+
+def _inputs(device="cpu", dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 8, 9, dtype=torch.float64, generator=generator).to(device, dtype)
+    labels = torch.randint(5, (2, 8, 9), generator=generator).to(device)
+    return image, labels, BOXES.to(device)
+
+
+OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_opcheck(target, boxed, memory_format):
+    device, backend = target
+    image, labels, boxes = _inputs(device)
+    image = image.contiguous(memory_format=memory_format).requires_grad_()
+    boxes = boxes if boxed else None
+    double, single = torch.float64, torch.float32
+    opcheck(ops.crop_resize, (image, boxes, [3, 4], "area", 0.5, double, backend), test_utils=OPCHECKS)
+    opcheck(ops.crop_resize_adjoint, (image, boxes, [12, 7], "triangle", double, backend), test_utils=OPCHECKS)
+    opcheck(ops.soft_crop_resize, (labels, boxes, [3, 4], 5, 255, "area", single, None, backend), test_utils=OPCHECKS)
+    opcheck(
+        ops.crop_resize_pair,
+        (image, labels, boxes, [3, 4], 5, 255, "area", 0.5, double, single, None, backend),
+        test_utils=OPCHECKS,
+    )
+
+
+@pytest.mark.parametrize("filter", ["area", "triangle", "bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(3, 4), (11, 6)])
+def test_gradcheck(target, filter, size):
+    device, backend = target
+    image, labels, boxes = _inputs(device)
+    image = image[:, :1, :5, :6].clone().requires_grad_()
+    labels = labels[:, :5, :6]
+
+    def single(image):
+        return ts.crop_resize(image, boxes, size, filter=filter, backend=backend)
+
+    def pair(image):
+        return ts.crop_resize_pair(image, labels, boxes, size, 5, filter=filter, backend=backend)[0]
+
+    # The fast check compares one random projection: enough for a linear map, and kind to the interpreter.
+    assert torch.autograd.gradcheck(single, image, fast_mode=True)
+    assert torch.autograd.gradgradcheck(single, image, fast_mode=True)
+    assert torch.autograd.gradcheck(pair, image, fast_mode=True)
+
+
+def test_gradient_reaches_only_the_image():
+    image, labels, boxes = _inputs()
+    image.requires_grad_()
+    small, soft = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5)
+    assert small.requires_grad
+    assert not soft.requires_grad
+    small.sum().backward()
+    assert image.grad is not None
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_fullgraph(target, dynamic):
+    device, backend = target
+    image, labels, boxes = _inputs(device, torch.float32)
+
+    def step(image, labels, boxes):
+        small, soft = ts.crop_resize_pair(image * 2, labels, boxes, (3, 4), 5, backend=backend)
+        return small + 1, ts.normalize(soft), ts.soft_resize(labels, (4, 3), 5, backend=backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for actual, expected in zip(compiled(image, labels, boxes), step(image, labels, boxes), strict=True):
+        torch.testing.assert_close(actual, expected)
+    leaf = image.clone().requires_grad_()
+    compiled(leaf, labels, boxes)[0].sum().backward()
+    assert leaf.grad is not None
+
+
+def test_compile_with_inductor():
+    image, labels, boxes = _inputs(dtype=torch.float32)
+    image = image.contiguous(memory_format=torch.channels_last)
+
+    def step(image, labels, boxes):
+        small, soft = ts.crop_resize_pair(image * 2, labels, boxes, (3, 4), 5)
+        return small + 1, soft * 2
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True)
+    for actual, expected in zip(compiled(image, labels, boxes), step(image, labels, boxes), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_compiled_graph_still_checks_values():
+    _, labels, boxes = _inputs()
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda labels, boxes: ts.soft_crop_resize(labels, boxes, (3, 4), 5), fullgraph=True, backend="aot_eager"
+    )
+    compiled(labels, boxes)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.4"):
+        compiled(labels + 3, boxes)
+
+
+class _Shrink(torch.nn.Module):
+    def forward(self, image, labels, boxes):
+        return ts.crop_resize_pair(image, labels, boxes, (3, 4), 5)
+
+
+def test_export():
+    image, labels, boxes = _inputs(dtype=torch.float32)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = {"image": {0: batch}, "labels": {0: batch}, "boxes": {0: batch}}
+    program = torch.export.export(_Shrink(), (image, labels, boxes), dynamic_shapes=shapes)
+    more = (image.repeat(3, 1, 1, 1), labels.repeat(3, 1, 1), boxes.repeat(3, 1))
+    for actual, expected in zip(program.module()(*more), _Shrink()(*more), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_autocast_changes_nothing(target):
+    device, backend = target
+    image, labels, boxes = _inputs(device, torch.float32)
+    image.requires_grad_()
+    expected = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5, backend=backend)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        actual = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5, backend=backend)
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+    actual[0].sum().backward()
+    assert image.grad is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_cuda_graph_capture():
+    image, labels, boxes = _inputs("cuda", torch.float32)
+    expected = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5)
+    dense = ts.soft_resize(labels, (4, 3), 5)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # fails on any synchronisation or copy from the host
+        actual = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5)
+        dense_actual = ts.soft_resize(labels, (4, 3), 5)
+    for output in (*actual, dense_actual):
+        output.fill_(float("nan"))
+    graph.replay()
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+    assert torch.equal(dense_actual, dense)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gpu_values_are_checked_on_request():
+    _, labels, boxes = _inputs("cuda")
+    with pytest.raises(ValueError, match="labels must lie"):
+        ts.soft_crop_resize(labels + 3, boxes, (3, 4), 5, validate=True)
+    unchecked = ts.soft_crop_resize(labels + 3, boxes, (3, 4), 5)
+    expected = ts.soft_crop_resize(labels.where(labels < 2, -4) + 3, boxes, (3, 4), 5, ignore_index=-1)
+    assert torch.equal(unchecked, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gpu_garbage_boxes_do_not_crash():
+    image, labels, _ = _inputs("cuda", torch.float32)
+    nan, inf = float("nan"), float("inf")
+    for row in ([nan, 0, 1, 1], [-inf, -inf, inf, inf], [3, 3, 3, 3], [0, 0, 1e30, 1e30], [inf, 0, nan, 5]):
+        boxes = torch.tensor([row, [0.0, 0.0, 9.0, 8.0]], device="cuda")
+        _, soft = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5)
+        whole = ts.soft_resize(labels[1:], (3, 4), 5)
+        assert_close(soft[1:], whole, 1e-5, "the sample with a good box")
+    torch.cuda.synchronize()
+
+
+def test_empty_batch(target):
+    device, backend = target
+    image, labels, boxes = (tensor[:0] for tensor in _inputs(device))
+    small, soft = ts.crop_resize_pair(image.requires_grad_(), labels, boxes, (3, 4), 5, backend=backend)
+    assert small.shape == (0, 3, 3, 4)
+    assert soft.shape == (0, 5, 3, 4)
+    small.sum().backward()
+    assert image.grad is not None
+    assert ts.soft_resize(labels, (3, 4), 5, backend=backend).shape == (0, 5, 3, 4)
+    assert ts.to_soft(labels, 5, backend=backend).shape == (0, 5, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "classes"),
+    [
+        (1, 1, (1, 1), 1),
+        (1, 7, (3, 2), 3),
+        (9, 1, (2, 4), 3),
+        (6, 8, (3, 4), 1000),
+        (2, 5000, (1, 2500), 2),
+        (3, 5001, (2, 19), 2),
+    ],
+)
+def test_extreme_shapes(target, height, width, size, classes):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (1, height, width), generator=generator, dtype=torch.int16)
+    image = torch.rand(1, 1, height, width, generator=generator)
+    boxes = torch.tensor([[width + 0.0, 0.0, 0.0, height + 0.0]])
+    for box in (None, boxes):
+        expected = ts.crop_resize_pair(
+            image.double(), labels, box, size, classes, soft_dtype=torch.float64, backend="reference"
+        )
+        there = None if box is None else box.to(device)
+        actual = ts.crop_resize_pair(image.to(device), labels.to(device), there, size, classes, backend=backend)
+        taps = height / size[0] + width / size[1] + 8
+        for got, want in zip(actual, expected, strict=True):
+            assert_close(got, want, 8 * taps * torch.finfo(torch.float32).eps, f"{height}x{width}")
+
+
+def test_channel_axis_of_labels_is_optional(target):
+    device, backend = target
+    _, labels, boxes = _inputs(device)
+    flat = ts.soft_crop_resize(labels, boxes, (3, 4), 5, backend=backend)
+    assert torch.equal(flat, ts.soft_crop_resize(labels[:, None], boxes, (3, 4), 5, backend=backend))
+
+
+def test_functions_can_be_pickled_and_copied():
+    assert pickle.loads(pickle.dumps(ts.soft_resize)) is ts.soft_resize
+    assert copy.deepcopy(ts.soft_resize) is ts.soft_resize

@@ -1,0 +1,40 @@
+"""Geometry and filters: what every backend computes, said once.
+
+**Box.** ``(x0, y0, x1, y1)`` in source pixel *edges*: pixel k covers the interval [k, k+1], the whole image
+is ``(0, 0, W, H)``. ``x1 < x0`` mirrors left-right, ``y1 < y0`` top-bottom. The box may reach outside the image.
+
+**One axis at a time.** All filters are separable. Along an axis let the box run from ``lo``, the smaller of its two
+ends, to ``hi`` over ``m`` output pixels (a mirrored box counts its outputs backwards, so a flip is exact to the bit).
+Then
+
+    span   = hi - lo
+    scale  = span / m                                    source pixels under one output pixel
+    centre = lo + span * (2 j + 1) / (2 m)               of output j, half-pixel convention
+
+and the weight of source pixel k in output j is a trapezoid in the distance of the two centres, cut off at ``plateau``:
+
+    weight(k) = clamp(reach - |k + 1/2 - centre|, 0, plateau)
+
+    filter       reach                      plateau
+    "area"       (max(scale, 1) + 1) / 2    1          overlap of [k, k+1] with a window of width max(scale, 1)
+    "triangle"   max(scale, 1)              reach      a hat of half-width max(scale, 1)
+    "bilinear"   1                          reach      the same hat, whatever the scale
+    "nearest"    1                          reach      the same hat, with the one tap k = floor(centre)
+
+The taps are those pixels that the box touches, ``floor(lo) <= k < ceil(hi)``, so a crop never sees past its own edge.
+Their weights are divided by their sum. Only then do taps outside the image become ``fill`` (images) or lose their
+mass (labels): padding weighs as much as the pixels it stands for.
+
+**Arithmetic.** Every backend evaluates ``centre`` in float64, in exactly the order written above. No product feeds a
+sum there, so no compiler can fuse them, and all backends pick the same taps.
+"""
+
+from typing import Final, Literal
+
+Filter = Literal["area", "triangle", "bilinear", "nearest"]
+
+FILTERS: Final[tuple[Filter, ...]] = ("area", "triangle", "bilinear", "nearest")
+
+# Box coordinates beyond this are refused where values are checked (and clamped to it where they are not): beyond it a
+# float32 cannot tell neighbouring pixels apart, and below it the number of taps stays far inside 32 bits.
+MAX_COORDINATE: Final = float(2**24)

@@ -1,0 +1,413 @@
+"""The public functions: every argument is checked here, once; then the op is called.
+
+What they share:
+
+* **Label map**: integer tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of uint8, int16, int32 or int64. Classes
+  are ``0 .. C-1``; pixels equal to ``ignore_index`` (any int) belong to none, also where it lies in ``0 .. C-1``:
+  that class then carries no mass.
+* **Soft label**: float tensor ``(B, C, h, w)``. Entry ``q[b, c, i, j]`` is the *mass* of class c in output pixel
+  (i, j): the filter-weighted share of its footprint that is labelled c. Ignored pixels and everything outside the
+  image carry no mass, so ``q.sum(1)`` is the labelled share of the footprint, in [0, 1].
+* **Boxes**: ``(B, 4)`` float tensor ``(x0, y0, x1, y1)`` on the image's device, in source pixel edges: the whole
+  image is ``(0, 0, W, H)``, which is also what ``None`` means. Fractions are exact. ``x1 < x0`` mirrors left-right,
+  ``y1 < y0`` top-bottom. The outside of the image is ``fill`` for images and no mass for labels.
+* **Filter**: ``"area"`` (default; the exact average when shrinking, linear interpolation when enlarging),
+  ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
+  `tritonsoft.conventions`.
+* **Size**: ``(h, w)`` of the output in pixels.
+* **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
+  ``validate=True`` or ``TRITONSOFT_VALIDATE=1``; unchecked labels out of range carry no mass.
+* **Backend**: ``None`` picks by device (see `backend_info`); ``"reference"``, ``"numba"`` or ``"triton"`` forces one.
+* **Errors**: TypeError or ValueError that names the argument, what it got and what it wanted.
+
+Method: "Soft labelling for semantic segmentation: Bringing coherence to label down-sampling", arXiv 2302.13961.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tritonsoft import ops
+from tritonsoft.conventions import FILTERS, Filter
+
+_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+_SOFT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_IMAGE_DTYPES = (torch.uint8, *_SOFT_DTYPES)
+
+
+def crop_resize(
+    image: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    *,
+    filter: Filter = "area",
+    fill: float = 0.0,
+    dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Cut a box out of each image and resample it to ``size``; differentiable in the image.
+
+    A soft label is a good input too: the map is linear and the same for every channel.
+
+    Args:
+        image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
+        boxes: ``(B, 4)`` in source pixel edges, or None for the whole image.
+        size: ``(h, w)`` of the output.
+        filter: see the module's docstring.
+        fill: value of the pixels outside the image, in the units of the output.
+        dtype: of the output; None keeps the image's. uint8 to a floating dtype divides by 255; uint8 to uint8 rounds; a
+            floating image cannot become uint8.
+        backend: see the module's docstring.
+
+    Returns:
+        ``(B, K, h, w)``, channels_last where the image is.
+
+    Example:
+        >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> crop_resize(image, torch.tensor([[4.0, 0.0, 0.0, 4.0]]), (2, 2))  # mirrored left-right
+        tensor([[[[ 4.5000,  2.5000],
+                  [12.5000, 10.5000]]]])
+    """
+    _check_image(image)
+    dtype = _image_dtype(image, dtype)
+    _check_fill(fill, dtype)
+    _check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    return cast(Tensor, ops.crop_resize(image, boxes, size, filter, float(fill), dtype, backend))
+
+
+def soft_crop_resize(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Cut a box out of each label map and resample it to a soft label: `crop_resize` of its one-hot planes.
+
+    Args:
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, see the module's docstring.
+        boxes: ``(B, 4)`` in source pixel edges, or None for the whole label map.
+        size: ``(h, w)`` of the output.
+        num_classes: C, at least 1.
+        ignore_index: the label of pixels that carry no mass.
+        filter: see the module's docstring.
+        dtype: of the soft label: float16, bfloat16, float32 or float64.
+        validate: check the values of labels and boxes on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        ``(B, C, h, w)``, contiguous.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 1, 1],
+        ...                         [0, 1, 1, 255]]])
+        >>> soft_crop_resize(labels, None, (1, 2), num_classes=2)
+        tensor([[[[0.7500, 0.0000]],
+        <BLANKLINE>
+                 [[0.2500, 0.7500]]]])
+    """
+    labels = _check_labels(labels)
+    _check_classes(num_classes, ignore_index, dtype, "dtype")
+    _check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
+    return cast(
+        Tensor,
+        ops.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, dtype, validate, backend),
+    )
+
+
+def crop_resize_pair(
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    fill: float = 0.0,
+    dtype: torch.dtype | None = None,
+    soft_dtype: torch.dtype = torch.float32,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`crop_resize` of the images and `soft_crop_resize` of their label maps with the same boxes: one launch on a GPU.
+
+    Args:
+        image: ``(B, K, H, W)``, as for `crop_resize`.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, as for `soft_crop_resize`, of the image's height and width.
+        boxes: ``(B, 4)`` in source pixel edges, or None for the whole image.
+        size: ``(h, w)`` of both outputs.
+        num_classes: C, at least 1.
+        ignore_index: the label of pixels that carry no mass.
+        filter: see the module's docstring.
+        fill: value of the image outside itself, in the units of the output.
+        dtype: of the image output, as for `crop_resize`.
+        soft_dtype: of the soft label, as ``dtype`` of `soft_crop_resize`.
+        validate: check the values of labels and boxes on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        The image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``.
+
+    Example:
+        >>> image, labels = torch.rand(2, 3, 64, 128), torch.randint(0, 19, (2, 64, 128))
+        >>> boxes = torch.tensor([[0.0, 0.0, 128.0, 64.0], [96.5, 8.0, 32.5, 40.0]])
+        >>> small, soft = crop_resize_pair(image, labels, boxes, (16, 32), num_classes=19)
+        >>> small.shape, soft.shape
+        (torch.Size([2, 3, 16, 32]), torch.Size([2, 19, 16, 32]))
+    """
+    _check_image(image)
+    labels = _check_labels(labels)
+    dtype = _image_dtype(image, dtype)
+    _check_fill(fill, dtype)
+    _check_classes(num_classes, ignore_index, soft_dtype, "soft_dtype")
+    if labels.device != image.device:
+        raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
+    if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
+        raise ValueError(
+            f"labels must have the image's batch, height and width {(image.shape[0], *image.shape[2:])}, "
+            f"got {tuple(labels.shape)}"
+        )
+    _check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    return cast(
+        tuple[Tensor, Tensor],
+        ops.crop_resize_pair(
+            image,
+            labels,
+            boxes,
+            size,
+            num_classes,
+            ignore_index,
+            filter,
+            float(fill),
+            dtype,
+            soft_dtype,
+            validate,
+            backend,
+        ),
+    )
+
+
+def resize(
+    image: Tensor,
+    size: Sequence[int],
+    *,
+    filter: Filter = "area",
+    dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Resample whole images to ``size``: `crop_resize` with the whole image as the box.
+
+    Example:
+        >>> resize(torch.tensor([[[[0, 100], [200, 201]]]], dtype=torch.uint8), (1, 1))
+        tensor([[[[125]]]], dtype=torch.uint8)
+    """
+    return crop_resize(image, None, size, filter=filter, dtype=dtype, backend=backend)
+
+
+def soft_resize(
+    labels: Tensor,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Resample whole label maps to soft labels: `soft_crop_resize` with the whole label map as the box.
+
+    Example:
+        >>> soft_resize(torch.tensor([[[0, 1, 1]]], dtype=torch.uint8), (1, 2), num_classes=2)[0, :, 0]
+        tensor([[0.6667, 0.0000],
+                [0.3333, 1.0000]])
+    """
+    return soft_crop_resize(
+        labels,
+        None,
+        size,
+        num_classes,
+        ignore_index=ignore_index,
+        filter=filter,
+        dtype=dtype,
+        validate=validate,
+        backend=backend,
+    )
+
+
+def to_soft(
+    labels: Tensor,
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    dtype: torch.dtype = torch.float32,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """One-hot mass at the label map's own size: 1 for a pixel's class, 0 elsewhere and for ignored pixels.
+
+    Args and errors as for `soft_crop_resize`. Returns ``(B, C, H, W)``.
+
+    Example:
+        >>> to_soft(torch.tensor([[[0, 1, 255]]]), num_classes=2)[0, :, 0]
+        tensor([[1., 0., 0.],
+                [0., 1., 0.]])
+    """
+    labels = _check_labels(labels)
+    return soft_crop_resize(
+        labels,
+        None,
+        labels.shape[1:],
+        num_classes,
+        ignore_index=ignore_index,
+        dtype=dtype,
+        validate=validate,
+        backend=backend,
+    )
+
+
+def normalize(soft: Tensor) -> Tensor:
+    """Turn mass into distributions: each pixel's masses divided by their sum, and 0 where there is no mass.
+
+    Args:
+        soft: ``(B, C, h, w)``, non-negative floats.
+
+    Returns:
+        ``(B, C, h, w)`` in the dtype of ``soft``, which sums to 1 over the classes wherever the pixel has any mass;
+        differentiable.
+
+    Example:
+        >>> soft = torch.tensor([[[[0.25, 0.0]], [[0.5, 0.0]]]])  # (1, 2, 1, 2): half known, unknown
+        >>> normalize(soft)[0, :, 0]
+        tensor([[0.3333, 0.0000],
+                [0.6667, 0.0000]])
+    """
+    if not isinstance(soft, Tensor):
+        raise TypeError(f"soft must be a tensor, got {type(soft).__name__}")
+    if soft.dtype not in _SOFT_DTYPES:
+        raise TypeError(f"soft must be {_names(_SOFT_DTYPES)}, got {_name(soft.dtype)}")
+    if soft.ndim != 4:
+        raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
+    mass = soft.sum(1, keepdim=True)  # (B, 1, h, w)
+    return soft / torch.where(mass > 0, mass, 1)
+
+
+def backend_info() -> dict[str, tuple[str, str]]:
+    """Which backend each device of this machine gets, and why.
+
+    Returns:
+        A dictionary from device (``"cpu"``, ``"cuda:0"``, …) to the backend's name and the reason.
+
+    Example:
+        >>> name, reason = backend_info()["cpu"]
+        >>> name in ("reference", "numba", "triton")
+        True
+    """
+    devices = ["cpu"]
+    devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    devices += [f"xpu:{index}" for index in range(torch.xpu.device_count())]
+    return {device: cast(tuple[str, str], ops.explain_backend(device.split(":")[0], forced=None)) for device in devices}
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(map(_name, dtypes[:-1])) + f" or {_name(dtypes[-1])}"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def _check_image(image: Tensor) -> None:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image must be a tensor, got {type(image).__name__}")
+    if image.dtype not in _IMAGE_DTYPES:
+        raise TypeError(f"image must be {_names(_IMAGE_DTYPES)}, got {_name(image.dtype)}")
+    if image.ndim != 4 or image.shape[2] == 0 or image.shape[3] == 0:
+        raise ValueError(f"image must have shape (B, K, H, W) with H, W >= 1, got {tuple(image.shape)}")
+
+
+def _image_dtype(image: Tensor, dtype: Any) -> torch.dtype:
+    if dtype is None:
+        return image.dtype
+    if dtype not in _IMAGE_DTYPES:
+        raise TypeError(f"dtype must be None, {_names(_IMAGE_DTYPES)}, got {dtype}")
+    if dtype == torch.uint8 and image.dtype != torch.uint8:
+        raise TypeError(f"dtype=uint8 needs a uint8 image, got {_name(image.dtype)}: scale and round it yourself")
+    return cast(torch.dtype, dtype)
+
+
+def _check_fill(fill: Any, dtype: torch.dtype) -> None:
+    if not isinstance(fill, (int, float)) or isinstance(fill, bool):
+        raise TypeError(f"fill must be a number, got {type(fill).__name__}")
+    if dtype == torch.uint8 and not 0 <= fill <= 255:
+        raise ValueError(f"fill must lie in 0..255 for a uint8 output, got {fill}")
+
+
+def _check_labels(labels: Tensor) -> Tensor:
+    """The label map as ``(B, H, W)``."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    if labels.dtype not in _LABEL_DTYPES:
+        raise TypeError(f"labels must be {_names(_LABEL_DTYPES)}, got {_name(labels.dtype)}")
+    if labels.ndim == 4 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels.ndim != 3 or labels.shape[1] == 0 or labels.shape[2] == 0:
+        raise ValueError(f"labels must have shape (B, H, W) or (B, 1, H, W) with H, W >= 1, got {tuple(labels.shape)}")
+    return labels
+
+
+def _check_classes(num_classes: Any, ignore_index: Any, dtype: Any, dtype_argument: str) -> None:
+    if not _is_int(num_classes):
+        raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if not _is_int(ignore_index):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if dtype not in _SOFT_DTYPES:
+        raise TypeError(f"{dtype_argument} of a soft label must be {_names(_SOFT_DTYPES)}, got {dtype}")
+
+
+def _check_geometry(
+    boxes: Any, size: Any, filter: Any, backend: Any, batch: int, device: torch.device, owner: str
+) -> None:
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not (_is_int(size[0]) and _is_int(size[1])):
+        raise TypeError(f"size must be two ints (h, w), got {size!r}")
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
+    if filter not in FILTERS:
+        if filter in ("bicubic", "lanczos"):
+            raise ValueError(
+                f"filter={filter!r} has negative weights, which give no class distribution; choose one of {FILTERS}"
+            )
+        raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
+    if backend is not None and backend not in ops.BACKENDS:
+        raise ValueError(f"backend must be None or one of {ops.BACKENDS}, got {backend!r}")
+    if boxes is None:
+        return
+    if not isinstance(boxes, Tensor):
+        raise TypeError(f"boxes must be None or a tensor, got {type(boxes).__name__}")
+    if not boxes.dtype.is_floating_point:
+        raise TypeError(f"boxes must be floating point, got {_name(boxes.dtype)}")
+    if boxes.ndim != 2 or boxes.shape[0] != batch or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (B, 4) = ({batch}, 4), got {tuple(boxes.shape)}")
+    if boxes.device != device:
+        raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
+    if boxes.requires_grad:
+        raise ValueError(
+            "boxes must not require a gradient: the operators differentiate in the image only; detach them"
+        )

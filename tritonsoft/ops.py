@@ -1,0 +1,362 @@
+"""The operators as `torch.library` custom ops: schema, shape inference, gradient, and which backend a device gets.
+
+Arguments arrive checked by `tritonsoft.functional`, apart from the *values* of labels and boxes: those are only known
+when an op runs (also inside a compiled graph), so they are checked here.
+"""
+
+import functools
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tritonsoft import reference
+from tritonsoft.conventions import MAX_COORDINATE
+
+BACKENDS = ("reference", "numba", "triton")
+
+# Triton decides when it decorates a kernel whether that kernel is interpreted, so this too is fixed for the process.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+@functools.cache
+def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, str]:
+    """The backend that a device type gets and the reason; ``(None, why not)`` where a forced one cannot run."""
+    on_gpu = device_type in ("cuda", "xpu")  # ROCm calls itself cuda
+    reasons: dict[str, tuple[bool, str]] = {
+        "triton": (
+            _installed("triton") and (on_gpu or (device_type == "cpu" and _INTERPRETED)),
+            "Triton is not installed"
+            if not _installed("triton")
+            else "Triton compiles for this device"
+            if on_gpu
+            else "TRITON_INTERPRET=1 runs the Triton kernels on CPU tensors"
+            if device_type == "cpu" and _INTERPRETED
+            else f"Triton has no {device_type} device; on a CPU it needs TRITON_INTERPRET=1 set before the import",
+        ),
+        "numba": (
+            _installed("numba") and device_type == "cpu",
+            f"Numba runs on the CPU, not on {device_type}"
+            if device_type != "cpu"
+            else "Numba is installed"
+            if _installed("numba")
+            else "Numba is not installed; pip install 'tritonsoft[cpu]'",
+        ),
+        "reference": (True, "eager PyTorch runs anywhere"),
+    }
+    if forced is not None:
+        available, reason = reasons[forced]
+        return (forced if available else None), reason
+    for name, (available, reason) in reasons.items():
+        if available and name != "reference":
+            return name, reason
+    missing = reasons["numba" if device_type == "cpu" else "triton"][1]
+    return "reference", f"eager PyTorch runs anywhere ({missing})"
+
+
+def _backend(device: torch.device, forced: str | None) -> str:
+    name, reason = explain_backend(device.type, forced)
+    if name is None:
+        raise ValueError(f"backend={forced!r} cannot run on {device}: {reason}")
+    return name
+
+
+def _module(backend: str) -> ModuleType:
+    """The module that holds a compiled backend, imported at first use."""
+    return importlib.import_module("tritonsoft.cpu" if backend == "numba" else "tritonsoft.kernels")
+
+
+def _from_reference(out: Tensor, result: Callable[[], Tensor]) -> Tensor:
+    with torch.autocast(out.device.type, enabled=False):  # its matrix products would lose their precision
+        return out.copy_(result())
+
+
+def is_channels_last(image: Tensor) -> bool:
+    """Whether the channels of one pixel are neighbours in memory, so that the output keeps that order too.
+
+    Unlike ``is_contiguous(memory_format=...)`` this also sees it in a view, such as a window of a channels_last image.
+    """
+    return image.shape[1] > 1 and image.stride(1) == 1 and image.stride(3) > 1
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Tensor:
+    batch, channels, height, width = shape
+    if channels_last:
+        return _empty((batch, height, width, channels), dtype, device).permute(0, 3, 1, 2)
+    if device.type == "cpu" and math.prod(shape) >= 1 << 20:
+        # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth.
+        return torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
+    return torch.empty(*shape, dtype=dtype, device=device)
+
+
+def _wants_validation(tensor: Tensor, validate: bool | None) -> bool:
+    """Values are always checked on the CPU; on a GPU that costs a synchronisation and happens on request."""
+    if tensor.device.type == "cpu":
+        return True
+    return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
+
+
+def _check_boxes(boxes: Tensor | None, validate: bool | None) -> None:
+    if boxes is None or not _wants_validation(boxes, validate):
+        return
+    values = boxes.detach().cpu().double().numpy()  # (B, 4)
+    within = np.abs(values) <= MAX_COORDINATE  # NaN is not
+    if within.all() and (values[:, :2] != values[:, 2:]).all():
+        return
+    for bad, rule in (
+        (~np.isfinite(values).all(1), "be finite"),
+        (~within.all(1), f"stay within ±{MAX_COORDINATE:.0f} pixels"),
+        ((values[:, :2] == values[:, 2:]).any(1), "have a width and a height other than zero"),
+    ):
+        if bad.any():
+            index = int(bad.argmax())
+            got = tuple(values[index].tolist())
+            raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {got} for sample {index}")
+
+
+def _check_labels(labels: Tensor, num_classes: int, ignore_index: int, backend: str, validate: bool | None) -> None:
+    if labels.numel() == 0 or not _wants_validation(labels, validate):
+        return
+    if backend == "numba" and _module(backend).labels_in_range(labels, num_classes, ignore_index):
+        return
+    # Out-of-range scalars would wrap in a narrow dtype: compare with bounds that the dtype can hold.
+    info = torch.iinfo(labels.dtype)
+    bad = labels < 0
+    if num_classes <= info.max:
+        bad |= labels >= num_classes
+    if info.min <= ignore_index <= info.max:
+        bad &= labels != ignore_index
+    if bad.any():
+        values, least, largest = labels[bad], labels[bad].min().item(), labels[bad].max().item()
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}) or equal "
+            f"ignore_index={ignore_index}, got {values.numel()} other values from {least} to {largest}"
+        )
+
+
+# --- image -----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("tritonsoft::crop_resize", mutates_args=())
+def crop_resize(
+    image: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    filter: str,
+    fill: float,
+    dtype: torch.dtype,
+    backend: str | None,
+) -> Tensor:
+    """Image ``(B, K, H, W)`` -> ``(B, K, h, w)``, in the image's memory format."""
+    name = _backend(image.device, backend)
+    _check_boxes(boxes, None)
+    shape, channels_last = (*image.shape[:2], *size), is_channels_last(image)
+    out = _empty(shape, dtype, image.device, channels_last)
+    if out.numel() == 0:
+        return out
+    if name == "reference":
+        return _from_reference(
+            out, lambda: reference.crop_resize(image, boxes, (size[0], size[1]), filter, fill, dtype)
+        )
+    _module(name).crop_resize(out, image, boxes, filter, fill)
+    return out
+
+
+@crop_resize.register_fake
+def _(
+    image: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    filter: str,
+    fill: float,
+    dtype: torch.dtype,
+    backend: str | None,
+) -> Tensor:
+    return _fake(image, (*image.shape[:2], *size), dtype)
+
+
+def _fake(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    batch, channels, height, width = shape
+    if is_channels_last(image):
+        return image.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
+    return image.new_empty(shape, dtype=dtype)
+
+
+@torch.library.custom_op("tritonsoft::crop_resize_adjoint", mutates_args=())
+def crop_resize_adjoint(
+    grad: Tensor, boxes: Tensor | None, size: Sequence[int], filter: str, dtype: torch.dtype, backend: str | None
+) -> Tensor:
+    """The transpose of `crop_resize`: ``(B, K, h, w)`` -> ``(B, K, H, W)`` with ``size = (H, W)``."""
+    name = _backend(grad.device, backend)
+    out = _empty((*grad.shape[:2], *size), dtype, grad.device, is_channels_last(grad))
+    if out.numel() == 0:
+        return out
+    if name == "reference":
+        return _from_reference(
+            out, lambda: reference.crop_resize_adjoint(grad, boxes, (size[0], size[1]), filter, dtype)
+        )
+    _module(name).crop_resize_adjoint(out, grad, boxes, filter)
+    return out
+
+
+@crop_resize_adjoint.register_fake
+def _(
+    grad: Tensor, boxes: Tensor | None, size: Sequence[int], filter: str, dtype: torch.dtype, backend: str | None
+) -> Tensor:
+    return _fake(grad, (*grad.shape[:2], *size), dtype)
+
+
+def _setup_crop_resize(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, boxes, _, filter, _, _, backend = inputs
+    ctx.save_for_backward(boxes)
+    ctx.source, ctx.filter, ctx.dtype, ctx.backend = image.shape[2:], filter, image.dtype, backend
+
+
+def _backward_crop_resize(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    grad_image = crop_resize_adjoint(grad, boxes, ctx.source, ctx.filter, ctx.dtype, ctx.backend)
+    return grad_image, None, None, None, None, None, None
+
+
+def _setup_adjoint(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, boxes, _, filter, _, backend = inputs
+    ctx.save_for_backward(boxes)
+    ctx.size, ctx.filter, ctx.dtype, ctx.backend = grad.shape[2:], filter, grad.dtype, backend
+
+
+def _backward_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    return crop_resize(grad, boxes, ctx.size, ctx.filter, 0.0, ctx.dtype, ctx.backend), None, None, None, None, None
+
+
+crop_resize.register_autograd(_backward_crop_resize, setup_context=_setup_crop_resize)
+crop_resize_adjoint.register_autograd(_backward_adjoint, setup_context=_setup_adjoint)
+
+
+# --- label map -------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("tritonsoft::soft_crop_resize", mutates_args=())
+def soft_crop_resize(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> Tensor:
+    """Label map ``(B, H, W)`` -> soft label ``(B, C, h, w)``, contiguous."""
+    name = _backend(labels.device, backend)
+    _check_boxes(boxes, validate)
+    _check_labels(labels, num_classes, ignore_index, name, validate)
+    out = _empty((labels.shape[0], num_classes, *size), dtype, labels.device)
+    if out.numel() == 0:
+        return out
+    if name == "reference":
+        return _from_reference(
+            out,
+            lambda: reference.soft_crop_resize(
+                labels, boxes, (size[0], size[1]), num_classes, ignore_index, filter, dtype
+            ),
+        )
+    _module(name).soft_crop_resize(out, labels, boxes, ignore_index, filter)
+    return out
+
+
+@soft_crop_resize.register_fake
+def _(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> Tensor:
+    return labels.new_empty((labels.shape[0], num_classes, *size), dtype=dtype)
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("tritonsoft::crop_resize_pair", mutates_args=())
+def crop_resize_pair(
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    fill: float,
+    dtype: torch.dtype,
+    soft_dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """`crop_resize` and `soft_crop_resize` with the same boxes: one launch on a GPU."""
+    name = _backend(image.device, backend)
+    if name != "triton" or image.numel() == 0 or image.shape[1] == 0:
+        return (
+            crop_resize(image, boxes, size, filter, fill, dtype, backend),
+            soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, soft_dtype, validate, backend),
+        )
+    _check_boxes(boxes, validate)
+    _check_labels(labels, num_classes, ignore_index, name, validate)
+    out = _empty((*image.shape[:2], *size), dtype, image.device, is_channels_last(image))
+    out_soft = _empty((labels.shape[0], num_classes, *size), soft_dtype, labels.device)
+    _module(name).crop_resize_pair(out, out_soft, image, labels, boxes, ignore_index, filter, fill)
+    return out, out_soft
+
+
+@crop_resize_pair.register_fake
+def _(
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    fill: float,
+    dtype: torch.dtype,
+    soft_dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    return (
+        _fake(image, (*image.shape[:2], *size), dtype),
+        labels.new_empty((labels.shape[0], num_classes, *size), dtype=soft_dtype),
+    )
+
+
+def _setup_pair(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    image, _, boxes, _, _, _, filter, *_, backend = inputs
+    ctx.save_for_backward(boxes)
+    ctx.source, ctx.filter, ctx.dtype, ctx.backend = image.shape[2:], filter, image.dtype, backend
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward_pair(ctx: Any, grad: Tensor, _grad_soft: Tensor | None) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    grad_image = crop_resize_adjoint(grad, boxes, ctx.source, ctx.filter, ctx.dtype, ctx.backend)
+    return grad_image, *(None,) * 11
+
+
+crop_resize_pair.register_autograd(_backward_pair, setup_context=_setup_pair)
