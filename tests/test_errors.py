@@ -135,7 +135,7 @@ def test_uint8_labels_with_more_classes_than_the_dtype_holds(target):
 
 
 def test_normalize_checks_its_argument():
-    with pytest.raises(TypeError, match="soft must be .*int64"):
+    with pytest.raises(TypeError, match=r"soft must be .*int64"):
         ts.normalize(LABELS)
     with pytest.raises(ValueError, match=r"soft must have shape \(B, C, h, w\), got \(3, 8, 9\)"):
         ts.normalize(IMAGE[0])

@@ -1,0 +1,87 @@
+"""What is installed and what an import costs in modules: the wheel, the sdist, and a core that needs neither extra."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+USE_WITHOUT_EXTRAS = """
+import sys
+sys.modules["numba"] = sys.modules["kornia"] = sys.modules["matplotlib"] = None  # as if not installed
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in ("numba", "kornia") else find_spec(name, *rest)
+import torch, tritonsoft as ts
+labels = torch.tensor([[[0, 0, 1, 1], [0, 1, 1, 255]]])
+assert ts.backend_info()["cpu"][0] == "reference"
+assert ts.soft_resize(labels, (1, 2), 2).flatten().tolist() == [0.75, 0, 0.25, 0.75]
+print(ts.__file__)
+"""
+
+
+def _python(code: str, *options: str, **environment: str) -> str:
+    variables = {**os.environ, **environment}
+    result = subprocess.run([sys.executable, *options, "-c", code], env=variables, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_import_loads_no_backend_and_no_extra():
+    code = "import torch, sys; before = set(sys.modules); import tritonsoft; print(*set(sys.modules) - before)"
+    loaded = _python(code, PYTHONPATH=str(ROOT)).split()
+    assert "tritonsoft.ops" in loaded
+    unwanted = {"triton", "numba", "kornia", "matplotlib", "rich", "typer", "PIL", "cv2"}
+    assert not {name.split(".")[0] for name in loaded} & unwanted
+    assert "tritonsoft.kernels" not in loaded
+
+
+def test_core_works_without_the_extras():
+    _python(USE_WITHOUT_EXTRAS, PYTHONPATH=str(ROOT), TRITON_INTERPRET="0")
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    pytest.importorskip("build", reason="the package `build` is not installed")
+    folder = tmp_path_factory.mktemp("dist")
+    # The sdist first, then the wheel from that very sdist.
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
+
+
+def test_wheel_holds_one_top_level_package(distributions: tuple[Path, Path]):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        names = wheel.namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"tritonsoft"}
+    kernels = {path.name for path in (ROOT / "kernels").glob("*.py")}
+    assert {
+        name.removeprefix("tritonsoft/kernels/") for name in names if name.startswith("tritonsoft/kernels/")
+    } == kernels
+    assert "tritonsoft/py.typed" in names
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_sdist_holds_the_kernels(distributions: tuple[Path, Path]):
+    with tarfile.open(distributions[0]) as sdist:
+        names = [name.split("/", 1)[1] for name in sdist.getnames() if "/" in name]
+    assert "kernels/__init__.py" in names
+    assert "LICENSE" in names
+    assert not any(name.startswith((".venv", "demo/", "shared")) for name in names)
+
+
+def test_installed_wheel_imports_and_works(distributions: tuple[Path, Path], tmp_path: Path):
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path)]
+    subprocess.run([*command, str(distributions[1])], check=True)
+    where = _python(USE_WITHOUT_EXTRAS, "-P", PYTHONPATH=str(tmp_path), TRITON_INTERPRET="0")
+    assert where.startswith(str(tmp_path))
+    top_level = "import importlib.util, tritonsoft.kernels; print(tritonsoft.kernels.__file__)"
+    assert _python(top_level, "-P", PYTHONPATH=str(tmp_path)).startswith(str(tmp_path / "tritonsoft" / "kernels"))
+    assert not (tmp_path / "kernels").exists()
