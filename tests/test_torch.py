@@ -235,3 +235,38 @@ def test_channel_axis_of_labels_is_optional(target):
 def test_functions_can_be_pickled_and_copied():
     assert pickle.loads(pickle.dumps(ts.soft_resize)) is ts.soft_resize
     assert copy.deepcopy(ts.soft_resize) is ts.soft_resize
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps"),
+    [
+        ((2, 3, 1 << 15, 1 << 15), (1 << 12, 1 << 12)),  # samples and channels further apart than 2^31 elements
+        ((1, 1, 50_000, 50_000), (6_250, 6_250)),  # one plane that spans more
+    ],
+)
+def test_offsets_past_2_to_the_31(target, shape, steps):
+    """Views whose elements lie further apart than an int32 can count; memory that is not touched costs nothing."""
+    device, backend = target
+    try:
+        memory = torch.empty(shape, dtype=torch.uint8, device=device)
+    except RuntimeError as error:
+        pytest.skip(f"no room for {shape}: {error}")
+    image = memory[..., :: steps[0], :: steps[1]]
+    image.copy_(torch.randint(5, image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    labels = image[:, -1]
+    last = (image.shape[0] - 1) * image.stride(0) + (image.shape[1] - 1) * image.stride(1)
+    assert last + (image.shape[2] - 1) * image.stride(2) + (image.shape[3] - 1) * image.stride(3) > 2**31
+    boxes = torch.tensor([[7.5, 0.0, 0.5, 8.0]]).expand(shape[0], 4).to(device)
+    for box in (None, boxes):
+        actual = ts.crop_resize_pair(image, labels, box, (4, 4), 5, dtype=torch.float32, backend=backend)
+        expected = ts.crop_resize_pair(
+            image.cpu().clone(),
+            labels.cpu().clone(),
+            None if box is None else box.cpu(),
+            (4, 4),
+            5,
+            dtype=torch.float32,
+            backend="reference",
+        )
+        for got, want in zip(actual, expected, strict=True):
+            assert_close(got, want, 64 * torch.finfo(torch.float32).eps, "far view")
