@@ -1,0 +1,256 @@
+"""The command `tritonsoft`: its numbers against brute force, its options, and what it says about bad input."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tritonsoft import cli, ops, reference, scenes
+
+Image = pytest.importorskip("PIL.Image", reason="the command line needs Pillow")
+pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
+CliRunner = pytest.importorskip("typer.testing", reason="the command line needs typer").CliRunner
+
+_checkout = Path(__file__).parents[1]
+CAMVID = Path(os.environ.get("TRITONSOFT_CAMVID", _checkout.parent / "shared" / "camvid"))
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def flat(text: str) -> str:
+    """Without the frames and line breaks that depend on the width of the terminal."""
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
+
+
+def write_picture(folder: Path, stem: str, ids: np.ndarray[Any, Any], mode: str = "L") -> None:
+    image_file, label_file = folder / "images" / f"{stem}.jpg", folder / "labels" / f"{stem}.png"
+    for file in (image_file, label_file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (*ids.shape, 3), np.uint8)).save(image_file)
+    label_map = Image.fromarray(ids.astype(np.uint16 if mode == "I;16" else np.uint8))
+    if mode == "P":
+        label_map = Image.fromarray(ids.astype(np.uint8))
+        label_map.putpalette([255 - k // 3 for k in range(768)])  # grey values would differ from the ids
+    label_map.save(label_file)
+
+
+def street_ids(height: int, width: int) -> np.ndarray[Any, Any]:
+    return np.asarray(scenes.street_scene(height, width).labels.numpy())
+
+
+def folder_arguments(folder: Path, out: Path, *more: str) -> list[str | Path]:
+    options: list[str | Path] = ["demo", "--images", folder / "images", "--labels", folder / "labels"]
+    return [*options, "--num-classes", "19", "--factors", "2.5", "--out", out, *more]
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (12, 17), (1, 1), (11, 3)])
+def test_cell_areas_equal_the_reference(size: tuple[int, int]) -> None:
+    mask = torch.from_numpy(np.random.default_rng(1).random((12, 17)) < 0.4)
+    mean = reference.crop_resize(mask.double()[None, None], None, size, "area", 0.0, torch.float64)[0, 0]
+    cell = mask.numel() / (size[0] * size[1])
+    torch.testing.assert_close(cli.cell_areas(mask, size), mean * cell, rtol=0, atol=1e-12)
+
+
+def test_areas_kept_of_a_pole_by_hand() -> None:
+    """A pole one pixel wide at column 1 of 8, shrunk by 4: nearest (column 0) misses it, nearest-exact (2) too."""
+    labels = torch.zeros(8, 8, dtype=torch.uint8)
+    labels[:, 1] = 1
+    labels[:, 6] = 2  # nearest-exact meets this one, and gives it four times its area
+    labels[0, 7] = 255
+    area, *rows = cli.areas_kept(labels, 4, 3, 255)
+    kept, placed = rows[:3], rows[3:]
+    assert area.tolist() == [47, 8, 8]
+    assert [row.tolist() for row in kept] == [[64, 0, 0], [32, 0, 32], [47, 8, 8]]
+    # Where each has a class it has a whole cell of 16; there the true areas are (0: 12, 12, 11, 12) and (2: 4, 4).
+    assert [row.tolist() for row in placed] == [[47, 0, 0], [24, 0, 8], [47, 8, 8]]
+
+
+def test_soft_labels_keep_every_class_of_a_picture_of_odd_size() -> None:
+    labels = scenes.street_scene(101, 203).labels
+    kept = cli.areas_kept(labels, 3, 19, 255)
+    counts = torch.bincount(labels.flatten().long(), minlength=256)[:19].double()
+    torch.testing.assert_close(kept[0], counts, rtol=1e-12, atol=1e-9)
+    for row in (3, 6):  # its float32 entries are right to 2e-7 of a cell
+        torch.testing.assert_close(kept[row], counts, rtol=1e-5, atol=1e-5)
+    assert (kept[4:6] <= kept[0] + 1e-9).all()
+    assert cli.thinnest_class(kept) in range(19)
+
+
+def test_peak_memory_holds_what_must_be_there() -> None:
+    labels, num_classes = torch.zeros(512, 512, dtype=torch.uint8), 19
+    ((ours, theirs),) = cli.peak_memory(labels, [2], num_classes, 255)
+    result = num_classes * 256 * 256 * 4
+    assert result * 0.9 < ours
+    assert labels.numel() * (num_classes + 1) * (8 + 4) * 0.9 < theirs  # int64 one-hot and its float copy
+
+
+# --- demo ------------------------------------------------------------------------------------------------------------
+
+
+def test_demo_draws_the_street(tmp_path: Path) -> None:
+    result = run(
+        "demo", "--height", "96", "--width", "192", "--factors", "4", "--thin-class", "fence", "--out", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    for text in (
+        *scenes.CLASSES,
+        "in place",
+        "shrunk by 4",
+        "peak memory",
+        torch.__version__,
+        "street scene 0 with fence",
+    ):
+        assert text in flat(result.output)
+    assert min(Image.open(tmp_path / "soft_labels.png").size) > 500
+
+
+def test_demo_takes_a_folder(tmp_path: Path) -> None:
+    ids = street_ids(60, 90)
+    write_picture(tmp_path, "grey", ids)
+    write_picture(tmp_path, "deep/er/palette", ids[:31, :47], "P")
+    write_picture(tmp_path, "deep/sixteen bits", ids[:, :89], "I;16")
+    result = run(*folder_arguments(tmp_path, tmp_path / "out", "--class-names", ",".join(scenes.CLASSES)))
+    assert result.exit_code == 0, result.output
+    assert "that nearest-exact misplaces most at 1/2.5" in flat(result.output)
+    assert "vegetation" in result.output
+    assert (tmp_path / "out" / "soft_labels.png").is_file()
+
+
+def test_label_files_hold_ids_whatever_their_kind(tmp_path: Path) -> None:
+    ids = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    for mode, offset in (("L", 0), ("P", 0), ("I;16", 1000)):
+        write_picture(tmp_path, mode, ids + offset, mode)
+        _, labels = cli.load_picture(tmp_path / "images" / f"{mode}.jpg", tmp_path / "labels" / f"{mode}.png")
+        assert labels.tolist() == (ids + offset).tolist()
+
+
+def test_unusable_files_are_named_and_the_others_measured(tmp_path: Path) -> None:
+    ids = street_ids(40, 60)
+    write_picture(tmp_path, "good", ids)
+    for stem in ("no_image", "no_labels", "other_size", "broken", "colours", "out_of_range"):
+        write_picture(tmp_path, stem, np.full((40, 60), 77) if stem == "out_of_range" else ids)
+    (tmp_path / "images" / "no_image.jpg").unlink()
+    (tmp_path / "labels" / "no_labels.png").unlink()
+    Image.fromarray(ids[:20]).save(tmp_path / "labels" / "other_size.png")
+    (tmp_path / "labels" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "labels" / "colours.png")
+    result = run(*folder_arguments(tmp_path, tmp_path))
+    assert result.exit_code == 1
+    output = flat(result.output)
+    for named in (
+        "no_image.png: no image of this name",
+        "no_labels.jpg: no label map of this name",
+        "other_size.png: 60x20 pixels, where its image has 60x40",
+        "broken.png: cannot be read",
+        "colours.png: a label map needs one channel of class ids, got mode RGB",
+        "out_of_range: labels must lie in 0..18",
+    ):
+        assert named in output
+    assert "good with class" in output
+    assert (tmp_path / "soft_labels.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--factors", "two"], "--factors must be numbers"),
+        (["--factors", "2,0.5"], "--factors must be at least 1, got '2,0.5'"),
+        (["--factors", "nan"], "--factors must be at least 1"),
+        (["--height", "4"], "the scene needs 8x8 pixels"),
+        (["--thin-class", "unicorn"], "--thin-class must be an id in 0..18 or one of road"),
+        (["--thin-class", "19"], "--thin-class must be an id in 0..18"),
+        (["--device", "abacus"], "--device must be one of cpu"),
+        (["--num-classes", "19"], "they need --images"),
+        (["--images", "."], "--images needs --labels and --num-classes"),
+        (["--images", "nowhere", "--labels", ".", "--num-classes", "2"], "--images: nowhere is not a folder"),
+        (["--images", ".", "--labels", ".", "--num-classes", "0"], "--num-classes must be at least 1, got 0"),
+        (["--images", ".", "--labels", ".", "--num-classes", "2", "--class-names", "a,b,c"], "=2 names, got 3"),
+        (["--images", ".", "--labels", ".", "--num-classes", "2"], "nothing to shrink"),
+        (["--colour", "blue"], "No such option"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("demo", "--out", tmp_path, *arguments)
+    assert result.exit_code != 0
+    assert message in flat(result.output)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason=f"no CamVid at {CAMVID}; TRITONSOFT_CAMVID names its folder")
+def test_demo_on_real_pictures(tmp_path: Path) -> None:
+    """Thin things suffer most under nearest, and the soft label keeps them."""
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for file in sorted((CAMVID / kind / "val").iterdir())[:4]:
+            (tmp_path / kind / file.name).symlink_to(file)
+    arguments = ["--num-classes", "11", "--ignore-index", "11", "--factors", "8", "--out", tmp_path]
+    result = run("demo", "--images", tmp_path / "images", "--labels", tmp_path / "labels", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "with class 2, the class that nearest-exact misplaces most" in flat(result.output)  # poles
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_checks_every_backend() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    output = flat(result.output)
+    for text in ("tritonsoft", torch.__version__, "cpu reference pass", "Numba"):
+        assert text in output
+    for backend in ops.BACKENDS:
+        available, _ = ops.explain_backend("cpu", backend)
+        assert f"cpu {backend} {'pass' if available else 'not available'}" in output
+
+
+def test_doctor_shows_a_broken_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("libwhatever.so is missing\nand a long story")
+
+    monkeypatch.setattr(reference, "crop_resize", broken)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "cpu reference FAILED RuntimeError: libwhatever.so is missing" in flat(result.output)
+    assert "long story" not in result.output
+
+
+def test_doctor_finds_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = cli.ts.crop_resize_pair
+    monkeypatch.setattr(
+        cli.ts, "crop_resize_pair", lambda *args, **options: [out + 1e-3 for out in right(*args, **options)]
+    )
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "cpu reference FAILED largest error 1.0e-03" in flat(result.output)
+
+
+# --- the console script ----------------------------------------------------------------------------------------------
+
+
+def test_without_its_extra_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; import tritonsoft.cli"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_checkout, check=False)
+    assert result.returncode == 1
+    assert "pip install 'tritonsoft[demo]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_it_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "tritonsoft.cli", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=_checkout, check=False)
+    assert result.returncode == 0
+    assert "doctor" in result.stdout
+    assert "demo" in result.stdout
