@@ -6,15 +6,15 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PYTEST := $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo test bench cost lint types test-backends test-kernels package gpu format clean
+.PHONY: demo test bench cost lint types test-backends test-kernels gpu format clean
 
 demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
 
-test: lint types test-backends test-kernels package  ## everything that CI checks
+test: lint types test-backends test-kernels  ## everything that CI checks
 
 bench: $(INSTALLED)  ## this library beside its rivals on this machine
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m pytest -q bench
 
 cost: $(INSTALLED)  ## what the compiled sm_90 kernels cost, without a GPU
 	$(BIN)/python bench/kernel_cost.py
@@ -31,9 +31,6 @@ test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and e
 
 test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
 	TRITON_INTERPRET=1 $(PYTEST) tests -k "triton and not compile"
-
-package: $(INSTALLED)  ## wheel and sdist build, install and import
-	$(BIN)/python -m pytest -q --run-package tests/test_package.py
 
 gpu: $(INSTALLED)  ## the same comparisons on a real device
 	$(BIN)/python -m pytest -q -m gpu

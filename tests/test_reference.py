@@ -123,3 +123,9 @@ def test_adjoint_is_the_transpose():
         forward = crop_resize(_image(), boxes, (4, 6), filter, 0.0, torch.float64)
         backward = crop_resize_adjoint(grad, boxes, (13, 17), filter, torch.float64)
         torch.testing.assert_close((forward * grad).sum(), (_image() * backward).sum())
+
+
+def test_ignore_index_that_the_label_dtype_cannot_hold():
+    labels = torch.tensor([[[0, 1]]], dtype=torch.int16)
+    soft = soft_crop_resize(labels, None, (1, 2), 2, -(2**40), "nearest", torch.float64)
+    assert soft[0, :, 0].tolist() == [[1.0, 0.0], [0.0, 1.0]]

@@ -101,7 +101,8 @@ def soft_crop_resize(
 
     Pixels equal to ``ignore_index``, and values outside ``0 .. C-1``, are in no plane.
     """
+    ids = labels[:, None].long()  # a narrow dtype would wrap an ignore_index that it cannot hold
     classes = torch.arange(num_classes, device=labels.device)[:, None, None]
-    planes = (labels[:, None] == classes) & (labels[:, None] != ignore_index)  # (B, C, H, W)
+    planes = (ids == classes) & (ids != ignore_index)  # (B, C, H, W)
     mass = planes.to(torch.promote_types(dtype, torch.float32))
     return crop_resize(mass, boxes, size, filter, 0.0, dtype)
