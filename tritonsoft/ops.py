@@ -90,13 +90,20 @@ def is_channels_last(image: Tensor) -> bool:
     return image.shape[1] > 1 and image.stride(1) == 1 and image.stride(3) > 1
 
 
+_CACHE_LINE = 64  # bytes
+
+
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Tensor:
     batch, channels, height, width = shape
     if channels_last:
         return _empty((batch, height, width, channels), dtype, device).permute(0, 3, 1, 2)
     if device.type == "cpu" and math.prod(shape) >= 1 << 20:
-        # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth.
-        return torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
+        # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth. It does
+        # not align to cache lines, which kernels that write whole lines want.
+        num_bytes = math.prod(shape) * dtype.itemsize
+        memory = np.empty(num_bytes + _CACHE_LINE, np.uint8)
+        start = -memory.ctypes.data % _CACHE_LINE
+        return torch.from_numpy(memory[start : start + num_bytes]).view(dtype).view(*shape)
     return torch.empty(*shape, dtype=dtype, device=device)
 
 

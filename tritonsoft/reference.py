@@ -34,8 +34,9 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> Tenso
     plateau = torch.ones_like(reach) if filter == "area" else reach
     first = centre.floor() if filter == "nearest" else (centre - reach).floor()
     last = first if filter == "nearest" else (centre + reach).floor()
-    first = first.clamp(min=lo.floor())
-    last = last.clamp(max=hi.ceil() - 1)
+    touched_first, touched_last = lo.floor(), hi.ceil() - 1
+    first = first.clamp(touched_first, touched_last)
+    last = last.clamp(touched_first, touched_last)
 
     num_taps = int((last - first).max()) + 1 if last.numel() else 0
     tap = first[..., None] + torch.arange(num_taps, dtype=torch.float64, device=ends.device)  # (B, out, taps)
