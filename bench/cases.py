@@ -1,0 +1,169 @@
+"""What is timed: the inputs, the right answer and the rivals of each case, small on a CPU and large on a GPU."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench import rivals
+from bench.rivals import IGNORED, Rival
+from tritonsoft import reference
+from tritonsoft.scenes import street_scene
+
+Task = Literal["shrink labels", "shrink image", "crop image", "crop pair"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One task on one kind of input."""
+
+    task: Task
+    device: str
+    dtype: torch.dtype  # of the image and of the soft label
+    batch: int
+    source: tuple[int, int]  # (H, W)
+    factor: float  # a footprint of the whole image is factor x factor pixels
+    num_classes: int = 19
+    label_dtype: torch.dtype = torch.uint8
+    content: Literal["street scenes", "noise"] = "street scenes"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return round(self.source[0] / self.factor), round(self.source[1] / self.factor)
+
+    @property
+    def title(self) -> str:
+        """One line that says all."""
+        crops = self.task.startswith("crop")
+        parts = [
+            f"{self.task}: {self.batch} x {self.source[0]}x{self.source[1]} -> {self.size[0]}x{self.size[1]}",
+            "random boxes" if crops else f"k = {self.factor:g}",
+            "" if self.task.endswith("image") else f"C = {self.num_classes}",
+            "" if self.task.endswith("image") else f"{name_of(self.label_dtype)} labels",
+            f"{name_of(self.dtype)} out",
+            self.content,
+        ]
+        return ", ".join(filter(None, parts))
+
+    @property
+    def rivals(self) -> list[Rival]:
+        """Ours first."""
+        by_task = {
+            "shrink labels": rivals.SHRINK_LABELS_BY_INTEGER
+            if self.factor == int(self.factor)
+            else rivals.SHRINK_LABELS_BY_FRACTION,
+            "shrink image": rivals.SHRINK_IMAGE,
+            "crop image": rivals.CROP_IMAGE,
+            "crop pair": rivals.CROP_PAIR,
+        }
+        return [rival for rival in by_task[self.task] if rival.only_on in (None, self.device)]
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What each rival is called with."""
+        if self.task == "shrink labels":
+            return self._labels(), self.size, self.num_classes, self.dtype
+        if self.task == "shrink image":
+            return self._image(), self.size
+        if self.task == "crop image":
+            return self._image(), self._boxes(), self.size
+        return self._image(), self._labels(), self._boxes(), self.size, self.num_classes
+
+    def expected(self, filter: str) -> tuple[Tensor, ...]:
+        """The reference's outputs, sample by sample: its one-hot planes would not all fit."""
+        boxes = self._boxes() if self.task.startswith("crop") else None
+        results = []
+        if not self.task.endswith("labels"):
+            results.append(
+                torch.cat(
+                    [
+                        reference.crop_resize(image[None], box, self.size, filter, 0.0, self.dtype)
+                        for image, box in zip(self._image(), _each(boxes, self.batch), strict=True)
+                    ]
+                )
+            )
+        if not self.task.endswith("image"):
+            results.append(
+                torch.cat(
+                    [
+                        reference.soft_crop_resize(
+                            labels[None], box, self.size, self.num_classes, IGNORED, filter, self.dtype
+                        )
+                        for labels, box in zip(self._labels(), _each(boxes, self.batch), strict=True)
+                    ]
+                )
+            )
+        return tuple(results)
+
+    def floor_bytes(self) -> int:
+        """What must move: each source pixel of a box read once, each output written once."""
+        pixels, cells = self.batch * self.source[0] * self.source[1], self.batch * self.size[0] * self.size[1]
+        if self.task.startswith("crop"):
+            boxes = self._boxes()
+            pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
+        image = 0 if self.task.endswith("labels") else 3 * (pixels + cells) * self.dtype.itemsize
+        if self.task.endswith("image"):
+            return image
+        return image + pixels * self.label_dtype.itemsize + cells * self.num_classes * self.dtype.itemsize
+
+    def _scenes(self) -> list[tuple[Tensor, Tensor]]:
+        return [_scene(*self.source, seed) for seed in range(self.batch)]
+
+    def _image(self) -> Tensor:  # (B, 3, H, W) in [0, 1]
+        image = torch.stack([image for image, _ in self._scenes()])
+        return image.to(self.device, self.dtype) / 255
+
+    def _labels(self) -> Tensor:  # (B, H, W)
+        if self.content == "noise":
+            labels = torch.randint(self.num_classes, (self.batch, *self.source), generator=_generator())
+        else:
+            labels = torch.stack([labels for _, labels in self._scenes()]).long()
+            # The scene has 19 classes; among more they lie as far apart as they can.
+            labels = torch.where(labels == IGNORED, IGNORED, labels * (self.num_classes // 19))
+        return labels.to(self.device, self.label_dtype)
+
+    def _boxes(self) -> Tensor:  # (B, 4): whole edges, between the size of the output and of the source
+        low, high = torch.tensor(self.size[::-1]), torch.tensor(self.source[::-1])
+        spread, place = torch.rand(2, self.batch, 2, generator=_generator())
+        extent = (low + spread * (high - low)).round()
+        corner = (place * (high - extent)).round()
+        return torch.cat((corner, corner + extent), 1).to(self.device)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _each(boxes: Tensor | None, batch: int) -> list[Tensor | None]:
+    return [None] * batch if boxes is None else list(boxes[:, None])
+
+
+@functools.cache
+def _scene(height: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    scene = street_scene(height, width, seed)
+    return scene.image, scene.labels
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def cases(device: str) -> list[Case]:
+    """All cases of a device type."""
+    if device == "cpu":
+        whole = functools.partial(Case, "shrink labels", device, torch.float32, 2, (1024, 2048))
+        crop_shape = (device, torch.float32, 8, (512, 1024), 2)
+    else:
+        whole = functools.partial(Case, "shrink labels", device, torch.float16, 16, (1024, 2048))
+        crop_shape = (device, torch.float16, 16, (1024, 2048), 2)
+    factors, many = (2, 4, 8, 2.7, 5.3), 150
+    return [
+        *(whole(factor) for factor in factors),
+        *(whole(factor, many) for factor in ((4,) if device == "cpu" else factors)),
+        whole(4, label_dtype=torch.int64),
+        whole(4, content="noise"),
+        Case("crop pair", *crop_shape),
+        Case("crop image", *crop_shape),
+        Case("shrink image", *crop_shape),
+    ]

@@ -1,0 +1,143 @@
+"""How one row is checked, timed and weighed, and the copy rate that it is held against.
+
+**Time.** CPU: pytest-benchmark, wall clock. GPU: `triton.testing.do_bench`, CUDA events, the L2 cache cleared before
+each round. Both warm, medians with quartiles. On a CPU outputs are fresh: a round makes its output while that of the
+round before is still alive, so the page faults of its first touch are in the time (its release is not).
+
+**Peak memory** is what one warm call adds to what was there before it, its output included. CPU: the process's resident
+set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back. GPU: the caching
+allocator's count.
+
+**Copy rate**: a ``copy_`` between two large warm tensors, bytes read + written over the median time.
+"""
+
+import ctypes
+import math
+import re
+import resource
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cases import Case
+from bench.rivals import Rival
+
+SECONDS_PER_ROW = 0.7
+MOST_ROUNDS, FEWEST_ROUNDS = 30, 3
+ONE_ROUND_ABOVE_SECONDS = 3.0
+RULES = (
+    f"Rounds: {SECONDS_PER_ROW:g} s worth of them, {FEWEST_ROUNDS} to {MOST_ROUNDS}; "
+    f"a rival whose warm call takes more than {ONE_ROUND_ABOVE_SECONDS:g} s is timed once."
+)
+
+
+def tolerance(case: Case) -> float:
+    """How far an exact answer may be from the reference.
+
+    float32: a coordinate rounded to float32, as `F.interpolate` does. Others: four roundings, of two weights, the line
+    between and the result.
+    """
+    if case.dtype == torch.float32:
+        return max(case.source) * torch.finfo(torch.float32).eps / 2
+    return 2 * torch.finfo(case.dtype).eps
+
+
+def judge(
+    rival: Rival, case: Case, result: Any, expected: Callable[[str], tuple[Tensor, ...]]
+) -> tuple[str, float | None]:
+    """What a result is worth, and its largest error; ``expected`` gives the reference's outputs with a filter."""
+    if rival.computes == "fills":
+        return "no answer", None
+    filter = "triangle" if rival.computes == "triangle" else "area"
+    error = largest_error(rival.decode(result, case.num_classes), expected(filter))
+    if rival.computes == "approximates":
+        return "approximate", error
+    if not error <= tolerance(case):  # NaN is wrong too
+        return "WRONG", error
+    return ("exact" if filter == "area" else f"exact, {filter}"), error
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def largest_error(result: Any, expected: tuple[Tensor, ...]) -> float:
+    """The largest absolute difference; NaN where an element was never written."""
+    for got, want in zip(outputs(result), expected, strict=True):
+        if got.shape != want.shape:
+            return math.inf
+    errors = [
+        (a.float() - b.float()).abs().max()  # sample by sample: float copies of a whole output might not fit
+        for got, want in zip(outputs(result), expected, strict=True)
+        for a, b in zip(got, want, strict=True)
+    ]
+    return float(torch.stack(errors).max())
+
+
+def time_on_gpu(call: Callable[[], Any]) -> list[float]:
+    """Seconds: lower quartile, median, upper quartile."""
+    from triton.testing import do_bench
+
+    return [milliseconds / 1e3 for milliseconds in do_bench(call, quantiles=[0.25, 0.5, 0.75])]
+
+
+def time_on_cpu(call: Callable[[], Any], benchmark: Any, seconds: float) -> list[float]:
+    """Seconds: lower quartile, median, upper quartile. ``seconds`` is what one warm call took."""
+    rounds = min(max(int(SECONDS_PER_ROW / seconds), FEWEST_ROUNDS), MOST_ROUNDS)
+    benchmark.pedantic(call, rounds=1 if seconds > ONE_ROUND_ABOVE_SECONDS else rounds)
+    times = benchmark.stats.stats.data
+    return statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+
+
+def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
+    """Peak memory of a warm call above what was there before; None where the system does not tell."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        call()
+        return None
+    ctypes.CDLL(None).malloc_trim(0)
+    reset.write_text("5")
+    before = _status_bytes("VmRSS")
+    call()
+    return max(_status_bytes("VmHWM") - before, 0)
+
+
+def limit_memory() -> None:
+    """Let a rival that needs more memory than there is fail by itself, instead of the machine killing the benchmark."""
+    available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    if available is not None:
+        limit = _status_bytes("VmSize") + int(available[1]) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _status_bytes(field: str) -> int:
+    line = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert line is not None
+    return int(line[1]) * 1024
+
+
+def copy_rate(device: str) -> float:
+    """Bytes read and written per second."""
+    source = torch.ones(2**30 if device == "cuda" else 2**28, dtype=torch.uint8, device=device)
+    target = source.clone()
+    if device == "cuda":
+        median = time_on_gpu(lambda: target.copy_(source))[1]
+    else:
+        from torch.utils.benchmark import Timer
+
+        timer = Timer(
+            "target.copy_(source)", globals={"target": target, "source": source}, num_threads=torch.get_num_threads()
+        )
+        median = timer.blocked_autorange(min_run_time=1).median
+    return 2 * source.numel() / median

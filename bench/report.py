@@ -1,0 +1,196 @@
+"""The results: one CSV per device, and a table to read."""
+
+import csv
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+import tritonsoft as ts
+from bench import measure
+
+
+@dataclass
+class Row:
+    """One rival in one case. ``milliseconds`` are None where there is no right answer to time."""
+
+    device: str
+    case: str
+    rival: str
+    floor_bytes: int
+    answer: str = ""  # exact, exact for the triangle filter, approximate, no answer, WRONG, missing or failed
+    error: float | None = None  # largest absolute difference to the reference
+    milliseconds: float | None = None  # median
+    lower_quartile: float | None = None
+    upper_quartile: float | None = None
+    ratio: float | None = None  # to ours: above 1 is slower
+    peak_bytes: int | None = None  # above the inputs, output included
+    share_of_copy_rate: float | None = None  # floor_bytes in that time
+    note: str = ""  # why missing or failed
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the numbers hold for: written beside each of them."""
+
+    device_name: str
+    threads: int
+    backend: str
+    copy_gigabytes_per_second: float
+    python: str
+    torch: str
+    triton: str
+    numba: str
+    numpy: str
+    opencv: str
+    kornia: str
+    commit: str
+    date: str
+
+
+@functools.cache
+def machine(device: str) -> Machine:
+    """This machine; measures its copy rate at the first call."""
+    return Machine(
+        device_name=torch.cuda.get_device_name() if device == "cuda" else processor_name(),
+        threads=torch.get_num_threads(),
+        backend=next(backend for name, (backend, _) in ts.backend_info().items() if name.startswith(device)),
+        copy_gigabytes_per_second=round(measure.copy_rate(device) / 1e9, 2),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        triton=version_of("triton"),
+        numba=version_of("numba"),
+        numpy=version_of("numpy"),
+        opencv=version_of("opencv-python-headless"),
+        kornia=version_of("kornia"),
+        commit=commit(),
+        date=date.today().isoformat(),
+    )
+
+
+def version_of(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return f"{model[1] if model else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def add_ratios(rows: list[Row]) -> None:
+    """How much slower each row is than ours in its case."""
+    for _, group in groupby(rows, key=lambda row: (row.device, row.case)):
+        case = list(group)
+        ours = next((row.milliseconds for row in case if row.rival == "tritonsoft"), None)
+        for row in case:
+            if row.milliseconds is not None and ours is not None:
+                row.ratio = row.milliseconds / ours
+
+
+def write_csv(path: Path, rows: list[Row], machine: Machine) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for kind in (Row, Machine) for field in fields(kind)])
+        writer.writeheader()
+        for row in rows:
+            values = {**asdict(row), **asdict(machine)}
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
+
+
+def csv_path(directory: Path, machine: Machine) -> Path:
+    return directory / (re.sub(r"[^a-z0-9]+", "-", machine.device_name.lower()).strip("-") + ".csv")
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("", "answer", "ms", "spread", "x ours", "peak MB", "of copy")
+WIDTHS = (45, 32, 8, 6, 6, 7, 7)
+LEGEND = f"""\
+ms: median of warm calls with fresh outputs; spread: between the quartiles, over the median. x ours: above 1 is slower
+than tritonsoft. peak MB: above the inputs, the output included. of copy: the floor's bytes (each source pixel read
+once, each output written once) in that time, over what a large copy moves. An approximate answer is off by up to that
+much from the area filter.
+{measure.RULES}"""
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row's text under `COLUMNS`."""
+    answer = row.answer
+    if answer in ("approximate", "WRONG") and row.error is not None:
+        answer += f": off by {row.error:.2g}"
+    if row.milliseconds is None or row.lower_quartile is None or row.upper_quartile is None:
+        return row.rival, f"{answer}: {row.note}" if row.note else answer, "", "", "", "", ""
+    return (
+        row.rival,
+        answer,
+        f"{row.milliseconds:.2f}",
+        f"{(row.upper_quartile - row.lower_quartile) / row.milliseconds:.0%}",
+        "" if row.ratio is None else f"{row.ratio:.{0 if row.ratio >= 100 else 1 if row.ratio >= 10 else 2}f}",
+        "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}",
+        "" if row.share_of_copy_rate is None else f"{row.share_of_copy_rate:.0%}",
+    )
+
+
+def print_table(rows: list[Row], machine: Machine) -> None:
+    """Grouped by case, ours first; plain text where rich is not installed."""
+    print(
+        f"\n{machine.device_name}: {machine.threads} threads, backend {machine.backend}, "
+        f"copies {machine.copy_gigabytes_per_second:.1f} GB/s (read + written)\n"
+        f"Python {machine.python}, torch {machine.torch}, Triton {machine.triton}, Numba {machine.numba}, "
+        f"NumPy {machine.numpy}, OpenCV {machine.opencv}, kornia {machine.kornia}; "
+        f"commit {machine.commit}, {machine.date}\n"
+    )
+    for title, group in groupby(rows, key=lambda row: row.case):
+        lines = [cells(row) for row in group]
+        try:
+            print_rich(title, lines)
+        except ModuleNotFoundError:
+            print_plain(title, lines)
+    print(LEGEND)
+
+
+def print_plain(title: str, lines: list[tuple[str, ...]]) -> None:
+    print(title)
+    for line in (COLUMNS, *lines):
+        left = f"  {line[0]:{WIDTHS[0]}}  {line[1]:{WIDTHS[1]}}"
+        print((left + "".join(f"  {cell:>{width}}" for cell, width in zip(line[2:], WIDTHS[2:], strict=True))).rstrip())
+    print()
+
+
+def print_rich(title: str, lines: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, (column, width) in enumerate(zip(COLUMNS, WIDTHS, strict=True)):
+        table.add_column(column, justify="left" if index < 2 else "right", width=width)
+    for line in lines:
+        style = "green" if line[0] == "tritonsoft" else "red" if line[1].startswith(("WRONG", "failed")) else None
+        table.add_row(*line, style=style if style or line[2] else "dim")
+    Console(width=sum(WIDTHS) + 3 * len(WIDTHS)).print(table)

@@ -1,0 +1,456 @@
+"""What people run instead of tritonsoft, each rival at its best.
+
+A rival is a plain function of the arguments that its task gets, listed at the end of this file:
+
+    shrink whole label maps        (labels, size, num_classes, dtype)              -> (B, C, h, w)
+    shrink whole images            (image, size)                                   -> (B, K, h, w)
+    crop and shrink images         (image, boxes, size)                            -> (B, K, h, w)
+    crop and shrink the pair       (image, labels, boxes, size, num_classes)       -> (B, K, h, w), (B, C, h, w)
+
+Label maps are ``(B, H, W)``, of uint8 or int64, `IGNORED` where nothing is known; a cast that a rival needs is part
+of its call. Boxes ``(B, 4)`` have whole edges inside the image and are never smaller than ``size``, which all rivals
+can do.
+"""
+
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import tritonsoft as ts
+
+IGNORED = 255
+
+Size = tuple[int, int]
+LabelRival = Callable[[Tensor, Size, int, torch.dtype], Tensor]
+PairResult = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A function and what to hold it to.
+
+    ``computes`` names the filter whose result it must give. "approximates" is near the area filter's, and its error is
+    printed. "fills" is no rival but the floor's companion: it writes the output and knows nothing of the input.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    computes: Literal["area", "triangle", "approximates", "fills"] = "area"
+    compiled: bool = False
+    package: str | None = None  # the optional package it needs
+    only_on: str | None = None  # the one device type it runs on
+    decode: Callable[[Any, int], Any] = lambda result, num_classes: result  # to floats, soft: for the check, not timed
+
+    def missing(self, device: str) -> str | None:
+        """Why it cannot run here, or None."""
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return f"{self.package} is not installed"
+        if (
+            self.compiled
+            and device == "cpu"
+            and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")))
+        ):
+            return "no C++ compiler for torch.compile"
+        return None
+
+    def prepare(self) -> Callable[..., Any]:
+        """The function as it is timed."""
+        if not self.compiled:
+            return self.call
+        torch.compiler.reset()  # else the eighth shape of one function silently runs uncompiled
+        compiled: Callable[..., Any] = torch.compile(self.call, dynamic=False)
+        return compiled
+
+
+# --- one-hot planes and what follows ---------------------------------------------------------------------------------
+
+
+def class_ids(labels: Tensor, num_classes: int) -> Tensor:
+    """int64 labels with ignored pixels as one more class, C, at the end."""
+    return labels.clamp(max=num_classes).long()
+
+
+def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """``(B, C, H, W)`` by comparison: no int64 planes, as `F.one_hot` makes them."""
+    classes = torch.arange(num_classes, dtype=labels.dtype, device=labels.device)
+    return (labels[:, None] == classes[:, None, None]).to(dtype)
+
+
+def one_hot_interpolate_area(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """What people write today."""
+    planes = F.one_hot(class_ids(labels, num_classes), num_classes + 1).permute(0, 3, 1, 2)[:, :num_classes]
+    return F.interpolate(planes.to(dtype), size, mode="area")
+
+
+def compare_interpolate_area(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return F.interpolate(one_hot(labels, num_classes, dtype), size, mode="area")
+
+
+def compare_interpolate_antialias(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return interpolate_antialias(one_hot(labels, num_classes, dtype), size)
+
+
+def one_hot_avg_pool(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    planes = F.one_hot(class_ids(labels, num_classes), num_classes + 1).permute(0, 3, 1, 2).to(dtype)[:, :num_classes]
+    return F.avg_pool2d(planes, labels.shape[1] // size[0])
+
+
+def compare_and_count(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """The sum over the k x k strided views of the label map: one kernel once compiled, no intermediate."""
+    factor = labels.shape[1] // size[0]
+    # int32, although bytes would hold the count: Inductor 2.13 on a CPU adds 255 for a bool cast to uint8.
+    count = torch.zeros((), dtype=torch.int32, device=labels.device)
+    for row in range(factor):
+        for column in range(factor):
+            count = count + one_hot(labels[:, row::factor, column::factor], num_classes, count.dtype)
+    return count.to(dtype) * (1 / factor**2)
+
+
+# --- scatter ---------------------------------------------------------------------------------------------------------
+
+
+def scatter_blocks(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Each pixel of a k x k block adds 1/k² to its class."""
+    batch, (height, width), factor = labels.shape[0], size, labels.shape[1] // size[0]
+    blocks = class_ids(labels, num_classes).view(batch, height, factor, width, factor).permute(0, 2, 4, 1, 3)
+    ids = blocks.reshape(batch, factor**2, height, width)
+    share = torch.full((1, 1, 1, 1), 1 / factor**2, dtype=dtype, device=labels.device).expand(ids.shape)
+    soft = torch.zeros(batch, num_classes + 1, height, width, dtype=dtype, device=labels.device)
+    return soft.scatter_add_(1, ids, share)[:, :num_classes]
+
+
+def bincount(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    batch, (height, width), factor = labels.shape[0], size, labels.shape[1] // size[0]
+    row = torch.arange(labels.shape[1], device=labels.device) // factor * width
+    column = torch.arange(labels.shape[2], device=labels.device) // factor
+    sample = torch.arange(batch, device=labels.device) * (num_classes + 1)
+    plane = class_ids(labels, num_classes) + sample[:, None, None]
+    index = plane * (height * width) + row[:, None] + column  # (B, H, W) into (B, C + 1, h, w)
+    count = torch.bincount(index.view(-1), minlength=batch * (num_classes + 1) * height * width)
+    return count.view(batch, num_classes + 1, height, width)[:, :num_classes].to(dtype) * (1 / factor**2)
+
+
+def scatter_four_taps(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Shrinking, a source pixel lies in at most 2 x 2 footprints: four weighted scatters, exact at any factor."""
+    batch, (height, width) = labels.shape[0], size
+    accumulator = torch.promote_types(dtype, torch.float32)
+
+    def taps(in_size: int, out_size: int) -> tuple[Tensor, Tensor]:
+        scale = in_size / out_size
+        pixel = torch.arange(in_size, dtype=torch.float64, device=labels.device)
+        first = (pixel / scale).floor()
+        share = ((first + 1) * scale - pixel).clamp(max=1)
+        footprint = torch.stack((first, (first + 1).clamp(max=out_size - 1))).long()  # (2, in)
+        return footprint, (torch.stack((share, 1 - share)) / scale).to(accumulator)
+
+    (rows, row_shares), (columns, column_shares) = taps(labels.shape[1], height), taps(labels.shape[2], width)
+    plane = class_ids(labels, num_classes) * (height * width)
+    soft = torch.zeros(batch, (num_classes + 1) * height * width, dtype=accumulator, device=labels.device)
+    for row, row_share in zip(rows, row_shares, strict=True):
+        for column, column_share in zip(columns, column_shares, strict=True):
+            index = plane + (row * width)[:, None] + column
+            share = (row_share[:, None] * column_share).expand(index.shape)
+            soft.scatter_add_(1, index.flatten(1), share.flatten(1))
+    return soft.view(batch, num_classes + 1, height, width)[:, :num_classes].to(dtype)
+
+
+# --- matrix products -------------------------------------------------------------------------------------------------
+
+
+def area_matrix(low: Tensor, high: Tensor, in_size: int, out_size: int, dtype: torch.dtype) -> Tensor:
+    """``(B, out, in)``: the overlap of each source pixel with each footprint, over the footprint's width."""
+    scale = ((high - low) / out_size)[:, None, None].double()  # (B, 1, 1)
+    left = low[:, None, None] + scale * torch.arange(out_size, device=low.device)[:, None]
+    pixel = torch.arange(in_size, device=low.device)
+    return (((pixel + 1).minimum(left + scale) - pixel.maximum(left)).clamp(min=0) / scale).to(dtype)
+
+
+def matrix_crop(planes: Tensor, boxes: Tensor, size: Size) -> Tensor:
+    matrix_y = area_matrix(boxes[:, 1], boxes[:, 3], planes.shape[2], size[0], planes.dtype)
+    matrix_x = area_matrix(boxes[:, 0], boxes[:, 2], planes.shape[3], size[1], planes.dtype)
+    return torch.einsum("bih,bchw->bciw", matrix_y, planes) @ matrix_x.mT[:, None]
+
+
+def matrix_crop_labels(labels: Tensor, boxes: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return matrix_crop(one_hot(labels, num_classes, dtype), boxes, size)
+
+
+def matrix_resize(planes: Tensor, size: Size) -> Tensor:
+    """One matrix for the whole batch: the first product folds into a single large one."""
+    zero, ends = planes.new_zeros(1), planes.new_tensor(planes.shape[2:], dtype=torch.float64)
+    matrix_y = area_matrix(zero, ends[:1], planes.shape[2], size[0], planes.dtype)[0]
+    matrix_x = area_matrix(zero, ends[1:], planes.shape[3], size[1], planes.dtype)[0]
+    return matrix_y @ (planes @ matrix_x.mT)
+
+
+def matrix_resize_labels(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return matrix_resize(one_hot(labels, num_classes, dtype), size)
+
+
+# --- OpenCV: plane by plane, INTER_AREA ------------------------------------------------------------------------------
+
+
+def opencv_labels(
+    labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype, boxes: Tensor | None = None
+) -> Tensor:
+    """A resize per class; with ``dtype=torch.uint8`` in bytes, 255 for all of the footprint."""
+    import cv2
+
+    soft = torch.empty(labels.shape[0], num_classes, *size, dtype=dtype)
+    element = soft.numpy().dtype
+    for index, (x0, y0, x1, y1) in enumerate(whole_boxes(labels, boxes)):
+        label_map = labels[index, y0:y1, x0:x1].to(torch.uint8).numpy()
+        for label in range(num_classes):
+            plane = (label_map == label).astype(element)
+            if dtype == torch.uint8:
+                plane *= 255
+            cv2.resize(plane, size[::-1], dst=soft[index, label].numpy(), interpolation=cv2.INTER_AREA)
+    return soft
+
+
+def opencv_labels_in_bytes(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return opencv_labels(labels, size, num_classes, torch.uint8)
+
+
+def opencv_image(image: Tensor, size: Size, boxes: Tensor | None = None) -> Tensor:
+    import cv2
+
+    out = image.new_empty(*image.shape[:2], *size)
+    for index, (x0, y0, x1, y1) in enumerate(whole_boxes(image, boxes)):
+        for source, target in zip(image[index, :, y0:y1, x0:x1].numpy(), out[index].numpy(), strict=True):
+            cv2.resize(source, size[::-1], dst=target, interpolation=cv2.INTER_AREA)
+    return out
+
+
+def opencv_pair(image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int) -> PairResult:
+    return opencv_image(image, size, boxes), opencv_labels(labels, size, num_classes, image.dtype, boxes)
+
+
+# --- image, and loops over boxes -------------------------------------------------------------------------------------
+
+
+def interpolate_antialias(planes: Tensor, size: Size) -> Tensor:
+    return F.interpolate(planes, size, mode="bilinear", antialias=True)
+
+
+def whole_boxes(source: Tensor, boxes: Tensor | None) -> list[list[int]]:
+    height, width = source.shape[-2:]
+    return [[0, 0, width, height]] * source.shape[0] if boxes is None else boxes.int().tolist()
+
+
+def sliced(resize: Callable[..., Tensor], source: Tensor, boxes: Tensor, size: Size, *arguments: Any) -> Tensor:
+    """A resize of whole images or label maps, made a crop: a loop over the samples' slices."""
+    return torch.cat(
+        [
+            resize(source[index : index + 1, ..., y0:y1, x0:x1], size, *arguments)
+            for index, (x0, y0, x1, y1) in enumerate(whole_boxes(source, boxes))
+        ]
+    )
+
+
+def sliced_pair(
+    resize_image: Callable[[Tensor, Size], Tensor],
+    resize_labels: LabelRival,
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor,
+    size: Size,
+    num_classes: int,
+) -> PairResult:
+    soft = sliced(resize_labels, labels, boxes, size, num_classes, image.dtype)
+    return sliced(resize_image, image, boxes, size), soft
+
+
+def matrix_pair(image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int) -> PairResult:
+    return matrix_crop(image, boxes, size), matrix_crop_labels(labels, boxes, size, num_classes, image.dtype)
+
+
+def nearest_labels(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Hard labels ``(B, 1, h, w)``, less work than a soft label."""
+    return F.interpolate(labels[:, None].float(), size, mode="nearest-exact").to(labels.dtype)
+
+
+def decode_hard(result: PairResult, num_classes: int) -> PairResult:
+    image, hard = result
+    return image, one_hot(hard[:, 0], num_classes, image.dtype)
+
+
+# --- kornia ----------------------------------------------------------------------------------------------------------
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+@functools.cache
+def kornia_crop(size: Size, resample: str) -> Callable[..., Tensor]:
+    from kornia.augmentation import RandomResizedCrop
+
+    crop: Callable[..., Tensor] = RandomResizedCrop(
+        size, resample=resample, align_corners=False if resample == "bilinear" else None
+    )
+    return crop
+
+
+def kornia_crops(planes: Tensor, boxes: Tensor, size: Size, resample: str) -> Tensor:
+    """kornia's random crop with our boxes for its random numbers, which it need not draw."""
+    x0, y0, x1, y1 = boxes.float().unbind(1)
+    corners = torch.stack((x0, y0, x1 - 1, y0, x1 - 1, y1 - 1, x0, y1 - 1), 1).view(-1, 4, 2)
+    ends = torch.tensor([[0, 0], [size[1] - 1, 0], [size[1] - 1, size[0] - 1], [0, size[0] - 1]]).to(corners)
+    params = {"src": corners, "dst": ends.expand_as(corners), "batch_prob": torch.ones(len(boxes))}
+    cropped: Tensor = kornia_crop(size, resample)(planes, params=params)
+    return cropped
+
+
+def kornia_image(image: Tensor, boxes: Tensor, size: Size) -> Tensor:
+    return kornia_crops(image, boxes, size, "bilinear")
+
+
+def kornia_pair(image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int) -> PairResult:
+    return kornia_image(image, boxes, size), kornia_image(one_hot(labels, num_classes, image.dtype), boxes, size)
+
+
+def kornia_nearest_pair(image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int) -> PairResult:
+    """What people run today; hard labels are less work."""
+    mask = kornia_crops(labels[:, None].to(image.dtype), boxes, size, "nearest")
+    return kornia_image(image, boxes, size), mask
+
+
+def kornia_resize(image: Tensor, size: Size) -> Tensor:
+    """A Gaussian blur, then bilinear."""
+    from kornia.augmentation import Resize
+
+    resized: Tensor = Resize(size, antialias=True, align_corners=False)(image)
+    return resized
+
+
+# --- ours, and filling the output ------------------------------------------------------------------------------------
+
+
+def our_labels(
+    filter: ts.conventions.Filter, labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype
+) -> Tensor:
+    return ts.soft_resize(labels, size, num_classes, ignore_index=IGNORED, filter=filter, dtype=dtype)
+
+
+def our_pair(
+    filter: ts.conventions.Filter, image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int
+) -> PairResult:
+    return ts.crop_resize_pair(
+        image, labels, boxes, size, num_classes, ignore_index=IGNORED, filter=filter, soft_dtype=image.dtype
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def ready_output(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(shape, dtype=dtype, device=device)
+
+
+def fill_ready(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return ready_output((labels.shape[0], num_classes, *size), dtype, labels.device).fill_(0.5)
+
+
+def fill_fresh(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return torch.full((labels.shape[0], num_classes, *size), 0.5, dtype=dtype, device=labels.device)
+
+
+# --- who runs where --------------------------------------------------------------------------------------------------
+
+SHRINK_LABELS = [
+    Rival("tritonsoft", functools.partial(our_labels, "area")),
+    Rival("constant fill of a ready output", fill_ready, "fills"),
+    Rival("allocate and fill", fill_fresh, "fills"),
+]
+_OPENCV_LABELS = [
+    Rival("OpenCV INTER_AREA per class, float32", opencv_labels, package="cv2", only_on="cpu"),
+    Rival(
+        "OpenCV INTER_AREA per class, uint8 out",
+        opencv_labels_in_bytes,
+        "approximates",
+        package="cv2",
+        only_on="cpu",
+        decode=lambda soft, num_classes: soft / 255,
+    ),
+]
+SHRINK_LABELS_BY_INTEGER = [
+    *SHRINK_LABELS,
+    Rival("scatter_add of k x k blocks", scatter_blocks),
+    Rival("scatter_add of k x k blocks, compiled", scatter_blocks, compiled=True),
+    Rival("compare and count, compiled", compare_and_count, compiled=True),
+    Rival("one_hot + avg_pool2d, compiled", one_hot_avg_pool, compiled=True),
+    Rival("bincount", bincount),
+    *_OPENCV_LABELS,
+    Rival("compare + interpolate(area)", compare_interpolate_area),
+    Rival("one_hot + interpolate(area)", one_hot_interpolate_area),
+]
+SHRINK_LABELS_BY_FRACTION = [
+    *SHRINK_LABELS,
+    Rival("tritonsoft, triangle", functools.partial(our_labels, "triangle"), "triangle"),
+    *_OPENCV_LABELS,
+    Rival("scatter_add of four taps", scatter_four_taps),
+    Rival("matrices: A_y @ one_hot @ A_x.T", matrix_resize_labels),
+    Rival("compare + interpolate(antialias)", compare_interpolate_antialias, "triangle"),
+    Rival("compare + interpolate(area)", compare_interpolate_area, "approximates"),
+    Rival("one_hot + interpolate(area)", one_hot_interpolate_area, "approximates"),
+]
+SHRINK_IMAGE = [
+    Rival("tritonsoft", ts.resize),
+    Rival("tritonsoft, triangle", functools.partial(ts.resize, filter="triangle"), "triangle"),
+    Rival("interpolate(antialias)", interpolate_antialias, "triangle"),
+    Rival("interpolate(area)", functools.partial(F.interpolate, mode="area")),
+    Rival("OpenCV INTER_AREA per plane", opencv_image, package="cv2", only_on="cpu"),
+    Rival("matrices: A_y @ image @ A_x.T", matrix_resize),
+    Rival("kornia Resize(antialias)", kornia_resize, "approximates", package="kornia"),
+]
+CROP_IMAGE = [
+    Rival("tritonsoft", ts.crop_resize),
+    Rival("tritonsoft, triangle", functools.partial(ts.crop_resize, filter="triangle"), "triangle"),
+    Rival("slices: interpolate(antialias)", functools.partial(sliced, interpolate_antialias), "triangle"),
+    Rival(
+        "slices: OpenCV INTER_AREA per plane",
+        lambda image, boxes, size: opencv_image(image, size, boxes),
+        package="cv2",
+        only_on="cpu",
+    ),
+    Rival("einsum with a matrix per box", matrix_crop),
+    Rival("kornia RandomResizedCrop", kornia_image, "approximates", package="kornia"),
+]
+CROP_PAIR = [
+    Rival("tritonsoft", functools.partial(our_pair, "area")),
+    Rival("tritonsoft, triangle", functools.partial(our_pair, "triangle"), "triangle"),
+    Rival("slices: OpenCV INTER_AREA per plane and class", opencv_pair, package="cv2", only_on="cpu"),
+    Rival(
+        "slices: matrices, scatter_add of four taps", functools.partial(sliced_pair, matrix_resize, scatter_four_taps)
+    ),
+    Rival("einsum with a matrix per box", matrix_pair),
+    Rival(
+        "slices: interpolate(antialias) of both",
+        functools.partial(sliced_pair, interpolate_antialias, compare_interpolate_antialias),
+        "triangle",
+    ),
+    Rival(
+        "slices: interpolate(area) of both",
+        functools.partial(sliced_pair, functools.partial(F.interpolate, mode="area"), compare_interpolate_area),
+        "approximates",
+    ),
+    Rival(
+        "slices: interpolate(antialias), hard labels",
+        functools.partial(sliced_pair, interpolate_antialias, nearest_labels),
+        "approximates",
+        decode=decode_hard,
+    ),
+    Rival("kornia RandomResizedCrop of both", kornia_pair, "approximates", package="kornia"),
+    Rival("kornia RandomResizedCrop of both, compiled", kornia_pair, "approximates", compiled=True, package="kornia"),
+    Rival(
+        "kornia RandomResizedCrop, hard labels",
+        kornia_nearest_pair,
+        "approximates",
+        package="kornia",
+        decode=decode_hard,
+    ),
+]

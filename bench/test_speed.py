@@ -1,0 +1,71 @@
+"""The benchmark: every case of `bench.cases` against every rival of `bench.rivals`, checked, then timed.
+
+    make bench                                        the CPU, and the GPU where there is one
+    PYTHONPATH=. python -m pytest bench               the same; a GPU needs torch, Triton and pytest alone
+    PYTHONPATH=. python -m pytest bench -k "pair"     some cases: prints their table, writes no CSV
+
+One test is one row. Its speed is only measured once its answer is right, or marked as approximate.
+"""
+
+import functools
+import importlib.util
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from bench import measure, report
+from bench.cases import Case, cases
+from bench.report import Row
+from bench.rivals import Rival
+
+DEVICES = {
+    "cpu": importlib.util.find_spec("pytest_benchmark") is not None,  # its clock; `conftest` says when it is missing
+    "cuda": torch.cuda.is_available(),
+}
+ROWS = [(case, rival) for device, ready in DEVICES.items() if ready for case in cases(device) for rival in case.rivals]
+
+
+@functools.lru_cache(maxsize=1)
+def arguments_of(case: Case) -> tuple[Any, ...]:
+    return case.arguments()
+
+
+@functools.lru_cache(maxsize=2)
+def expected_of(case: Case, filter: str) -> tuple[torch.Tensor, ...]:
+    return case.expected(filter)
+
+
+@pytest.mark.parametrize(
+    ("case", "rival"), ROWS, ids=[f"{case.device}: {case.title}: {rival.name}" for case, rival in ROWS]
+)
+def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: list[Row]) -> None:
+    row = Row(case.device, case.title, rival.name, case.floor_bytes())
+    rows.append(row)
+    if reason := rival.missing(case.device):
+        row.answer, row.note = "missing", reason
+        pytest.skip(reason)
+
+    arguments, function = arguments_of(case), rival.prepare()
+    call = functools.partial(function, *arguments)
+    try:
+        # The first call: a compiled rival is compiled here.
+        row.answer, row.error = measure.judge(rival, case, call(), functools.partial(expected_of, case))
+        if row.answer == "WRONG":
+            pytest.fail(f"the answer is off by {row.error}")
+        start = time.perf_counter()
+        row.peak_bytes = measure.peak_bytes(call, case.device)
+        seconds = time.perf_counter() - start
+        times = (
+            measure.time_on_gpu(call)
+            if case.device == "cuda"
+            else measure.time_on_cpu(call, request.getfixturevalue("benchmark"), seconds)
+        )
+    except Exception as error:
+        row.answer, row.note = "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
+        if rival.name.startswith("tritonsoft"):
+            raise
+        pytest.skip(row.note)
+    row.lower_quartile, row.milliseconds, row.upper_quartile = (1e3 * quartile for quartile in times)
+    row.share_of_copy_rate = row.floor_bytes / times[1] / (report.machine(case.device).copy_gigabytes_per_second * 1e9)

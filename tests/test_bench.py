@@ -1,0 +1,78 @@
+"""The benchmark's rivals give right answers, and its results are written down as they are."""
+
+import csv
+import dataclasses
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import measure, report
+from bench.cases import Case, cases
+from bench.report import Machine, Row
+from bench.rivals import Rival
+
+# Every kind of case, those of a GPU too, small and on the CPU.
+SMALL = {
+    dataclasses.replace(case, device="cpu", batch=2, source=(48, 80)): None
+    for device in ("cpu", "cuda")
+    for case in cases(device)
+}
+MACHINE = Machine("Test Device, 2 cores", 2, "numba", 10.0, *["1.0"] * 7, "abc", "2026-01-01")
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.title)
+def test_rivals_are_right(case: Case) -> None:
+    half = case.dtype == torch.float16
+    for rival in case.rivals:
+        if rival.missing("cpu") is not None or rival.compiled or (half and rival.only_on == "cpu"):
+            continue
+        try:
+            result = rival.call(*case.arguments())
+        except NotImplementedError:
+            if half:  # torch lacks some kernels in half precision on a CPU
+                continue
+            raise
+        answer, error = measure.judge(rival, case, result, case.expected)
+        assert answer != "WRONG", f"{rival.name} is off by {error}"
+
+
+def test_a_wrong_answer_is_seen() -> None:
+    case = next(iter(SMALL))
+    judge = functools.partial(measure.judge, Rival("wrong", lambda: None), case, expected=case.expected)
+    (right,) = case.expected("area")
+    assert judge(right)[0] == "exact"
+    unwritten = right.clone()
+    unwritten[-1, -1, -1, -1] = float("nan")
+    assert judge(unwritten)[0] == judge(right[:, 1:])[0] == judge(right + 0.001)[0] == "WRONG"
+
+
+def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_copy_rate": 0.5}
+    rows = [
+        Row("cpu", "a case", "tritonsoft", 10**7, "exact", 0.0, peak_bytes=7_000_000, **timed),
+        Row("cpu", "a case", "slow", 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0}),
+        Row("cpu", "a case", "bad", 10**7, "WRONG", 0.5),
+        Row("cpu", "a case", "absent", 10**7, "missing", note="absent is not installed"),
+    ]
+    report.add_ratios(rows)
+    path = report.csv_path(tmp_path, MACHINE)
+    assert path.name == "test-device-2-cores.csv"
+    report.write_csv(path, rows, MACHINE)
+    written = list(csv.DictReader(path.open(newline="")))
+    assert [row["ratio"] for row in written] == ["1", "2.5", "", ""]
+    assert [row["milliseconds"] for row in written] == ["2", "5", "", ""]
+    assert {row["commit"] for row in written} == {"abc"}
+
+    lines = [report.cells(row) for row in rows]
+    assert lines[0] == ("tritonsoft", "exact", "2.00", "100%", "1.00", "7", "50%")
+    assert lines[1][1] == "approximate: off by 0.25"
+    assert lines[2] == ("bad", "WRONG: off by 0.5", "", "", "", "", "")
+    assert lines[3][1] == "missing: absent is not installed"
+    report.print_table(rows, MACHINE)
+    rich = capsys.readouterr().out
+    report.print_plain("a case", lines)
+    for text in (rich, capsys.readouterr().out):
+        assert "missing: absent is not installed" in text
+        assert "WRONG: off by 0.5" in text
