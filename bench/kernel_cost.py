@@ -1,0 +1,231 @@
+"""What the compiled GPU kernels cost, read from their machine code: no GPU needed.
+
+``python bench/kernel_cost.py`` compiles each launch configuration for sm_90, weighs every instruction by how often it runs
+(trip counts of its loops, share of the branch it is in) and sets the time that takes an H200 to issue against the time that
+the memory takes to move: labels and images read once, outputs written once.
+"""
+
+import ast
+import collections
+import inspect
+import math
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+
+from tritonsoft.kernels import forward
+from tritonsoft.kernels.launch import Launch
+
+# H200: multiprocessors, clock in Hz, measured copy rate in bytes per second.
+MULTIPROCESSORS, CLOCK, COPY_RATE = 132, 1.75e9, 4.3e12
+# Instructions of a thread that one multiprocessor completes per clock (CUDA programming guide, compute capability 9.0);
+# whatever the kind, it issues 128 in all.
+KINDS = {
+    "float": (r"FADD|FMUL|FFMA|FSEL|HADD2|HMUL2|HFMA2|IMAD", 128),
+    "convert": (r"POPC|MUFU|F2I|I2F\b|I2F\.|F2F|FRND|REDUX", 16),
+    "double": (r"D[A-Z]+", 64),
+    "memory": (r"LD|ST|SHFL|BAR", 32),
+    "control": (r"BRA|EXIT|U[A-Z]|R2UR|S2|CS2|B[A-Z]+|CALL|RET|NOP|WARPSYNC|PLOP3|P2R|R2P|VOTE", 128),
+    "integer": (r".*", 64),
+}
+TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
+
+
+class Case(NamedTuple):
+    """A launch, and how often its loops run: in the order of the machine code, outermost first."""
+
+    name: str
+    launch: Launch
+    trips: Sequence[float]
+    taken: Mapping[str, float]  # the share of the iterations that enter an ``if``, by its source text
+
+
+class Instruction(NamedTuple):
+    address: int
+    opcode: str
+    weight: float
+
+
+def _branches(taken: Mapping[str, float]) -> Iterator[tuple[range, float]]:
+    """The source lines of either arm of each ``if`` in the kernel's file, and the share of the iterations it gets."""
+    for node in ast.walk(ast.parse(inspect.getsource(forward))):
+        share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
+        if isinstance(node, ast.If) and share is not None:
+            for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
+                if arm:
+                    yield range(arm[0].lineno, (arm[-1].end_lineno or 0) + 1), weight
+
+
+def instructions(cubin: Path, case: Case) -> list[Instruction]:
+    """The instructions of a kernel with the number of times that a thread runs each."""
+    text = subprocess.run([TOOLS / "nvdisasm", "-g", "-c", cubin], capture_output=True, text=True, check=True).stdout
+    labels: dict[str, int] = {}
+    code: list[tuple[int, str, str, int]] = []  # address, opcode, operands, basic block
+    lines: dict[int, set[int]] = collections.defaultdict(set)  # of the source, by basic block
+    line, block, pending = 0, 0, []
+    for row in text.splitlines():
+        if match := re.match(r"(\.L_x_\d+|\$\S+):", row):
+            if match[1].startswith("$"):
+                break  # subroutines for rare operands
+            pending.append(match[1])
+            block += 1
+        elif match := re.search(r'//## File "(.*)", line (\d+)', row):
+            line = int(match[2]) if Path(match[1]).name == Path(forward.__file__).name else 0
+        elif match := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)(.*)", row):
+            address = int(match[1], 16)
+            labels.update(dict.fromkeys(pending, address))
+            pending = []
+            code.append((address, match[2], match[3], block))
+            lines[block].add(line)
+            block += match[2] in ("BRA", "EXIT")
+    loops: dict[int, int] = {}
+    for address, opcode, operands, _ in code:
+        target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
+        if opcode == "BRA" and target < address:
+            loops[target] = max(address, loops.get(target, 0))
+    if len(loops) != len(case.trips):
+        raise RuntimeError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
+    trips = [(start, loops[start], trip) for start, trip in zip(sorted(loops), case.trips, strict=True)]
+    shares = {
+        block: math.prod(weight for arm, weight in _branches(case.taken) if numbers & set(arm))
+        for block, numbers in lines.items()
+    }
+    return [
+        Instruction(
+            address,
+            opcode,
+            shares[block] * math.prod(trip for start, end, trip in trips if start <= address <= end),
+        )
+        for address, opcode, _, block in code
+        if opcode != "NOP"
+    ]
+
+
+def _kind(opcode: str) -> str:
+    return next(kind for kind, (pattern, _) in KINDS.items() if re.match(pattern, opcode))
+
+
+def report(case: Case) -> list[str]:
+    """One row of the table."""
+    compiled = case.launch.compile(GPUTarget("cuda", 90, 32))
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = subprocess.run(
+            [TOOLS / "cuobjdump", "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
+        ).stdout
+        code = instructions(cubin, case)
+    arguments: dict[str, Any] = case.launch.arguments
+    outputs: list[Tensor] = [arguments[name] for name in ("out", "soft") if arguments[name] is not None]
+    sources: list[Tensor] = [arguments[name] for name in ("image", "labels") if arguments[name] is not None]
+    elements = sum(tensor.numel() for tensor in outputs)
+    threads = case.launch.grid[0] * 32 * case.launch.options["num_warps"]
+    per_kind = collections.Counter[str]()
+    for instruction in code:
+        per_kind[_kind(instruction.opcode)] += instruction.weight * threads
+    pipes = [per_kind[kind] / rate for kind, (_, rate) in KINDS.items()] + [per_kind.total() / 128]
+    arithmetic = max(pipes) / MULTIPROCESSORS / CLOCK
+    floor = sum(tensor.numel() * tensor.element_size() for tensor in outputs + sources) / COPY_RATE
+    widths = {
+        letter: "+".join(
+            sorted({i.opcode[3:].replace(".E", "").strip(".") or "32" for i in code if i.opcode[:3] == letter})
+        )
+        for letter in ("LDG", "STG")
+    }
+    registers, stack, shared = (re.search(rf"{name}:(\d+)", usage) for name in ("REG", "STACK", "SHARED"))
+    assert registers and stack and shared
+    return [
+        case.name,
+        registers[1],
+        stack[1],
+        shared[1],
+        widths["LDG"],
+        widths["STG"],
+        *(f"{per_kind[kind] / elements:.2f}" for kind in KINDS),
+        f"{per_kind.total() / elements:.2f}",
+        f"{arithmetic * 1e6:.0f}",
+        f"{floor * 1e6:.0f}",
+        f"{arithmetic / floor:.2f}",
+    ]
+
+
+def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def cases() -> Iterator[Case]:
+    """16 maps of 1024 x 2048; tiles that hold 4 classes in 3 groups of four, and noise, which holds them all."""
+    batch, height, width = 16, 1024, 2048
+    labels = _meta((batch, height, width), torch.uint8)
+    for num_classes in (19, 150):
+        groups = math.ceil(num_classes / 4)
+        for factor in (1, 2, 4, 8):
+            soft = _meta((batch, num_classes, height // factor, width // factor), torch.float16)
+            launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, "cuda")
+            for kind, present in (("street", 3), ("noise", groups)):
+                name = f"soft C={num_classes} k={factor} {kind}"
+                yield Case(name, launch, [groups], {"tl.max(members) != 0": present / groups})
+    boxes = _meta((batch, 4), torch.float32)
+    for num_classes in (19, 150):
+        for scale, size in ((1.3, (788, 1576)), (2.7, (380, 760)), (5.3, (194, 388))):
+            soft = _meta((batch, num_classes, *size), torch.float16)
+            launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, "cuda")
+            rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
+            scan = [math.ceil(rows / 8), math.ceil(columns / 128)]
+            taps = [math.ceil(scale + 1)] * 2
+            chunks = math.ceil(num_classes / 32)
+            scanned = min(chunks, 2)  # the four classes of a street tile lie in one or two chunks of 32
+            trips = [*scan, chunks, *scan, num_classes / chunks, 1 / chunks * scanned, *taps]
+            shares = {
+                "num_classes > 32": float(num_classes > 32),
+                "chunks >> (chunk & 31) & 1 != 0": scanned / chunks,
+            }
+            yield Case(f"soft C={num_classes} boxes s={scale} street", launch, trips, shares)
+    for factor in (2, 4):
+        image = _meta((batch, 3, height, width), torch.float16)
+        out = _meta((batch, 3, height // factor, width // factor), torch.float16)
+        launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, "cuda")
+        yield Case(f"image k={factor}", launch, [3, factor, factor], {})
+        soft = _meta((batch, 19, height // factor, width // factor), torch.float16)
+        launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, "cuda")
+        # ptxas sometimes copies the loop over the channels, three times, for tiles where no footprint has a tap.
+        without_taps = [0.0] * 3 if factor == 4 else []
+        taken = {"tl.max(members) != 0": 3 / 5}
+        yield Case(f"pair C=19 k={factor} street", launch, [3, factor, factor, *without_taps, 5], taken)
+
+
+def main() -> None:
+    """Print the table."""
+    table = Table(title="H200, from sm_90 code: instructions per output element, times in microseconds")
+    for header in (
+        "",
+        "registers",
+        "stack",
+        "shared",
+        "loads",
+        "stores",
+        *KINDS,
+        "all",
+        "arithmetic",
+        "floor",
+        "ratio",
+    ):
+        table.add_column(header, justify="right" if header else "left")
+    for case in cases():
+        table.add_row(*report(case))
+    Console(width=190).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

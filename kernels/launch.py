@@ -1,0 +1,87 @@
+"""What the launchers share: a launch as a value, and the rules that turn shapes into launch settings.
+
+A launch is decided by a pure function of shapes, strides and types, never by timing: nothing is tuned at run time, and
+tests and benchmarks compile the very configuration that would run, on machines without a GPU (`Launch.compile`).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_INT32_LIMIT = 2**31
+
+
+class Launch(NamedTuple):
+    """A kernel with its grid, its arguments by name and its compile options."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    def run(self, device: torch.device) -> None:
+        """Launch on ``device``, whichever device is current."""
+        if device.type == "cpu":  # the interpreter
+            self.kernel[self.grid](**self.arguments, **self.options)
+            return
+        module = getattr(torch, device.type)
+        if device.index == module.current_device():
+            self.kernel[self.grid](**self.arguments, **self.options)
+        else:
+            with module.device(device):
+                self.kernel[self.grid](**self.arguments, **self.options)
+
+    def compile(self, target: Any) -> Any:
+        """The compiled kernel for a ``GPUTarget``, specialised as a launch would; the tensors may be on "meta"."""
+        from triton.compiler import ASTSource, make_backend
+        from triton.runtime.jit import create_function_from_signature
+
+        kernel, backend = self.kernel, make_backend(target)
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, specialization, keywords = bind(**self.arguments, **self.options)
+        options, signature, constants, attributes = kernel._pack_args(
+            backend, keywords, bound, specialization, self.options
+        )
+        source = ASTSource(kernel, signature, constants, attributes)
+        return triton.compile(source, target=target, options=options.__dict__)
+
+
+def platform_of(device: torch.device) -> str:
+    """Who compiles for a device: "cuda" (NVIDIA), "hip" (AMD), another device type, or "cpu" for the interpreter."""
+    return "hip" if torch.version.hip and device.type == "cuda" else device.type
+
+
+def tap_loop_options(platform: str, accumulator: Any) -> dict[str, Any]:
+    """Compile options of the kernels that loop over taps."""
+    options: dict[str, Any] = {"num_warps": 4}
+    if platform == "cuda":
+        # Left to itself, ptxas aims at 128 registers and at times spills two or three to get there. Given a limit
+        # somewhat above, it stays below 128 in float32 without any spill.
+        options["maxnreg"] = 255 if accumulator is tl.float64 else 136
+    return options
+
+
+def tile_shape(height: int, width: int, elements: int) -> tuple[int, int]:
+    """A tile of powers of two with about ``elements`` outputs, 64 columns wide where the output has them."""
+    tall, wide = triton.next_power_of_2(height), triton.next_power_of_2(width)
+    block_h = min(tall, max(1, elements // min(wide, 64)))
+    return block_h, max(1, min(wide, elements // block_h))
+
+
+def power_of_two_factor(size: int, limit: int) -> int:
+    """The largest power of two up to ``limit`` that divides a size."""
+    return min(size & -size, limit)
+
+
+def accumulator_type(*tensors: Tensor | None) -> Any:
+    """float64 if any of the tensors is, else float32."""
+    return tl.float64 if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors) else tl.float32
+
+
+def offset_type(*planes: Tensor) -> Any:
+    """The integer that holds every offset inside each of these planes; where a plane starts is always an int64."""
+    span = max(sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True)) for p in planes)
+    return tl.int64 if span >= _INT32_LIMIT else tl.int32

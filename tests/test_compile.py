@@ -1,0 +1,148 @@
+"""Every kernel, in the launch configurations that the library would choose, compiled for GPUs that are not there.
+
+Triton decides on import whether kernels are interpreted, so the compiling is done by this file run as a program, once per
+target: ``python tests/test_compile.py sm_90`` prints what it found as JSON.
+"""
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+# Bytes that one thread stores at once at least, where rows are aligned: all of its outputs, up to 16 bytes.
+STORE_WIDTHS = {
+    "soft k=1 uint8 float16": 16,
+    "soft k=2 uint8 float16": 16,
+    "soft k=4 uint8 float16": 8,
+    "soft k=8 uint8 float16": 4,
+    "soft k=2 uint8 float32": 16,
+    "soft k=4 uint8 float32": 16,
+    "soft k=8 uint8 float32": 8,
+}
+
+
+def launches(platform: str) -> Iterator[tuple[str, Any]]:
+    """The name and the `Launch` of each configuration; the tensors have no memory."""
+    from tritonsoft.kernels import adjoint, forward
+
+    def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype, device="meta")
+        return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
+
+    half, single, double, byte = torch.float16, torch.float32, torch.float64, torch.uint8
+    batch, height, width = 4, 512, 1024
+    boxes = empty((batch, 4), single)
+
+    def soft(k: int, labels: torch.dtype, out: torch.dtype, num_classes: int, boxes: Any, filter: Any) -> Any:
+        result = empty((batch, num_classes, height // k, width // k), out)
+        source = empty((batch, height, width), labels)
+        return forward.launch_configuration(None, None, result, source, boxes, 255, filter, 0.0, platform)
+
+    def name(dtype: torch.dtype) -> str:
+        return str(dtype).removeprefix("torch.")
+
+    for k in (1, 2, 4, 8):
+        for labels, out in ((byte, half), (byte, single), (torch.int64, single)):
+            yield f"soft k={k} {name(labels)} {name(out)}", soft(k, labels, out, 19, None, "area")
+    yield "soft k=2 int32 float64", soft(2, torch.int32, double, 150, None, "area")
+    yield "soft k=2 int16 bfloat16", soft(2, torch.int16, torch.bfloat16, 150, None, "area")
+    for filter in ("area", "triangle", "bilinear", "nearest"):
+        yield f"soft boxes {filter} uint8 float16", soft(2, byte, half, 19, boxes, filter)
+    for labels, out in ((torch.int64, single), (byte, double)):
+        yield f"soft boxes area {name(labels)} {name(out)}", soft(2, labels, out, 150, empty((batch, 4), out), "area")
+
+    image_types = ((half, half, False), (byte, half, True), (byte, byte, False), (double, double, False))
+    for source, out, channels_last in image_types:
+        result = empty((batch, 3, height // 2, width // 2), out, channels_last)
+        image = empty((batch, 3, height, width), source, channels_last)
+        label_map = empty((batch, height, width), byte)
+        mass = empty((batch, 19, height // 2, width // 2), half)
+        for some_boxes in (None, boxes):
+            suffix = f"{name(source)} {name(out)}" + (" boxes" if some_boxes is not None else "")
+            yield (
+                f"image {suffix}",
+                forward.launch_configuration(result, image, None, None, some_boxes, -1, "area", 0.0, platform),
+            )
+            yield (
+                f"pair {suffix}",
+                forward.launch_configuration(result, image, mass, label_map, some_boxes, 255, "area", 0.0, platform),
+            )
+    for dtype, channels_last in ((half, True), (single, False), (double, False)):
+        for filter in ("area", "triangle"):
+            grad = empty((batch, 3, height // 2, width // 2), dtype, channels_last)
+            image = empty((batch, 3, height, width), dtype, channels_last)
+            yield f"adjoint {filter} {name(dtype)}", adjoint.launch_configuration(image, grad, boxes, filter, platform)
+
+
+def _machine_code(compiled: Any) -> dict[str, Any]:
+    """Bytes of local memory per thread, and the widths in bytes of the global stores."""
+    if "amdgcn" in compiled.asm:
+        text = compiled.asm["amdgcn"]
+        local = sum(int(size) for size in re.findall(r"\.private_segment_fixed_size:\s*(\d+)", text))
+        # Scalar registers are spilled to lanes of vector registers, not to memory.
+        local += sum(int(count) for count in re.findall(r"\.vgpr_spill_count:\s*(\d+)", text))
+        stores = re.findall(r"(?:global|buffer)_store_(?:dword(x\d)?|short|byte)", text)
+        return {"local": local, "stores": [4 * int(store[1:] or 1) if store else 4 for store in stores]}
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+        usage = run([tools / "cuobjdump", "--dump-resource-usage", cubin]).stdout
+        text = run([tools / "cuobjdump", "--dump-sass", cubin]).stdout
+    local = sum(int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage))
+    local += len(re.findall(r"\b(?:LDL|STL)\b", text))
+    widths = {"U8": 1, "U16": 2, "": 4, "64": 8, "128": 16}
+    stores = [widths[suffix] for suffix in re.findall(r"\bSTG\.E(?:\.(U8|U16|64|128))?(?=[. ])", text)]
+    return {"local": local, "stores": stores}
+
+
+def _compile_all(target: str) -> dict[str, Any]:
+    from triton.backends.compiler import GPUTarget
+
+    gpu = GPUTarget(*TARGETS[target])
+    return {name: _machine_code(launch.compile(gpu)) for name, launch in launches(gpu.backend)}
+
+
+@functools.cache
+def _compiled(target: str) -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    root = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
+    command = [sys.executable, __file__, target]
+    result: dict[str, Any] = json.loads(subprocess.check_output(command, env=environment, text=True))
+    return result
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_local_memory(target: str) -> None:
+    """Neither spilled registers nor arrays outside the registers."""
+    assert {name: found["local"] for name, found in _compiled(target).items() if found["local"]} == {}
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm")])
+@pytest.mark.parametrize("name", STORE_WIDTHS)
+def test_store_width(name: str, target: str) -> None:
+    """Every store of the dense path is as wide as the launch heuristic means it to be."""
+    assert set(_compiled(target)[name]["stores"]) == {STORE_WIDTHS[name]}
+
+
+if __name__ == "__main__":
+    json.dump(_compile_all(sys.argv[1]), sys.stdout)
