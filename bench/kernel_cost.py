@@ -1,8 +1,8 @@
 """What the compiled GPU kernels cost, read from their machine code: no GPU needed.
 
-``python bench/kernel_cost.py`` compiles each launch configuration for sm_90, weighs every instruction by how often it runs
-(trip counts of its loops, share of the branch it is in) and sets the time that takes an H200 to issue against the time that
-the memory takes to move: labels and images read once, outputs written once.
+``python bench/kernel_cost.py`` compiles each launch configuration for sm_90, weighs every instruction by how often it
+runs (trip counts of its loops, share of the branch it is in) and sets the time that takes an H200 to issue against the
+time that the memory takes to move: labels and images read once, outputs written once.
 """
 
 import ast
@@ -143,13 +143,12 @@ def report(case: Case) -> list[str]:
         )
         for letter in ("LDG", "STG")
     }
-    registers, stack, shared = (re.search(rf"{name}:(\d+)", usage) for name in ("REG", "STACK", "SHARED"))
-    assert registers and stack and shared
+    registers, stack, shared = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK", "SHARED"))
     return [
         case.name,
-        registers[1],
-        stack[1],
-        shared[1],
+        registers,
+        stack,
+        shared,
         widths["LDG"],
         widths["STG"],
         *(f"{per_kind[kind] / elements:.2f}" for kind in KINDS),

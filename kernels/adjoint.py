@@ -1,7 +1,7 @@
 """`crop_resize_adjoint`: the transpose of `crop_resize`, the gradient of an image.
 
-A gather: a program owns a tile of source pixels and visits the outputs whose footprints reach each of them. No atomics, and
-always the same order of additions: the same bits on every run.
+A gather: a program owns a tile of source pixels and visits the outputs whose footprints reach each of them. No
+atomics, and always the same order of additions: the same bits on every run.
 """
 
 import triton
@@ -142,7 +142,7 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "ACCUMULATOR": accumulator,
-            "OFFSET": offset_type(out[0, 0], grad[0, 0]),
+            "OFFSET": offset_type(out, grad),
         },
         tap_loop_options(platform, accumulator),
     )

@@ -18,13 +18,13 @@ def widen(value, DTYPE: tl.constexpr):
 @triton.jit
 def narrow(value, DTYPE: tl.constexpr):
     """To the type of an output: to nearest, ties to even; clamped for uint8."""
-    if DTYPE == tl.bfloat16:
+    if DTYPE == tl.bfloat16:  # noqa: SIM300
         value = value.to(tl.float32)
         if INTERPRETED:
             bits = value.to(tl.int32, bitcast=True)
             bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
             value = bits.to(tl.float32, bitcast=True)
-    elif DTYPE == tl.uint8:
+    elif DTYPE == tl.uint8:  # noqa: SIM300
         # Adding 1.5 * 2^23 leaves a float32 no fraction bits: that rounds.
         value = tl.minimum(tl.maximum(value.to(tl.float32), 0.0), 255.0) + 12582912.0 - 12582912.0
     return value.to(DTYPE)

@@ -1,21 +1,20 @@
 """`crop_resize`, `soft_crop_resize` and both at once: one kernel, so that image and label share box and filter.
 
-A program computes one tile of one sample: all its channels, then all its classes. Only the classes that occur under a tile
-are counted, for the rest it writes zeros; a tile of a street scene holds 1 to 6 of 19 or 150 classes.
+A program computes one tile of one sample: all its channels, then all its classes. Only the classes that occur under a
+tile are counted, for the rest it writes zeros; a tile of a street scene holds 1 to 6 of 19 or 150 classes.
 
 Two ways to count, chosen by the shapes:
 
-**Dense** (whole image, area filter, factor 1, 2, 4 or 8): every output pixel has its own window of at most 8 x 8 labels.
-Each thread transposes the bits of its labels, so that one 32-bit word holds the same bit of up to 32 labels. Then three
-operations find which of 32 labels are of a class, a population count sums them, and the cost hardly depends on the number
-of classes. Classes go in groups of four that share all but their lowest two bits. A program is a single warp: finding
-out that a group is absent takes a few shuffles and no barrier.
+**Dense** (whole image, area filter, factor 1, 2, 4 or 8): every output pixel has its own window of at most 8 x 8
+labels. Each thread transposes the bits of its labels, so that one 32-bit word holds the same bit of up to 32 labels.
+Classes go in groups of four that share all but their lowest two bits: six operations find which of 32 labels are of a
+group, two more which are of one of its classes, and a population count sums them. A program is a single warp: finding
+out that a group is absent takes one reduction inside the warp and no barrier.
 
-**General** (any box, filter and scale): the labels under the tile are scanned once for the set of classes that occur, then
-a loop over the taps gathers labels and adds weights, four classes at a time.
+**General** (any box, filter and scale): the labels under the tile are scanned once for the set of classes that occur,
+then a loop over the taps gathers labels and adds weights, four classes at a time.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -157,9 +156,8 @@ def _soft_tile_dense(
     ALL: tl.constexpr = 0xFFFFFFFF
     WINDOW: tl.constexpr = 0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else ALL
     for group in range(0, tl.cdiv(num_classes, 4)):
-        members = _bit_equals(plane2, group, 0) & _bit_equals(plane3, group, 1) & _bit_equals(plane4, group, 2)
-        members = members & _bit_equals(plane5, group, 3) & _bit_equals(plane6, group, 4) & _bit_equals(plane7, group, 5)
-        members = members & WINDOW  # (BLOCK_H, BLOCK_W, words)
+        members = WINDOW & _bit_equals(plane2, group, 0) & _bit_equals(plane3, group, 1) & _bit_equals(plane4, group, 2)
+        members &= _bit_equals(plane5, group, 3) & _bit_equals(plane6, group, 4) & _bit_equals(plane7, group, 5)
         if tl.max(members) != 0:
             for low in tl.static_range(4):
                 class_index = group * 4 + low
@@ -229,6 +227,7 @@ def _classes_present(
     # Columns are read in aligned groups of 16, for wide loads: counting a class in vain costs time, but does no harm.
     first_column = first_column // 16 * 16
     end_column = (last_column // 16 + 1) * 16
+    NO_CLASS: tl.constexpr = 255 if labels.dtype.element_ty == tl.uint8 else -1
     present = tl.zeros([SCAN_H, SCAN_W], tl.uint32)
     for row in range(first_row, last_row + 1, SCAN_H):
         for column in range(first_column, end_column, SCAN_W):
@@ -236,7 +235,7 @@ def _classes_present(
             columns = column + tl.arange(0, SCAN_W)[None, :]
             pointers = labels + rows.to(OFFSET) * labels_strides[1] + columns.to(OFFSET) * labels_strides[2]
             mask = (rows <= last_row) & (columns < end_column) & (columns < in_width)
-            label = _int32_labels(tl.load(pointers, mask=mask, other=255 if labels.dtype.element_ty == tl.uint8 else -1))
+            label = _int32_labels(tl.load(pointers, mask=mask, other=NO_CLASS))
             if ALL_CHUNKS:
                 bit = label >> 5
                 counts = (label >= 0) & (label < num_classes)
@@ -532,7 +531,8 @@ def launch_configuration(
 ) -> Launch:
     """What to launch for these tensors; only their shapes, strides and types matter."""
     result, source = (soft, labels) if soft is not None else (out, image)
-    assert result is not None and source is not None
+    assert result is not None
+    assert source is not None
     (height, width), (in_height, in_width) = result.shape[-2:], source.shape[-2:]
     num_classes = soft.shape[1] if soft is not None else 0
     factor = _dense_factor(labels, boxes, (height, width), num_classes, filter)
@@ -545,7 +545,6 @@ def launch_configuration(
         options, elements, unit = tap_loop_options(platform, accumulator), 1024, 1
     block_h, block_w = tile_shape(height, width, elements)
     in_unit, out_unit = power_of_two_factor(in_width, 16), power_of_two_factor(width, unit)
-    planes = [tensor[0, 0] for tensor in (out, image, soft) if tensor is not None]
     return Launch(
         crop_resize_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * result.shape[0],),
@@ -575,7 +574,7 @@ def launch_configuration(
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "ACCUMULATOR": accumulator,
-            "OFFSET": offset_type(*planes, *([] if labels is None else [labels[0]])),
+            "OFFSET": offset_type(out, image, soft, labels),
         },
         options,
     )
@@ -583,12 +582,14 @@ def launch_configuration(
 
 def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
     """Image ``(B, K, H, W)`` -> ``out (B, K, h, w)``."""
-    launch_configuration(out, image, None, None, boxes, -1, filter, fill, platform_of(out.device)).run(out.device)
+    platform = platform_of(out.device)
+    launch_configuration(out, image, None, None, boxes, -1, filter, fill, platform).run(out.device)
 
 
 def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter) -> None:
     """Label map ``(B, H, W)`` -> soft label ``out (B, C, h, w)``."""
-    launch_configuration(None, None, out, labels, boxes, ignore_index, filter, 0.0, platform_of(out.device)).run(out.device)
+    platform = platform_of(out.device)
+    launch_configuration(None, None, out, labels, boxes, ignore_index, filter, 0.0, platform).run(out.device)
 
 
 def crop_resize_pair(
@@ -602,4 +603,5 @@ def crop_resize_pair(
     fill: float,
 ) -> None:
     """Image and label map through the same boxes, in one launch."""
-    launch_configuration(out, image, out_soft, labels, boxes, ignore_index, filter, fill, platform_of(out.device)).run(out.device)
+    platform = platform_of(out.device)
+    launch_configuration(out, image, out_soft, labels, boxes, ignore_index, filter, fill, platform).run(out.device)

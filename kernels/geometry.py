@@ -49,8 +49,8 @@ def filter_reach(box, out_size, FILTER: tl.constexpr):
 def _quotient(numerators, denominator):
     """Correctly rounded quotients by one denominator, for the price of five operations each instead of a division.
 
-    Two Newton steps on the product with the rounded reciprocal; the remainders are exact (Markstein, IA-64 and Elementary
-    Functions, 2000). The interpreter's fma rounds twice, so there it is a division, with the same result.
+    Two Newton steps on the product with the rounded reciprocal; the remainders are exact (Markstein, IA-64 and
+    Elementary Functions, 2000). The interpreter's fma rounds twice, so there it is a division, with the same result.
     """
     if INTERPRETED:
         return numerators / denominator
@@ -124,9 +124,7 @@ def footprint(j, box, out_size, in_size, FILTER: tl.constexpr, ACCUMULATOR: tl.c
         last = pixel + tl.ceil(position + reach - 0.5).to(tl.int32) - 1
     first = tl.minimum(tl.maximum(first, touched_first), touched_last)
     last = tl.minimum(tl.maximum(last, first), touched_last)
-    total = _sum_of_weights(
-        (first - pixel).to(ACCUMULATOR), (last - pixel).to(ACCUMULATOR), position, reach, FILTER
-    )
+    total = _sum_of_weights((first - pixel).to(ACCUMULATOR), (last - pixel).to(ACCUMULATOR), position, reach, FILTER)
     scale = 1 / tl.maximum(total, 1e-30)
     first = tl.maximum(first, 0)
     last = tl.minimum(last, in_size - 1)

@@ -81,7 +81,11 @@ def accumulator_type(*tensors: Tensor | None) -> Any:
     return tl.float64 if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors) else tl.float32
 
 
-def offset_type(*planes: Tensor) -> Any:
-    """The integer that holds every offset inside each of these planes; where a plane starts is always an int64."""
-    span = max(sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True)) for p in planes)
-    return tl.int64 if span >= _INT32_LIMIT else tl.int32
+def offset_type(*tensors: Tensor | None) -> Any:
+    """The integer that holds every offset inside a plane of these tensors; where a plane starts is always an int64."""
+    for tensor in tensors:
+        if tensor is not None:
+            (height, width), (stride_y, stride_x) = tensor.shape[-2:], tensor.stride()[-2:]
+            if (height - 1) * stride_y + (width - 1) * stride_x >= _INT32_LIMIT:
+                return tl.int64
+    return tl.int32

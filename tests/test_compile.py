@@ -1,7 +1,7 @@
 """Every kernel, in the launch configurations that the library would choose, compiled for GPUs that are not there.
 
-Triton decides on import whether kernels are interpreted, so the compiling is done by this file run as a program, once per
-target: ``python tests/test_compile.py sm_90`` prints what it found as JSON.
+Triton decides on import whether kernels are interpreted, so the compiling is done by this file run as a program, once
+per target: ``python tests/test_compile.py sm_90`` prints what it found as JSON.
 """
 
 import functools
@@ -38,6 +38,7 @@ STORE_WIDTHS = {
 
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
+    from tritonsoft.conventions import FILTERS
     from tritonsoft.kernels import adjoint, forward
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
@@ -61,7 +62,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             yield f"soft k={k} {name(labels)} {name(out)}", soft(k, labels, out, 19, None, "area")
     yield "soft k=2 int32 float64", soft(2, torch.int32, double, 150, None, "area")
     yield "soft k=2 int16 bfloat16", soft(2, torch.int16, torch.bfloat16, 150, None, "area")
-    for filter in ("area", "triangle", "bilinear", "nearest"):
+    for filter in FILTERS:
         yield f"soft boxes {filter} uint8 float16", soft(2, byte, half, 19, boxes, filter)
     for labels, out in ((torch.int64, single), (byte, double)):
         yield f"soft boxes area {name(labels)} {name(out)}", soft(2, labels, out, 150, empty((batch, 4), out), "area")
@@ -83,7 +84,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
                 forward.launch_configuration(result, image, mass, label_map, some_boxes, 255, "area", 0.0, platform),
             )
     for dtype, channels_last in ((half, True), (single, False), (double, False)):
-        for filter in ("area", "triangle"):
+        for filter in FILTERS[:2]:
             grad = empty((batch, 3, height // 2, width // 2), dtype, channels_last)
             image = empty((batch, 3, height, width), dtype, channels_last)
             yield f"adjoint {filter} {name(dtype)}", adjoint.launch_configuration(image, grad, boxes, filter, platform)
