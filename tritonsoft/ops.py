@@ -72,6 +72,7 @@ def _backend(device: torch.device, forced: str | None) -> str:
     return name
 
 
+@functools.cache
 def _module(backend: str) -> ModuleType:
     """The module that holds a compiled backend, imported at first use."""
     return importlib.import_module("tritonsoft.cpu" if backend == "numba" else "tritonsoft.kernels")
@@ -117,19 +118,18 @@ def _wants_validation(tensor: Tensor, validate: bool | None) -> bool:
 def _check_boxes(boxes: Tensor | None, validate: bool | None) -> None:
     if boxes is None or not _wants_validation(boxes, validate):
         return
-    values = boxes.detach().cpu().double().numpy()  # (B, 4)
-    within = np.abs(values) <= MAX_COORDINATE  # NaN is not
-    if within.all() and (values[:, :2] != values[:, 2:]).all():
-        return
-    for bad, rule in (
-        (~np.isfinite(values).all(1), "be finite"),
-        (~within.all(1), f"stay within ±{MAX_COORDINATE:.0f} pixels"),
-        ((values[:, :2] == values[:, 2:]).any(1), "have a width and a height other than zero"),
-    ):
-        if bad.any():
-            index = int(bad.argmax())
-            got = tuple(values[index].tolist())
-            raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {got} for sample {index}")
+    limit = MAX_COORDINATE
+    # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
+    for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        if -limit <= x0 <= limit and -limit <= y0 <= limit and -limit <= x1 <= limit and -limit <= y1 <= limit:
+            if x0 != x1 and y0 != y1:
+                continue
+            rule = "have a width and a height other than zero"
+        elif all(map(math.isfinite, (x0, y0, x1, y1))):
+            rule = f"stay within ±{limit:.0f} pixels"
+        else:
+            rule = "be finite"
+        raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for sample {index}")
 
 
 def _check_labels(labels: Tensor, num_classes: int, ignore_index: int, backend: str, validate: bool | None) -> None:
@@ -166,17 +166,27 @@ def crop_resize(
     backend: str | None,
 ) -> Tensor:
     """Image ``(B, K, H, W)`` -> ``(B, K, h, w)``, in the image's memory format."""
-    name = _backend(image.device, backend)
     _check_boxes(boxes, None)
-    shape, channels_last = (*image.shape[:2], *size), is_channels_last(image)
-    out = _empty(shape, dtype, image.device, channels_last)
+    return _crop_resize(_backend(image.device, backend), image, boxes, size, filter, fill, dtype)
+
+
+def _crop_resize(
+    backend: str,
+    image: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    filter: str,
+    fill: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    out = _empty((*image.shape[:2], *size), dtype, image.device, is_channels_last(image))
     if out.numel() == 0:
         return out
-    if name == "reference":
+    if backend == "reference":
         return _from_reference(
             out, lambda: reference.crop_resize(image, boxes, (size[0], size[1]), filter, fill, dtype)
         )
-    _module(name).crop_resize(out, image, boxes, filter, fill)
+    _module(backend).crop_resize(out, image, boxes, filter, fill)
     return out
 
 
@@ -270,17 +280,30 @@ def soft_crop_resize(
     name = _backend(labels.device, backend)
     _check_boxes(boxes, validate)
     _check_labels(labels, num_classes, ignore_index, name, validate)
+    return _soft_crop_resize(name, labels, boxes, size, num_classes, ignore_index, filter, dtype)
+
+
+def _soft_crop_resize(
+    backend: str,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    dtype: torch.dtype,
+) -> Tensor:
     out = _empty((labels.shape[0], num_classes, *size), dtype, labels.device)
     if out.numel() == 0:
         return out
-    if name == "reference":
+    if backend == "reference":
         return _from_reference(
             out,
             lambda: reference.soft_crop_resize(
                 labels, boxes, (size[0], size[1]), num_classes, ignore_index, filter, dtype
             ),
         )
-    _module(name).soft_crop_resize(out, labels, boxes, ignore_index, filter)
+    _module(backend).soft_crop_resize(out, labels, boxes, ignore_index, filter)
     return out
 
 
@@ -319,13 +342,13 @@ def crop_resize_pair(
 ) -> tuple[Tensor, Tensor]:
     """`crop_resize` and `soft_crop_resize` with the same boxes: one launch on a GPU."""
     name = _backend(image.device, backend)
-    if name != "triton" or image.numel() == 0 or image.shape[1] == 0:
-        return (
-            crop_resize(image, boxes, size, filter, fill, dtype, backend),
-            soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, soft_dtype, validate, backend),
-        )
     _check_boxes(boxes, validate)
     _check_labels(labels, num_classes, ignore_index, name, validate)
+    if name != "triton" or image.numel() == 0:
+        return (
+            _crop_resize(name, image, boxes, size, filter, fill, dtype),
+            _soft_crop_resize(name, labels, boxes, size, num_classes, ignore_index, filter, soft_dtype),
+        )
     out = _empty((*image.shape[:2], *size), dtype, image.device, is_channels_last(image))
     out_soft = _empty((labels.shape[0], num_classes, *size), soft_dtype, labels.device)
     _module(name).crop_resize_pair(out, out_soft, image, labels, boxes, ignore_index, filter, fill)
