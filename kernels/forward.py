@@ -151,7 +151,7 @@ def _soft_tile_dense(
     pointers = labels + source_rows.to(OFFSET) * labels_strides[1] + source_columns.to(OFFSET) * labels_strides[2]
     mask = (source_rows < out_height * FACTOR) & (source_columns < out_width * FACTOR)
     plane0, plane1, plane2, plane3, plane4, plane5, plane6, plane7 = _bit_planes(
-        pointers, labels_strides[1], mask, BLOCK_H, BLOCK_W, FACTOR
+        pointers, tl.cast(labels_strides[1], OFFSET), mask, BLOCK_H, BLOCK_W, FACTOR
     )
     ALL: tl.constexpr = 0xFFFFFFFF
     WINDOW: tl.constexpr = 0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else ALL
@@ -360,7 +360,9 @@ def _image_tile(
     scale = taps_y[3] * taps_x[3]
     if image.dtype.element_ty == tl.uint8 and dtype != tl.uint8:
         scale = scale / 255
-    padding = (1 - taps_y[4] * taps_x[4]) * (tl.zeros([], tl.float64) + fill).to(ACCUMULATOR)
+    outside = 1 - taps_y[4] * taps_x[4]
+    # Selected, not multiplied: an infinite fill must not reach the pixels that are wholly inside.
+    padding = tl.where(outside > 0, outside * (tl.zeros([], tl.float64) + fill).to(ACCUMULATOR), 0.0)
     for channel in range(0, channels):
         plane = image + tl.cast(channel, tl.int64) * image_strides[1]
         total = tl.zeros([PIXELS], ACCUMULATOR)
@@ -544,7 +546,8 @@ def launch_configuration(
     else:
         options, elements, unit = tap_loop_options(platform, accumulator), 1024, 1
     block_h, block_w = tile_shape(height, width, elements)
-    in_unit, out_unit = power_of_two_factor(in_width, 16), power_of_two_factor(width, unit)
+    # Each unit is a kernel of its own: source widths only tell those apart that allow the widest loads.
+    in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(
         crop_resize_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * result.shape[0],),

@@ -53,7 +53,7 @@ def check_pair(case: Case, device: str, backend: str) -> None:
 
 
 def check_single(case: Case, device: str, backend: str) -> None:
-    """The separate operators give the pair's very bits."""
+    """The separate operators; and that the same inputs give the same bits."""
     there = case.to(device)
     options = {"filter": case.filter, "backend": backend}
     image = ts.crop_resize(there.image, there.boxes, case.size, fill=case.fill, dtype=case.image_dtype, **options)

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +132,18 @@ def _compiled(target: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("target", TARGETS)
+def _grouped(targets: Iterable[str]) -> list[Any]:
+    """One process compiles all that a target's tests look at."""
+    return [pytest.param(target, marks=pytest.mark.xdist_group(target)) for target in targets]
+
+
+@pytest.mark.parametrize("target", _grouped(TARGETS))
 def test_no_local_memory(target: str) -> None:
     """Neither spilled registers nor arrays outside the registers."""
     assert {name: found["local"] for name, found in _compiled(target).items() if found["local"]} == {}
 
 
-@pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm")])
+@pytest.mark.parametrize("target", _grouped(target for target in TARGETS if target.startswith("sm")))
 @pytest.mark.parametrize("name", STORE_WIDTHS)
 def test_store_width(name: str, target: str) -> None:
     """Every store of the dense path is as wide as the launch heuristic means it to be."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -255,3 +256,20 @@ compiler.compile_extra = refuse
 import tritonsoft.cpu
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_calls_after_the_main_thread_has_ended():
+    code = """
+import threading, time, torch, tritonsoft as ts
+torch.set_num_threads(2)
+labels = torch.zeros(1, 512, 512, dtype=torch.uint8)
+def late():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(ts.soft_resize(labels, (256, 256), 3, backend="numba").sum().item())
+threading.Thread(target=late).start()
+"""
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == "65536.0", result.stderr

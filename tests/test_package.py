@@ -74,7 +74,7 @@ def test_sdist_holds_the_kernels(distributions: tuple[Path, Path]):
         names = [name.split("/", 1)[1] for name in sdist.getnames() if "/" in name]
     assert "kernels/__init__.py" in names
     assert "LICENSE" in names
-    assert not any(name.startswith((".venv", "demo/", "shared")) for name in names)
+    assert not any(name.startswith((".venv", "demo/")) for name in names)
 
 
 def test_installed_wheel_imports_and_works(distributions: tuple[Path, Path], tmp_path: Path):

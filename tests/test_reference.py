@@ -18,7 +18,7 @@ def _image(height=13, width=17):
 
 
 def _matrix(ends, in_size, out_size, filter):
-    return axis_matrix(torch.tensor([ends], dtype=torch.float64), in_size, out_size, filter)[0]
+    return axis_matrix(torch.tensor([ends], dtype=torch.float64), in_size, out_size, filter)[0][0]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -257,16 +257,45 @@ def test_offsets_past_2_to_the_31(target, shape, steps):
     last = (image.shape[0] - 1) * image.stride(0) + (image.shape[1] - 1) * image.stride(1)
     assert last + (image.shape[2] - 1) * image.stride(2) + (image.shape[3] - 1) * image.stride(3) > 2**31
     boxes = torch.tensor([[7.5, 0.0, 0.5, 8.0]]).expand(shape[0], 4).to(device)
-    for box in (None, boxes):
-        actual = ts.crop_resize_pair(image, labels, box, (4, 4), 5, dtype=torch.float32, backend=backend)
+    for box, side in ((None, 4), (None, 2), (None, 1), (boxes, 4)):
+        actual = ts.crop_resize_pair(image, labels, box, (side, side), 5, dtype=torch.float32, backend=backend)
         expected = ts.crop_resize_pair(
             image.cpu().clone(),
             labels.cpu().clone(),
             None if box is None else box.cpu(),
-            (4, 4),
+            (side, side),
             5,
             dtype=torch.float32,
             backend="reference",
         )
         for got, want in zip(actual, expected, strict=True):
             assert_close(got, want, 64 * torch.finfo(torch.float32).eps, "far view")
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(3, 4), (1024, 1024)])  # the second is past the size from which memory is NumPy's
+def test_outputs_can_be_changed_in_place(target, size, channels_last):
+    device, backend = target
+    if size == (1024, 1024) and (device, backend) == ("cpu", "triton"):
+        pytest.skip("a large output takes the interpreter minutes; its memory is not the backend's business")
+    image, labels, boxes = _inputs(device, torch.float32)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    small, soft = ts.crop_resize_pair(image.requires_grad_(), labels, boxes, size, 5, backend=backend)
+    expected = small.detach().clone()
+    assert small.mul_(2).is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    assert torch.equal(small.detach(), 2 * expected)
+    soft.mul_(2)
+    torch.nn.functional.relu(small, inplace=True).sum().backward()
+    assert image.grad is not None
+
+
+@pytest.mark.parametrize("fill", [1e9, float("inf"), float("nan")])
+def test_fill_stays_outside(target, fill):
+    device, backend = target
+    image = torch.ones(1, 1, 10, 14, device=device)
+    assert ts.crop_resize(image, None, (3, 5), fill=fill, backend=backend).sub(1).abs().max() < 1e-6
+    boxes = torch.tensor([[-12.0, 0.0, 12.0, 10.0]], device=device)
+    out = ts.crop_resize(image, boxes, (3, 6), fill=fill, backend=backend)
+    torch.testing.assert_close(out[..., :3], torch.full_like(out[..., :3], fill), equal_nan=True)
+    assert out[..., 3:].sub(1).abs().max() < 1e-6

@@ -12,6 +12,7 @@ Rows are independent and every sum has a fixed order, so that results do not dep
 Nothing is compiled before the first call. The launchers trust their arguments: `tritonsoft.functional` checks them.
 """
 
+import contextlib
 import itertools
 import os
 import threading
@@ -75,9 +76,11 @@ class _Pool:
             while (index := next(counter)) < num_ranges:
                 results.append(job(num_rows * index // num_ranges, num_rows * (index + 1) // num_ranges))
 
-        with self._lock:
+        helpers = []
+        with self._lock, contextlib.suppress(RuntimeError):  # Python starts no threads once its main one has ended
             self._executor = self._executor or ThreadPoolExecutor(256, "tritonsoft")
-            helpers = [self._executor.submit(drain) for _ in range(num_threads - 1)]
+            for _ in range(num_threads - 1):
+                helpers.append(self._executor.submit(drain))  # noqa: PERF401 - keeps those before an error
         try:
             drain()
         finally:

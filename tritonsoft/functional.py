@@ -16,7 +16,8 @@ What they share:
   `tritonsoft.conventions`.
 * **Size**: ``(h, w)`` of the output in pixels.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
-  ``validate=True`` or ``TRITONSOFT_VALIDATE=1``; unchecked labels out of range carry no mass.
+  ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no
+  mass.
 * **Backend**: ``None`` picks by device (see `backend_info`); ``"reference"``, ``"numba"`` or ``"triton"`` forces one.
 * **Errors**: TypeError or ValueError that names the argument, what it got and what it wanted.
 
@@ -35,6 +36,7 @@ from tritonsoft.conventions import FILTERS, Filter
 _LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _SOFT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _IMAGE_DTYPES = (torch.uint8, *_SOFT_DTYPES)
+_LARGEST_SIZE = 2**31 - 1
 
 
 def crop_resize(
@@ -47,7 +49,7 @@ def crop_resize(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Cut a box out of each image and resample it to ``size``; differentiable in the image.
+    """Cut a box out of each image and resample it to ``size``; differentiable in the image (reverse mode, any order).
 
     A soft label is a good input too: the map is linear and the same for every channel.
 
@@ -57,8 +59,8 @@ def crop_resize(
         size: ``(h, w)`` of the output.
         filter: see the module's docstring.
         fill: value of the pixels outside the image, in the units of the output.
-        dtype: of the output; None keeps the image's. uint8 to a floating dtype divides by 255; uint8 to uint8 rounds; a
-            floating image cannot become uint8.
+        dtype: of the output; None keeps the image's. uint8 to a floating dtype divides by 255; uint8 to uint8 rounds
+            half to even; a floating image cannot become uint8.
         backend: see the module's docstring.
 
     Returns:
@@ -96,7 +98,7 @@ def soft_crop_resize(
         boxes: ``(B, 4)`` in source pixel edges, or None for the whole label map.
         size: ``(h, w)`` of the output.
         num_classes: C, at least 1.
-        ignore_index: the label of pixels that carry no mass.
+        ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
         filter: see the module's docstring.
         dtype: of the soft label: float16, bfloat16, float32 or float64.
         validate: check the values of labels and boxes on a GPU as well.
@@ -114,7 +116,7 @@ def soft_crop_resize(
                  [[0.2500, 0.7500]]]])
     """
     labels = _check_labels(labels)
-    _check_classes(num_classes, ignore_index, dtype, "dtype")
+    _check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     _check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
     return cast(
         Tensor,
@@ -145,7 +147,7 @@ def crop_resize_pair(
         boxes: ``(B, 4)`` in source pixel edges, or None for the whole image.
         size: ``(h, w)`` of both outputs.
         num_classes: C, at least 1.
-        ignore_index: the label of pixels that carry no mass.
+        ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
         filter: see the module's docstring.
         fill: value of the image outside itself, in the units of the output.
         dtype: of the image output, as for `crop_resize`.
@@ -167,7 +169,7 @@ def crop_resize_pair(
     labels = _check_labels(labels)
     dtype = _image_dtype(image, dtype)
     _check_fill(fill, dtype)
-    _check_classes(num_classes, ignore_index, soft_dtype, "soft_dtype")
+    _check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     if labels.device != image.device:
         raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
     if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
@@ -371,13 +373,19 @@ def _check_labels(labels: Tensor) -> Tensor:
     return labels
 
 
-def _check_classes(num_classes: Any, ignore_index: Any, dtype: Any, dtype_argument: str) -> None:
+def _check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str) -> None:
     if not _is_int(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if num_classes > _LARGEST_SIZE:
+        raise ValueError(f"num_classes must be at most {_LARGEST_SIZE}, got {num_classes}")
     if not _is_int(ignore_index):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
+    if validate is not None and not isinstance(validate, bool):
+        raise TypeError(f"validate must be None, True or False, got {validate!r}")
     if dtype not in _SOFT_DTYPES:
         raise TypeError(f"{dtype_argument} of a soft label must be {_names(_SOFT_DTYPES)}, got {dtype}")
 
@@ -389,8 +397,10 @@ def _check_geometry(
         raise TypeError(f"size must be two ints (h, w), got {size!r}")
     if size[0] < 1 or size[1] < 1:
         raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
+    if size[0] > _LARGEST_SIZE or size[1] > _LARGEST_SIZE:
+        raise ValueError(f"size must be at most {_LARGEST_SIZE} along each axis, got {tuple(size)}")
     if filter not in FILTERS:
-        if filter in ("bicubic", "lanczos"):
+        if isinstance(filter, str) and filter.lower().startswith(("bicubic", "cubic", "lanczos")):
             raise ValueError(
                 f"filter={filter!r} has negative weights, which give no class distribution; choose one of {FILTERS}"
             )
@@ -401,13 +411,13 @@ def _check_geometry(
         return
     if not isinstance(boxes, Tensor):
         raise TypeError(f"boxes must be None or a tensor, got {type(boxes).__name__}")
-    if not boxes.dtype.is_floating_point:
-        raise TypeError(f"boxes must be floating point, got {_name(boxes.dtype)}")
+    if boxes.dtype not in _SOFT_DTYPES:
+        raise TypeError(f"boxes must be floating point ({_names(_SOFT_DTYPES)}), got {_name(boxes.dtype)}")
     if boxes.ndim != 2 or boxes.shape[0] != batch or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (B, 4) = ({batch}, 4), got {tuple(boxes.shape)}")
     if boxes.device != device:
         raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
-    if boxes.requires_grad:
+    if boxes.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             "boxes must not require a gradient: the operators differentiate in the image only; detach them"
         )

@@ -91,21 +91,26 @@ def is_channels_last(image: Tensor) -> bool:
     return image.shape[1] > 1 and image.stride(1) == 1 and image.stride(3) > 1
 
 
+def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, int, int, int]:
+    _, channels, height, width = shape
+    per_sample = channels * height * width
+    return (per_sample, 1, width * channels, channels) if channels_last else (per_sample, height * width, width, 1)
+
+
 _CACHE_LINE = 64  # bytes
+_LARGE = 1 << 22  # bytes
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Tensor:
-    batch, channels, height, width = shape
-    if channels_last:
-        return _empty((batch, height, width, channels), dtype, device).permute(0, 3, 1, 2)
-    if device.type == "cpu" and math.prod(shape) >= 1 << 20:
-        # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth. It does
-        # not align to cache lines, which kernels that write whole lines want.
-        num_bytes = math.prod(shape) * dtype.itemsize
-        memory = np.empty(num_bytes + _CACHE_LINE, np.uint8)
-        start = -memory.ctypes.data % _CACHE_LINE
-        return torch.from_numpy(memory[start : start + num_bytes]).view(dtype).view(*shape)
-    return torch.empty(*shape, dtype=dtype, device=device)
+    """Memory for an output; never a view of another tensor, which autograd would not let callers change in place."""
+    strides, num_bytes = _strides(shape, channels_last), math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or num_bytes < _LARGE:
+        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+    # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth. It does not
+    # align to cache lines, which kernels that write whole lines want.
+    memory = torch.from_numpy(np.empty(num_bytes + _CACHE_LINE, np.uint8))
+    start = -memory.data_ptr() % _CACHE_LINE // dtype.itemsize
+    return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), start, shape, strides)
 
 
 def _wants_validation(tensor: Tensor, validate: bool | None) -> bool:
@@ -204,10 +209,7 @@ def _(
 
 
 def _fake(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    batch, channels, height, width = shape
-    if is_channels_last(image):
-        return image.new_empty((batch, height, width, channels), dtype=dtype).permute(0, 3, 1, 2)
-    return image.new_empty(shape, dtype=dtype)
+    return image.new_empty_strided(shape, _strides(shape, is_channels_last(image)), dtype=dtype)
 
 
 @torch.library.custom_op("tritonsoft::crop_resize_adjoint", mutates_args=())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> Tensor:
+def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple[Tensor, Tensor]:
     """The resampling matrices of one axis: row j holds the weights of the source pixels in output pixel j.
 
     Args:
@@ -19,8 +19,8 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> Tenso
         filter: one of `tritonsoft.conventions.FILTERS`.
 
     Returns:
-        ``(B, out_size, in_size)`` float64. Rows sum to the share of the footprint's weight that lies in the image: 1
-        for an output pixel that is wholly inside.
+        The matrices ``(B, out_size, in_size)`` and the weight ``(B, out_size)`` of the taps outside the image, exactly
+        0 where there are none; both float64. A row and its weight outside sum to 1.
     """
     lo = ends.amin(1)[:, None]  # (B, 1)
     hi = ends.amax(1)[:, None]
@@ -47,20 +47,25 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> Tenso
     inside = (tap >= 0) & (tap < in_size)
     column = tap.clamp(0, max(in_size - 1, 0)).long()
     matrix = weight.new_zeros(*weight.shape[:2], in_size)
-    return matrix.scatter_add_(2, column, weight * inside)
+    return matrix.scatter_add_(2, column, weight * inside), (weight * ~inside).sum(-1)
 
 
 def _matrices(
     boxes: Tensor | None, source: tuple[int, int], size: tuple[int, int], filter: str, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``A_y (B, 1, h, H)`` and ``A_x (B, 1, w, W)`` for the planes of ``like``, in its dtype and on its device."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the planes of ``like`` are multiplied with, in its dtype and on its device.
+
+    Returns:
+        ``A_y (B, 1, h, H)``, ``A_x (B, 1, w, W)`` and the share ``(B, 1, h, w)`` of each footprint outside the image.
+    """
     height, width = source
     if boxes is None:
         boxes = torch.tensor([[0, 0, width, height]], device=like.device).expand(like.shape[0], 4)
     boxes = boxes.double()
-    matrix_y = axis_matrix(boxes[:, 1::2], height, size[0], filter)
-    matrix_x = axis_matrix(boxes[:, 0::2], width, size[1], filter)
-    return matrix_y.to(like)[:, None], matrix_x.to(like)[:, None]
+    matrix_y, outside_y = axis_matrix(boxes[:, 1::2], height, size[0], filter)
+    matrix_x, outside_x = axis_matrix(boxes[:, 0::2], width, size[1], filter)
+    outside = outside_y[:, :, None] + (1 - outside_y[:, :, None]) * outside_x[:, None, :]
+    return matrix_y.to(like)[:, None], matrix_x.to(like)[:, None], outside.to(like)[:, None]
 
 
 def crop_resize(
@@ -74,9 +79,9 @@ def crop_resize(
     planes = image.to(torch.promote_types(torch.promote_types(image.dtype, dtype), torch.float32))
     if image.dtype == torch.uint8 and dtype.is_floating_point:
         planes = planes / 255
-    matrix_y, matrix_x = _matrices(boxes, (image.shape[-2], image.shape[-1]), size, filter, planes)
-    inside = matrix_y.sum(-1)[..., :, None] * matrix_x.sum(-1)[..., None, :]  # (B, 1, h, w)
-    result = matrix_y @ planes @ matrix_x.mT + fill * (1 - inside)
+    matrix_y, matrix_x, outside = _matrices(boxes, (image.shape[-2], image.shape[-1]), size, filter, planes)
+    # Selected, not multiplied: an infinite fill must not reach the pixels that are wholly inside.
+    result = matrix_y @ planes @ matrix_x.mT + torch.where(outside > 0, fill * outside, 0)
     return result.round().clamp(0, 255).to(dtype) if dtype == torch.uint8 else result.to(dtype)
 
 
@@ -85,7 +90,7 @@ def crop_resize_adjoint(
 ) -> Tensor:
     """The transpose of `crop_resize` as a linear map of a floating image: ``(B, K, h, w)`` -> ``(B, K, H, W)``."""
     planes = grad.to(torch.promote_types(torch.promote_types(grad.dtype, dtype), torch.float32))
-    matrix_y, matrix_x = _matrices(boxes, source, (grad.shape[-2], grad.shape[-1]), filter, planes)
+    matrix_y, matrix_x, _ = _matrices(boxes, source, (grad.shape[-2], grad.shape[-1]), filter, planes)
     return (matrix_y.mT @ planes @ matrix_x).to(dtype)
 
 
