@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from tritonsoft import cli, ops, reference, scenes
+from tritonsoft import ops, reference, scenes
 
 Image = pytest.importorskip("PIL.Image", reason="the command line needs Pillow")
 pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
+pytest.importorskip("rich", reason="the command line needs rich")
 CliRunner = pytest.importorskip("typer.testing", reason="the command line needs typer").CliRunner
+
+from tritonsoft import cli  # noqa: E402 - it ends the program where one of these is missing
 
 _checkout = Path(__file__).parents[1]
 CAMVID = Path(os.environ.get("TRITONSOFT_CAMVID", _checkout.parent / "shared" / "camvid"))
