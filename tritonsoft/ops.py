@@ -188,9 +188,7 @@ def _crop_resize(
     if out.numel() == 0:
         return out
     if backend == "reference":
-        return _from_reference(
-            out, lambda: reference.crop_resize(image, boxes, (size[0], size[1]), filter, fill, dtype)
-        )
+        return _from_reference(out, lambda: reference.crop_resize(image, boxes, size, filter, fill, dtype))
     _module(backend).crop_resize(out, image, boxes, filter, fill)
     return out
 
@@ -222,9 +220,7 @@ def crop_resize_adjoint(
     if out.numel() == 0:
         return out
     if name == "reference":
-        return _from_reference(
-            out, lambda: reference.crop_resize_adjoint(grad, boxes, (size[0], size[1]), filter, dtype)
-        )
+        return _from_reference(out, lambda: reference.crop_resize_adjoint(grad, boxes, size, filter, dtype))
     _module(name).crop_resize_adjoint(out, grad, boxes, filter)
     return out
 
@@ -301,9 +297,7 @@ def _soft_crop_resize(
     if backend == "reference":
         return _from_reference(
             out,
-            lambda: reference.soft_crop_resize(
-                labels, boxes, (size[0], size[1]), num_classes, ignore_index, filter, dtype
-            ),
+            lambda: reference.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, dtype),
         )
     _module(backend).soft_crop_resize(out, labels, boxes, ignore_index, filter)
     return out

@@ -5,6 +5,8 @@ to the same product with its one-hot planes. Runs on any device; float64 in give
 Geometry and filters: `tritonsoft.conventions`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,7 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple
 
 
 def _matrices(
-    boxes: Tensor | None, source: tuple[int, int], size: tuple[int, int], filter: str, like: Tensor
+    boxes: Tensor | None, source: Sequence[int], size: Sequence[int], filter: str, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the planes of ``like`` are multiplied with, in its dtype and on its device.
 
@@ -69,7 +71,7 @@ def _matrices(
 
 
 def crop_resize(
-    image: Tensor, boxes: Tensor | None, size: tuple[int, int], filter: str, fill: float, dtype: torch.dtype
+    image: Tensor, boxes: Tensor | None, size: Sequence[int], filter: str, fill: float, dtype: torch.dtype
 ) -> Tensor:
     """Image ``(B, K, H, W)`` -> ``(B, K, h, w)``; what of a footprint lies outside the image counts as ``fill``.
 
@@ -79,25 +81,25 @@ def crop_resize(
     planes = image.to(torch.promote_types(torch.promote_types(image.dtype, dtype), torch.float32))
     if image.dtype == torch.uint8 and dtype.is_floating_point:
         planes = planes / 255
-    matrix_y, matrix_x, outside = _matrices(boxes, (image.shape[-2], image.shape[-1]), size, filter, planes)
+    matrix_y, matrix_x, outside = _matrices(boxes, image.shape[-2:], size, filter, planes)
     # Selected, not multiplied: an infinite fill must not reach the pixels that are wholly inside.
     result = matrix_y @ planes @ matrix_x.mT + torch.where(outside > 0, fill * outside, 0)
     return result.round().clamp(0, 255).to(dtype) if dtype == torch.uint8 else result.to(dtype)
 
 
 def crop_resize_adjoint(
-    grad: Tensor, boxes: Tensor | None, source: tuple[int, int], filter: str, dtype: torch.dtype
+    grad: Tensor, boxes: Tensor | None, source: Sequence[int], filter: str, dtype: torch.dtype
 ) -> Tensor:
     """The transpose of `crop_resize` as a linear map of a floating image: ``(B, K, h, w)`` -> ``(B, K, H, W)``."""
     planes = grad.to(torch.promote_types(torch.promote_types(grad.dtype, dtype), torch.float32))
-    matrix_y, matrix_x, _ = _matrices(boxes, source, (grad.shape[-2], grad.shape[-1]), filter, planes)
+    matrix_y, matrix_x, _ = _matrices(boxes, source, grad.shape[-2:], filter, planes)
     return (matrix_y.mT @ planes @ matrix_x).to(dtype)
 
 
 def soft_crop_resize(
     labels: Tensor,
     boxes: Tensor | None,
-    size: tuple[int, int],
+    size: Sequence[int],
     num_classes: int,
     ignore_index: int,
     filter: str,
