@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.xdist_group("package")  # two processes that build in one checkout tread on each other
+
 USE_WITHOUT_EXTRAS = """
 import sys
 sys.modules["numba"] = sys.modules["kornia"] = sys.modules["matplotlib"] = None  # as if not installed
