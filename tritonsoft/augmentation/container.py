@@ -1,0 +1,448 @@
+"""kornia's container, in which a run of crops, resizes and flips is one resample of the original pixels.
+
+kornia's ``forward`` stays in charge: it hands every module in turn, with all data, to its ``transform_op``. Ours does
+not resample at a module that is a box: images and masks become a `_Slot` that remembers the view to show, the next such
+module extends that view, and the pixels are read when something else needs them, or at the end. Boxes and keypoints
+move module by module, by the modules' matrices, as in kornia.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import kornia.augmentation as K
+import torch
+from kornia.augmentation.base import _AugmentationBase
+from kornia.augmentation.container.base import ImageSequentialBase
+from kornia.augmentation.container.image import _get_new_batch_shape
+from kornia.augmentation.container.ops import AugmentationSequentialOps, MaskSequentialOps
+from kornia.augmentation.container.params import ParamItem
+from kornia.augmentation.utils import override_parameters
+from kornia.constants import DataKey, Resample
+from torch import Tensor, nn
+
+import tritonsoft as ts
+from tritonsoft.augmentation.masks import batched, harden, label_map, like_input, soften
+from tritonsoft.augmentation.modules import BoxAugmentation, asks_for_interpolation
+from tritonsoft.augmentation.view import View, rows, sample_image
+
+Value = Tensor | list[Tensor]
+ExtraArgs = dict[DataKey, dict[str, Any]]
+
+_PICTURES = (DataKey.INPUT, DataKey.MASK)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive modules that are boxes, as the one view that they come to."""
+
+    view: View
+    batch: int
+    num_classes: int | None  # of the members that make soft labels
+    ignore_index: int
+    keepdim: bool  # kornia restores the rank where every module does
+
+    @staticmethod
+    def of(module: BoxAugmentation, view: View, batch: int, before: "_Run | None") -> "_Run":
+        if before is None:
+            return _Run(view, batch, module.num_classes, module.ignore_index, module.keepdim)
+        softens = before if before.num_classes is not None else module
+        return _Run(
+            view.after(before.view), batch, softens.num_classes, softens.ignore_index, before.keepdim and module.keepdim
+        )
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """An image or a mask on its way through the modules."""
+
+    value: Value
+    is_soft: bool = False  # a mask that has become a soft label
+    run: _Run | None = None  # what is still to be done to the value
+
+
+class AugmentationSequential(K.AugmentationSequential):
+    """kornia's `AugmentationSequential` for images with label maps: a drop-in for training semantic segmentation.
+
+    A run of neighbouring crops, resizes and flips of this package becomes one box per sample, and image and label map
+    are resampled together, once, from their original pixels (`tritonsoft.crop_resize_pair`, one launch on a GPU). The
+    label map becomes soft if any module of the run has ``num_classes``. All other modules work as in kornia;
+    parameters, matrices, boxes, keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
+
+    Args:
+        *args: modules of this package, of kornia, or any `nn.Module`; containers may nest.
+        data_keys, same_on_batch, keepdim, random_apply, random_apply_weights, transformation_matrix_mode: as kornia's.
+        extra_args: as kornia's. Without them, hard masks go through kornia's own modules by nearest neighbour and soft
+            labels through the interpolation of their image.
+        soft_dtype: of soft labels made from integer label maps; None: float32, and float64 beside a float64 image. A
+            label map given as floats keeps its type.
+
+    Shape:
+        Image ``(B, K, H, W)``, floating. Mask: a label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any integer or floating
+        type, taken as it is, or a soft label ``(B, C, H, W)``. Gives the image ``(B, K, h, w)`` and the soft label
+        ``(B, C, h, w)``, or a hard mask ``(B, 1, h, w)`` of the type it came in.
+
+    Raises:
+        ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
+            neither 1 nor C channels.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> import tritonsoft.augmentation as TA
+        >>> augment = TA.AugmentationSequential(
+        ...     TA.CenterCrop((96, 96)),
+        ...     TA.Resize((48, 48), num_classes=3),
+        ...     K.ColorJiggle(0.1, 0.1, 0.1, 0.1),
+        ...     data_keys=["image", "mask", "bbox_xyxy"],
+        ... )
+        >>> image, label_map = torch.rand(2, 3, 128, 128), torch.randint(0, 3, (2, 128, 128))
+        >>> image, soft, box = augment(image, label_map, torch.tensor([[[16.0, 16.0, 31.0, 31.0]]]).repeat(2, 1, 1))
+        >>> image.shape, soft.shape, box[0].tolist()  # half a pixel of the old size is a quarter of the new
+        (torch.Size([2, 3, 48, 48]), torch.Size([2, 3, 48, 48]), [[-0.25, -0.25, 7.25, 7.25]])
+    """
+
+    def __init__(
+        self,
+        *args: nn.Module,
+        data_keys: Sequence[str] | Sequence[int] | Sequence[DataKey] | None = (DataKey.INPUT,),
+        same_on_batch: bool | None = None,
+        keepdim: bool | None = None,
+        random_apply: int | bool | tuple[int, int] = False,
+        random_apply_weights: Sequence[float] | Tensor | None = None,
+        transformation_matrix_mode: str = "silent",
+        extra_args: ExtraArgs | None = None,
+        soft_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            *args,
+            data_keys=data_keys,
+            same_on_batch=same_on_batch,
+            keepdim=keepdim,
+            random_apply=random_apply,
+            random_apply_weights=random_apply_weights,
+            transformation_matrix_mode=transformation_matrix_mode,
+            extra_args=extra_args,
+        )
+        _check_agreement(self)
+        if soft_dtype is not None and not soft_dtype.is_floating_point:
+            raise TypeError(f"soft_dtype must be a floating type or None, got {soft_dtype}")
+        self.transform_op = _FoldingOps(
+            self.data_keys, self.extra_args.get(DataKey.MASK, {}), not extra_args, soft_dtype
+        )
+
+    def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
+        """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""
+        params = []
+        for name, module in self.get_forward_sequence():
+            draws = isinstance(module, _AugmentationBase | K.MixAugmentationBaseV2 | ImageSequentialBase)
+            param = ParamItem(name, module.forward_parameters(batch_shape) if draws else None)
+            batch_shape = _shape_after(batch_shape, module, param)
+            params.append(param)
+        return params
+
+    # kornia turns every mask into floats here and back below. Ours stay what they are.
+
+    def _preproc_mask(self, arg: Value, dtype: torch.dtype | None, image_batch: int | None = None) -> Value:
+        return arg if isinstance(arg, list) else cast(Tensor, self._broadcast_single_mask(arg, image_batch))
+
+    def _postproc_mask(self, arg: Value, like: Value) -> Value:
+        if isinstance(arg, list):
+            likes = like if isinstance(like, list) else [like] * len(arg)
+            return [cast(Tensor, self._postproc_mask(*pair)) for pair in zip(arg, likes, strict=True)]
+        before = (like[0] if isinstance(like, list) else like).dtype
+        return arg if arg.is_floating_point() and not before.is_floating_point else arg.to(before)
+
+    def _arguments_postproc(self, in_args: list[Any], out_args: list[Any], data_keys: list[DataKey]) -> list[Any]:
+        settled = self.transform_op.settled(list(out_args), data_keys)
+        values = [arg.value if isinstance(arg, _Slot) else arg for arg in settled]
+        return cast(list[Any], super()._arguments_postproc(in_args, values, data_keys))
+
+
+class _FoldingOps(AugmentationSequentialOps):
+    """Applies one module to all data of a container, postponing what can be done at once later."""
+
+    def __init__(
+        self,
+        data_keys: list[DataKey] | None,
+        mask_args: dict[str, Any],
+        soft_follows_image: bool,
+        soft_dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(data_keys)
+        self.mask_args, self.soft_follows_image, self.soft_dtype = mask_args, soft_follows_image, soft_dtype
+
+    # --- kornia's two entry points ----------------------------------------------------------------------------------
+
+    def transform(
+        self, *arg: Any, module: nn.Module, param: ParamItem, extra_args: ExtraArgs, data_keys: Any = None
+    ) -> Any:
+        return _one_or_all(self._transformed(list(arg), self.preproc_datakeys(data_keys), module, param, extra_args))
+
+    def inverse(
+        self, *arg: Any, module: nn.Module, param: ParamItem, extra_args: ExtraArgs, data_keys: Any = None
+    ) -> Any:
+        return _one_or_all(self._inverted(list(arg), self.preproc_datakeys(data_keys), module, param, extra_args))
+
+    # --- there ------------------------------------------------------------------------------------------------------
+
+    def _transformed(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        if _is_plain_container(module):
+            return self._through_container(args, keys, module, param, extra_args)
+        if isinstance(module, BoxAugmentation) and module.foldable:
+            return self._folded(args, keys, module, param, extra_args)
+        return self._applied(self.settled(args, keys), keys, module, param, extra_args)
+
+    def _through_container(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """The children of a nested container, one by one, with the bookkeeping of its own ``transform_inputs``."""
+        records = isinstance(module, K.AugmentationSequential) and DataKey.INPUT in keys
+        if records:
+            module.clear_state()
+        for child_param in cast(list[ParamItem], param.data):
+            child = module.get_submodule(child_param.name)
+            args = self._transformed(args, keys, child, child_param, extra_args)
+            if records:
+                module._update_transform_matrix_by_module(child)
+        if records:
+            module._params = param.data
+        return args
+
+    def _folded(
+        self, args: list[Any], keys: list[DataKey], module: BoxAugmentation, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """Images and masks wait, with this module's view added to theirs."""
+        params = cast(dict[str, Tensor], param.data)
+        flags = override_parameters(module.flags, extra_args.get(DataKey.INPUT, {}), in_place=False)
+        before = _waiting(args)
+        source = _size_of(args, keys) if before is None else before.view.size
+        run = None
+        if source is not None:
+            view = module.view(source, params, flags)
+            if before is not None and not view.follows(before.view):
+                args, before = self.settled(args, keys), None
+            run = _Run.of(module, view, params["batch_prob"].numel(), before)
+        out = list(args)
+        for index, key in enumerate(keys):
+            if key in _PICTURES:
+                slot = _slot(args[index])
+                out[index] = replace(slot, run=run)
+                if key == DataKey.INPUT:
+                    module.remember(cast(Tensor, slot.value), view.source, params, flags)
+            else:
+                out[index] = self._moved(args[index], key, module, param, extra_args)
+        return out
+
+    def _applied(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """A module that is no box, by kornia's own operations."""
+        image = next((arg for arg, key in zip(args, keys, strict=True) if key == DataKey.INPUT), None)
+        working = torch.float32 if image is None else image.dtype
+        if isinstance(module, K.RandomTransplantation):  # it draws its parameters from image and masks together
+            floats = [_floats(arg.value, working) if isinstance(arg, _Slot) else arg for arg in args]
+            out = super().transform(*floats, module=module, param=param, extra_args=extra_args, data_keys=keys)
+            pairs = zip(args, out, strict=True)
+            return [
+                replace(arg, value=_typed(value, arg.value)) if isinstance(arg, _Slot) else value
+                for arg, value in pairs
+            ]
+        out = list(args)
+        # The image first: boxes, keypoints and masks read the matrix that it leaves behind.
+        for index in sorted(range(len(args)), key=lambda index: keys[index] != DataKey.INPUT):
+            if keys[index] == DataKey.MASK:
+                out[index] = self._mask_through(_slot(args[index]), working, "transform", module, param, extra_args)
+            else:
+                out[index] = self._moved(args[index], keys[index], module, param, extra_args)
+        return out
+
+    def _moved(self, arg: Any, key: DataKey, module: Any, param: ParamItem, extra_args: ExtraArgs) -> Any:
+        return self._get_op(key).transform(arg, module, param=param, extra_args=extra_args.get(key, {}))
+
+    # --- and back ---------------------------------------------------------------------------------------------------
+
+    def _inverted(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        if _is_plain_container(module):
+            for child in reversed(cast(list[ParamItem], param.data)):
+                args = self._inverted(args, keys, module.get_submodule(child.name), child, extra_args)
+            return args
+        out = list(args)
+        for index, key in enumerate(keys):
+            if key == DataKey.MASK:
+                out[index] = self._mask_through(_slot(args[index]), torch.float32, "inverse", module, param, extra_args)
+            else:
+                out[index] = self._get_op(key).inverse(
+                    args[index], module, param=param, extra_args=extra_args.get(key, {})
+                )
+        return out
+
+    # --- masks and kornia's modules ---------------------------------------------------------------------------------
+
+    def _mask_through(
+        self, slot: _Slot, working: torch.dtype, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slot:
+        """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
+        if getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask:
+            # A colour operation: the mask need not become floats and back for it.
+            batch = 1 if isinstance(slot.value, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
+            return slot if module.keepdim else replace(slot, value=_each(lambda mask: batched(mask, batch), slot.value))
+        extra = extra_args.get(DataKey.MASK, {})
+        if slot.is_soft and self.soft_follows_image:
+            nearest = getattr(module, "flags", {}).get("resample") == Resample.NEAREST
+            extra = {
+                **extra,
+                "resample": Resample.NEAREST if nearest else Resample.BILINEAR,
+            }  # bicubic masses go negative
+        softens = way == "transform" and any(
+            isinstance(each, BoxAugmentation) and each.num_classes is not None for each in module.modules()
+        )
+        ours = isinstance(module, BoxAugmentation) and module.filter is not None  # takes integers
+        value = slot.value if ours else _floats(slot.value, working)
+        operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
+        value = operate(value, module, param=param, extra_args=extra)
+        value = _each(lambda mask: mask.as_subclass(Tensor), value) if softens else _typed(value, slot.value)
+        return replace(slot, value=value, is_soft=slot.is_soft or softens)
+
+    # --- the resample -----------------------------------------------------------------------------------------------
+
+    def settled(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
+        """What waits is done: one resample of the image and its masks."""
+        run = _waiting(args)
+        if run is None:
+            return args
+        out = list(args)
+        image = next((index for index, key in enumerate(keys) if key == DataKey.INPUT), None)
+        is_double = image is not None and args[image].value.dtype == torch.float64
+        dtype = self.soft_dtype or (torch.float64 if is_double else torch.float32)
+        if image is not None:
+            label = next(
+                (index for index, key in enumerate(keys) if key == DataKey.MASK and _is_label_map(args[index])), None
+            )
+            picture, rank = _batched_image(args[image].value), args[image].value.ndim
+            if label is None or run.view.is_identity or isinstance(run.view.fill, tuple):
+                shown = sample_image(picture, run.view)
+            else:
+                shown, out[label] = self._pair(picture, args[label], run, dtype)
+            out[image] = like_input(shown, rank, batch_first=False) if run.keepdim else shown
+        for index, key in enumerate(keys):
+            if key == DataKey.MASK and out[index].run is not None:
+                out[index] = self._mask(out[index], run, dtype)
+        return out
+
+    def _pair(self, image: Tensor, slot: _Slot, run: _Run, dtype: torch.dtype) -> tuple[Tensor, _Slot]:
+        mask, num_classes = cast(Tensor, slot.value), cast(int, run.num_classes)
+        shown, soft = ts.crop_resize_pair(
+            image,
+            label_map(batched(mask, run.batch), num_classes),
+            rows(run.view.boxes, run.batch, image.device),
+            run.view.size,
+            num_classes,
+            ignore_index=run.ignore_index,
+            filter=run.view.filter or "area",
+            fill=cast(float, run.view.fill),
+            soft_dtype=mask.dtype if mask.is_floating_point() else dtype,
+        )
+        return shown, _Slot(_ranked(soft, mask, run), is_soft=True)
+
+    def _mask(self, slot: _Slot, run: _Run, dtype: torch.dtype) -> _Slot:
+        def show(mask: Tensor, view: View, batch: int) -> Tensor:
+            picture = batched(mask, batch)
+            if run.num_classes is not None:
+                soft_dtype = mask.dtype if mask.is_floating_point() else dtype
+                out = soften(picture, view, run.num_classes, run.ignore_index, soft_dtype, slot.is_soft)
+            else:
+                linear = slot.is_soft or asks_for_interpolation(self.mask_args)
+                out = harden(picture, view, run.ignore_index, self.mask_args.get("fill"), linear)
+            return _ranked(out, mask, replace(run, batch=batch))
+
+        if isinstance(slot.value, list):
+            value: Value = [show(mask, run.view.sample(index), 1) for index, mask in enumerate(slot.value)]
+        else:
+            value = show(slot.value, run.view, run.batch)
+        return _Slot(value, is_soft=slot.is_soft or run.num_classes is not None)
+
+
+def _one_or_all(args: list[Any]) -> Any:
+    return args[0] if len(args) == 1 else args
+
+
+def _slot(arg: Any) -> _Slot:
+    return arg if isinstance(arg, _Slot) else _Slot(arg)
+
+
+def _waiting(args: list[Any]) -> _Run | None:
+    return next((arg.run for arg in args if isinstance(arg, _Slot) and arg.run is not None), None)
+
+
+def _size_of(args: list[Any], keys: list[DataKey]) -> tuple[int, int] | None:
+    """(H, W) of the first picture that is no empty list."""
+    for arg, key in zip(args, keys, strict=True):
+        value = _slot(arg).value if key in _PICTURES else []
+        for picture in value if isinstance(value, list) else [value]:
+            return picture.shape[-2], picture.shape[-1]
+    return None
+
+
+def _batched_image(image: Tensor) -> Tensor:
+    return batched(image, -1)  # an image (K, H, W) is never (B, H, W)
+
+
+def _is_label_map(slot: _Slot) -> bool:
+    """Whether the pair operator can take this mask: class ids that the run makes soft."""
+    run, mask = slot.run, slot.value
+    if run is None or run.num_classes is None or slot.is_soft or isinstance(mask, list):
+        return False
+    return batched(mask, run.batch).shape[1] == 1
+
+
+def _ranked(out: Tensor, mask: Tensor, run: _Run) -> Tensor:
+    batch_first = mask.ndim == 3 and mask.shape[0] == run.batch
+    return like_input(out, mask.ndim, batch_first) if run.keepdim else out
+
+
+def _each(function: Callable[[Tensor], Tensor], value: Value) -> Value:
+    return [function(mask) for mask in value] if isinstance(value, list) else function(value)
+
+
+def _floats(value: Value, working: torch.dtype) -> Value:
+    """Masks in the types that kornia's modules take, by kornia's rule, which refuses to round a label."""
+    return _each(lambda mask: cast(Tensor, K.AugmentationSequential._cast_mask(mask, working)), value)
+
+
+def _typed(value: Value, like: Value) -> Value:
+    if isinstance(value, list):
+        return [mask.to(before.dtype) for mask, before in zip(value, like, strict=True)]
+    return value.to(cast(Tensor, like).dtype)
+
+
+def _is_plain_container(module: nn.Module) -> bool:
+    """Whether a nested container does nothing but apply its children one after the other."""
+    plain = (ImageSequentialBase.transform_inputs, K.AugmentationSequential.transform_inputs)
+    return isinstance(module, ImageSequentialBase) and type(module).transform_inputs in plain
+
+
+def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size:
+    if isinstance(module, BoxAugmentation) and module.always_applies:
+        return torch.Size((*shape[:-2], *module.output_size((shape[-2], shape[-1]), module.flags)))
+    if _is_plain_container(module):
+        for child in cast(list[ParamItem], param.data):
+            shape = _shape_after(shape, module.get_submodule(child.name), child)
+        return shape
+    return cast(torch.Size, _get_new_batch_shape(param, shape, module))
+
+
+def _check_agreement(container: nn.Module) -> None:
+    """One label map cannot have two numbers of classes."""
+    softening = [
+        each for each in container.modules() if isinstance(each, BoxAugmentation) and each.num_classes is not None
+    ]
+    for name in ("num_classes", "ignore_index"):
+        values = sorted({getattr(module, name) for module in softening})
+        if len(values) > 1:
+            raise ValueError(
+                f"{name} must be the same in all modules of a container that have num_classes, got {values}"
+            )

@@ -1,0 +1,132 @@
+"""Masks as kornia hands them around, and the label maps and soft labels that they are."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tritonsoft as ts
+from tritonsoft.augmentation.view import View, rows, sample_hard, sample_soft, undo
+
+_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+_WIDER = {torch.bool: torch.uint8, torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64}
+
+
+class SoftLabel(Tensor):
+    """A soft label that refuses to become integers.
+
+    kornia's own container casts every mask back to the type it came in. A label map that came in as integers would
+    then silently leave with its masses rounded to 0 and 1; this turns that into an error. It is what the modules
+    return for *float* masks, the only ones that they get there; anything else gets an ordinary tensor.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+        if not isinstance(result, SoftLabel) or result.is_floating_point():
+            return result
+        if func in (Tensor.to, Tensor.type):
+            raise TypeError(
+                f"a soft label cannot become {result.dtype}: kornia's AugmentationSequential casts masks back to the "
+                "dtype they came in. Use tritonsoft.augmentation.AugmentationSequential, or give the mask as floats"
+            )
+        return result.as_subclass(Tensor)  # comparisons, argmax and the like are ordinary tensors
+
+
+def batched(mask: Tensor, batch: int) -> Tensor:
+    """``(B, K, H, W)`` from (H, W), (K, H, W), (B, H, W) or (B, K, H, W), by kornia's rule: B first where it fits."""
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim == 3:
+        mask = mask[:, None] if mask.shape[0] == batch else mask[None]
+    if mask.ndim != 4:
+        raise ValueError(f"mask must be (H, W), (C, H, W), (B, H, W) or (B, C, H, W), got {tuple(mask.shape)}")
+    return mask
+
+
+def like_input(out: Tensor, rank: int, batch_first: bool) -> Tensor:
+    """The result of `batched` with the rank it came in, as far as its channels allow (kornia's ``keepdim``)."""
+    if rank == 3 and batch_first:
+        return out.squeeze(1)  # of a soft label only where it has one class
+    while out.ndim > max(rank, 2) and out.shape[0] == 1:
+        out = out.squeeze(0)
+    return out
+
+
+def label_map(mask: Tensor, num_classes: int) -> Tensor:
+    """The class ids of a one-channel mask, ``(B, 1, H, W)``, as integers that tritonsoft takes: ``(B, H, W)``."""
+    ids = mask[:, 0]
+    if ids.dtype in _LABEL_DTYPES:
+        return ids
+    if ids.dtype in _WIDER:
+        return ids.to(_WIDER[ids.dtype])
+    if not ids.is_floating_point():
+        raise TypeError(f"mask must hold class ids as integers or floats, got {ids.dtype}")
+    exact_up_to = round(2 / torch.finfo(ids.dtype).eps)
+    if num_classes - 1 > exact_up_to:
+        raise TypeError(
+            f"mask in {ids.dtype} cannot tell num_classes={num_classes} labels apart: its integers are exact up to "
+            f"{exact_up_to}. Give it as integers, or as float32"
+        )
+    # float32 and float64 hold integers beyond int32; ids live far below, and what does not is out of range anyway.
+    integers = ids.nan_to_num(nan=-1.0).clamp(-(2.0**31), 2.0**31 - 256).to(torch.int32)
+    whole = integers == ids
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(whole.all()):
+        raise ValueError(
+            f"mask with one channel must hold class ids in 0..{num_classes - 1} (num_classes={num_classes}), got "
+            f"{ids[~whole][0].item()}"
+        )
+    # Where no value may be looked at, what is no id becomes one out of range: it carries no mass.
+    return torch.where(whole, integers, torch.full((), -(2**31), dtype=torch.int32, device=ids.device))
+
+
+def soften(
+    mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None, is_soft: bool = False
+) -> Tensor:
+    """``(B, 1, H, W)`` class ids or ``(B, C, H, W)`` masses -> the soft label ``(B, C, h, w)`` that ``view`` shows."""
+    if is_soft or (mask.shape[1] == num_classes and mask.shape[1] != 1 and mask.is_floating_point()):
+        return sample_soft(mask, view)
+    if mask.shape[1] != 1:
+        raise ValueError(
+            f"mask must have 1 channel of class ids or num_classes={num_classes} channels of masses (floats), got "
+            f"{mask.shape[1]} channels of {mask.dtype}"
+        )
+    if dtype is None:
+        dtype = mask.dtype if mask.is_floating_point() else torch.float32
+    return ts.soft_crop_resize(
+        label_map(mask, num_classes),
+        rows(view.boxes, mask.shape[0], mask.device),
+        view.size,
+        num_classes,
+        ignore_index=ignore_index,
+        filter=view.filter or "area",
+        dtype=dtype,
+    )
+
+
+def harden(mask: Tensor, view: View, ignore_index: int, fill: float | None, linear: bool) -> Tensor:
+    """``(B, K, H, W)`` -> ``(B, K, h, w)``, the type kept: the nearest pixels or, if ``linear``, filtered ones."""
+    if linear and mask.is_floating_point():
+        return sample_soft(mask, view)
+    return sample_hard(mask, view, _outside(mask, view, ignore_index, fill))
+
+
+def undo_mask(mask: Tensor, view: View, num_classes: int | None, ignore_index: int, linear: bool) -> Tensor:
+    """Back onto the source: masses through the filter, with none outside; class ids at the nearest pixels."""
+    masses = num_classes is not None and mask.is_floating_point() and mask.shape[1] == num_classes
+    if masses or (linear and mask.is_floating_point()):
+        return undo(mask, view)
+    return undo(mask, view, _outside(mask, View(view.source, view.size, pads=True), ignore_index, None))
+
+
+def _outside(mask: Tensor, view: View, ignore_index: int, fill: float | None) -> float:
+    """What a hard mask holds outside of the picture: no class, unless the caller names one."""
+    value = ignore_index if fill is None else fill
+    if view.pads and not mask.is_floating_point() and mask.dtype != torch.bool:
+        info = torch.iinfo(mask.dtype)
+        if not info.min <= value <= info.max:
+            what = f"ignore_index={ignore_index}" if fill is None else f"fill={fill}"
+            raise ValueError(f"{what} must fit the mask's {mask.dtype}: padding gets this value")
+    if mask.dtype == torch.bool and fill is None:
+        return 0.0  # a binary mask has no value for "unknown"
+    return float(value)

@@ -1,0 +1,227 @@
+"""What crops, resizes and flips do to a picture: a box per sample and a size. Chains of them are one box, too.
+
+Nothing here knows kornia; nothing here loops over the batch or reads a tensor's value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+import tritonsoft as ts
+from tritonsoft.conventions import Filter
+
+Fill = float | tuple[float, ...]
+
+_HARD_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a picture that an augmentation shows, and the size at which it shows it."""
+
+    source: tuple[int, int]  # (H, W) of the picture
+    size: tuple[int, int]  # (h, w) that it becomes
+    boxes: Tensor | None = None  # (B, 4) float64 in edges of the picture, on the parameters' device; None: all of it
+    filter: Filter | None = None  # None: pixels are only moved, so every filter gives the same
+    crops: bool = False  # may hide a part of the picture
+    pads: bool = False  # may show what lies outside of the picture
+    fill: Fill = 0.0  # what an image has there, one value or one per channel
+
+    @property
+    def is_identity(self) -> bool:
+        return self.boxes is None and self.size == self.source
+
+    def follows(self, first: "View") -> bool:
+        """Whether `first`, then this, is one view of the picture that `first` sees.
+
+        Padding around a crop must not show what the crop hid, and one resample has one filter.
+        """
+        same_filter = self.filter is None or first.filter is None or self.filter == first.filter
+        return same_filter and not (first.crops and self.pads)
+
+    def after(self, first: "View") -> "View":
+        """`first`, then this, as one view; only where this one `follows` it."""
+        if self.boxes is None or first.boxes is None:
+            boxes = first.boxes if self.boxes is None else _scaled(self.boxes, first.size, first.source)
+        else:
+            x0, y0, x1, y1 = first.boxes.unbind(1)
+            u0, v0, u1, v1 = self.boxes.unbind(1)
+            height, width = first.size
+            # The product first: of integers it is exact, and so is the quotient of a pure crop or flip.
+            boxes = torch.stack(
+                [
+                    x0 + (x1 - x0) * u0 / width,
+                    y0 + (y1 - y0) * v0 / height,
+                    x0 + (x1 - x0) * u1 / width,
+                    y0 + (y1 - y0) * v1 / height,
+                ],
+                dim=1,
+            )
+        return View(
+            source=first.source,
+            size=self.size,
+            boxes=boxes,
+            filter=first.filter if self.filter is None else self.filter,
+            crops=first.crops or self.crops,
+            pads=first.pads or self.pads,
+            fill=self.fill if self.pads else first.fill,
+        )
+
+    def sample(self, index: int) -> "View":
+        """This view for one sample of the batch."""
+        boxes = None if self.boxes is None else self.boxes[index : index + 1]
+        return View(self.source, self.size, boxes, self.filter, self.crops, self.pads, self.fill)
+
+    def inverse(self) -> "View":
+        """From what is shown back to the picture; what was hidden becomes padding."""
+        if self.boxes is None:
+            return View(source=self.size, size=self.source, filter=self.filter)
+        (height, width), (h, w) = self.source, self.size
+        x0, y0, x1, y1 = self.boxes.unbind(1)
+        across, down = w / (x1 - x0), h / (y1 - y0)
+        boxes = torch.stack([-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down], dim=1)
+        return View(source=self.size, size=self.source, boxes=boxes, filter=self.filter, crops=self.pads, pads=True)
+
+
+def _scaled(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """Boxes in a picture of ``size`` as boxes in the same picture before it was resized from ``to``."""
+    if size == to:
+        return boxes
+    u0, v0, u1, v1 = boxes.unbind(1)
+    (height, width), (h, w) = to, size
+    return torch.stack([u0 * width / w, v0 * height / h, u1 * width / w, v1 * height / h], dim=1)
+
+
+def whole(source: tuple[int, int], like: Tensor) -> Tensor:
+    """The whole picture as boxes, one per row of ``like``: ``(B, 4)`` float64."""
+    height, width = source
+    zero = torch.zeros(like.shape[0], dtype=torch.float64, device=like.device)
+    return torch.stack([zero, zero, zero + width, zero + height], dim=1)
+
+
+def pixel_matrix(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """What the boxes do to pixel-centre coordinates, ``x' = (x + 1/2 - x0) w / (x1 - x0) - 1/2``: ``(B, 3, 3)``.
+
+    The half-pixel map that images and labels really go through, in kornia's coordinates, where pixel k lies at k.
+    """
+    x0, y0, x1, y1 = boxes.unbind(1)
+    h, w = size
+    across, down = w / (x1 - x0), h / (y1 - y0)
+    matrix = boxes.new_zeros((boxes.shape[0], 3, 3))
+    matrix[:, 0, 0], matrix[:, 0, 2] = across, (0.5 - x0) * across - 0.5
+    matrix[:, 1, 1], matrix[:, 1, 2] = down, (0.5 - y0) * down - 0.5
+    matrix[:, 2, 2] = 1.0
+    return matrix
+
+
+def rows(boxes: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    """Boxes where the picture is, one per picture, copied without waiting for the device."""
+    if boxes is None:
+        return None
+    boxes = boxes.expand(batch, 4)
+    # From pageable memory CUDA takes its copy before the call returns; under torch.compile, Inductor gets this wrong.
+    return boxes.to(device, non_blocking=not torch.compiler.is_compiling())
+
+
+def sample_image(image: Tensor, view: View) -> Tensor:
+    """``(B, K, H, W)`` -> ``(B, K, h, w)``; a view that changes nothing gives the image itself."""
+    if view.is_identity:
+        return image
+    boxes, filter = rows(view.boxes, image.shape[0], image.device), view.filter or "area"
+    if not isinstance(view.fill, tuple):
+        return ts.crop_resize(image, boxes, view.size, filter=filter, fill=view.fill)
+    # One value per channel: what is missing of the weight of 1 is filled.
+    inside = ts.crop_resize(_ones(image), boxes, view.size, filter=filter)
+    return ts.crop_resize(image, boxes, view.size, filter=filter) + (1 - inside) * channels(view.fill, image)
+
+
+def sample_soft(soft: Tensor, view: View) -> Tensor:
+    """A soft label through the image's own filter; what lies outside has no mass."""
+    if view.is_identity:
+        return soft
+    return ts.crop_resize(
+        soft, rows(view.boxes, soft.shape[0], soft.device), view.size, filter=view.filter or "area", fill=0.0
+    )
+
+
+def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:
+    """``(B, K, H, W)`` of any type at the nearest pixels, bit for bit; ``fill`` lies outside."""
+    if view.is_identity:
+        return mask
+    batch, channel_count = mask.shape[:2]
+    boxes = rows(view.boxes, batch, mask.device)
+    outside = fill if view.pads else 0.0
+    if mask.dtype in _HARD_AS_THEY_ARE:
+        return ts.crop_resize(mask, boxes, view.size, filter="nearest", fill=outside)
+    # The bytes of a pixel are the channels of a channels_last uint8 image: moving them needs no kernel of its own.
+    pixel_bytes = mask.dtype.itemsize
+    as_bytes = mask.contiguous().view(torch.uint8)
+    as_bytes = as_bytes.reshape(batch * channel_count, *mask.shape[2:], pixel_bytes).permute(0, 3, 1, 2)
+    if boxes is not None:
+        boxes = boxes.repeat_interleave(channel_count, dim=0)
+    moved = ts.crop_resize(as_bytes, boxes, view.size, filter="nearest")
+    out = moved.permute(0, 2, 3, 1).contiguous().view(mask.dtype).reshape(batch, channel_count, *view.size)
+    if not view.pads:
+        return out
+    inside = ts.crop_resize(_ones(mask, torch.uint8), rows(view.boxes, batch, mask.device), view.size, filter="nearest")
+    return torch.where(inside == 1, out, torch.full((), fill, dtype=mask.dtype, device=mask.device))
+
+
+def undo(picture: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
+    """From what ``view`` shows back onto a picture of its source's size; zeros (or ``hard_fill``) where it hid it.
+
+    A pixel belongs to what was shown where its centre lies in the box, and takes its value from that side of the box's
+    edge alone, as the way there did.
+    """
+    back = view.inverse()
+    if view.boxes is None:
+        return sample_image(picture, back) if hard_fill is None else sample_hard(picture, back, hard_fill)
+    boxes = rows(view.boxes, picture.shape[0], picture.device)
+    assert boxes is not None
+    shown = _centres_within(boxes, view.source)
+    if hard_fill is not None:
+        fill = torch.full((), hard_fill, dtype=picture.dtype, device=picture.device)
+        return torch.where(shown, sample_hard(picture, back, hard_fill), fill)
+    one = torch.ones((), dtype=picture.dtype, device=picture.device)
+    weight = torch.where(shown, sample_image(_ones(picture), back), one)  # nothing divides by zero, nor do gradients
+    return torch.where(shown, sample_image(picture, back) / weight, torch.zeros_like(one))
+
+
+def _centres_within(boxes: Tensor, source: tuple[int, int]) -> Tensor:
+    """``(B, 1, H, W)``: whether the centre of each pixel lies in its sample's box."""
+    height, width = source
+    ys = torch.arange(height, device=boxes.device) + 0.5
+    xs = torch.arange(width, device=boxes.device) + 0.5
+    low, high = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
+    down = (low[:, 1:] <= ys) & (ys <= high[:, 1:])
+    across = (low[:, :1] <= xs) & (xs <= high[:, :1])
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def _ones(picture: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """One channel of ones as large as the picture, in the memory of a single number."""
+    one = torch.ones((), dtype=picture.dtype if dtype is None else dtype, device=picture.device)
+    return one.expand(picture.shape[0], 1, *picture.shape[2:])
+
+
+def channels(values: Sequence[float], image: Tensor) -> Tensor:
+    """One number per channel, shaped to meet the image, and made without a copy from the host."""
+    if len(values) != image.shape[1]:
+        raise ValueError(f"fill must hold one value or one per channel ({image.shape[1]}), got {tuple(values)}")
+    filled: list[Any] = [torch.full((1, 1, 1), value, dtype=image.dtype, device=image.device) for value in values]
+    return torch.cat(filled)
+
+
+def padded_index(length: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
+    """Which pixels an axis of ``length`` shows when it is padded by ``reflect`` or ``replicate``."""
+    index = torch.arange(-before, length + after, device=device)
+    if mode == "replicate":
+        return index.clamp(0, length - 1)
+    if max(before, after) >= length:
+        raise ValueError(
+            f"padding with padding_mode='reflect' must be smaller than the picture's {length}, got {(before, after)}"
+        )
+    return (length - 1) - ((length - 1) - index.abs()).abs()
