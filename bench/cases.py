@@ -1,6 +1,7 @@
 """What is timed: the inputs, the right answer and the rivals of each case, small on a CPU and large on a GPU."""
 
 import functools
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from bench.rivals import IGNORED, Rival
 from tritonsoft import reference
 from tritonsoft.scenes import street_scene
 
-Task = Literal["shrink labels", "shrink image", "crop image", "crop pair"]
+Task = Literal["shrink labels", "shrink image", "crop image", "crop pair", "pipeline"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,19 @@ class Case:
     @property
     def title(self) -> str:
         """One line that says all."""
-        crops = self.task.startswith("crop")
         parts = [
             f"{self.task}: {self.batch} x {self.source[0]}x{self.source[1]} -> {self.size[0]}x{self.size[1]}",
-            "random boxes" if crops else f"k = {self.factor:g}",
+            "random boxes" if self.has_boxes else f"k = {self.factor:g}",
             "" if self.task.endswith("image") else f"C = {self.num_classes}",
             "" if self.task.endswith("image") else f"{name_of(self.label_dtype)} labels",
             f"{name_of(self.dtype)} out",
             self.content,
         ]
         return ", ".join(filter(None, parts))
+
+    @property
+    def has_boxes(self) -> bool:
+        return not self.task.startswith("shrink")
 
     @property
     def rivals(self) -> list[Rival]:
@@ -57,6 +61,7 @@ class Case:
             "shrink image": rivals.SHRINK_IMAGE,
             "crop image": rivals.CROP_IMAGE,
             "crop pair": rivals.CROP_PAIR,
+            "pipeline": rivals.PIPELINE,
         }
         return [rival for rival in by_task[self.task] if rival.only_on in (None, self.device)]
 
@@ -68,11 +73,14 @@ class Case:
             return self._image(), self.size
         if self.task == "crop image":
             return self._image(), self._boxes(), self.size
+        if self.task == "pipeline":
+            labels = self._labels()
+            return self._image(), labels, labels.long()[:, None], self.size, self.num_classes
         return self._image(), self._labels(), self._boxes(), self.size, self.num_classes
 
     def expected(self, filter: str) -> tuple[Tensor, ...]:
         """The reference's outputs, sample by sample: its one-hot planes would not all fit."""
-        boxes = self._boxes() if self.task.startswith("crop") else None
+        boxes = self._boxes() if self.has_boxes else None
         results = []
         if not self.task.endswith("labels"):
             results.append(
@@ -99,7 +107,7 @@ class Case:
     def floor_bytes(self) -> int:
         """What must move: each source pixel of a box read once, each output written once."""
         pixels, cells = self.batch * self.source[0] * self.source[1], self.batch * self.size[0] * self.size[1]
-        if self.task.startswith("crop"):
+        if self.has_boxes:
             boxes = self._boxes()
             pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
         image = 0 if self.task.endswith("labels") else 3 * (pixels + cells) * self.dtype.itemsize
@@ -124,6 +132,9 @@ class Case:
         return labels.to(self.device, self.label_dtype)
 
     def _boxes(self) -> Tensor:  # (B, 4): whole edges, between the size of the output and of the source
+        if self.task == "pipeline":
+            corners = rivals.crop_parameters((self.batch, 3, *self.source), self.size)["src"]
+            return torch.cat((corners[:, 0], corners[:, 2] + 1), 1).to(self.device)
         low, high = torch.tensor(self.size[::-1]), torch.tensor(self.source[::-1])
         spread, place = torch.rand(2, self.batch, 2, generator=_generator())
         extent = (low + spread * (high - low)).round()
@@ -165,5 +176,6 @@ def cases(device: str) -> list[Case]:
         whole(4, content="noise"),
         Case("crop pair", *crop_shape),
         Case("crop image", *crop_shape),
+        *([Case("pipeline", *crop_shape)] if importlib.util.find_spec("kornia") else []),
         Case("shrink image", *crop_shape),
     ]

@@ -6,10 +6,11 @@ A rival is a plain function of the arguments that its task gets, listed at the e
     shrink whole images            (image, size)                                   -> (B, K, h, w)
     crop and shrink images         (image, boxes, size)                            -> (B, K, h, w)
     crop and shrink the pair       (image, labels, boxes, size, num_classes)       -> (B, K, h, w), (B, C, h, w)
+    a training pipeline            (image, labels, int64 mask, size, num_classes)  -> (B, K, h, w), (B, C, h, w)
 
 Label maps are ``(B, H, W)``, of uint8 or int64, `IGNORED` where nothing is known; a cast that a rival needs is part
 of its call. Boxes ``(B, 4)`` have whole edges inside the image and are never smaller than ``size``, which all rivals
-can do.
+can do. A pipeline draws its boxes itself, from one seed (`drawn_boxes`).
 """
 
 import functools
@@ -329,6 +330,66 @@ def kornia_resize(image: Tensor, size: Size) -> Tensor:
     return resized
 
 
+# --- kornia's containers, and ours in their place -------------------------------------------------------------------
+
+
+def crop_parameters(shape: tuple[int, ...], size: Size) -> dict[str, Tensor]:
+    """What a random crop draws at the head of a pipeline."""
+    from kornia.augmentation import RandomResizedCrop
+
+    torch.manual_seed(0)
+    parameters: dict[str, Tensor] = RandomResizedCrop(size).forward_parameters(shape)
+    return parameters
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+@functools.cache
+def pipeline(kind: str, size: Size, source: Size, num_classes: int) -> Callable[..., PairResult]:
+    import kornia.augmentation as K
+    from kornia.constants import DataKey
+
+    import tritonsoft.augmentation as TA
+
+    keys = ["image", "mask"]
+    if kind == "ours":
+        return TA.AugmentationSequential(TA.RandomResizedCrop(size, num_classes=num_classes), data_keys=keys)  # type: ignore[no-any-return]
+    if kind == "ours, half":
+        return TA.AugmentationSequential(  # type: ignore[no-any-return]
+            TA.RandomResizedCrop(size, num_classes=num_classes), data_keys=keys, soft_dtype=torch.float16
+        )
+    if kind == "our chain":
+        return TA.AugmentationSequential(  # type: ignore[no-any-return]
+            TA.RandomResizedCrop(source),
+            TA.RandomHorizontalFlip(1.0),
+            TA.Resize(size, num_classes=num_classes),
+            data_keys=keys,
+        )
+    crop = K.RandomResizedCrop(size, align_corners=False)
+    if kind == "kornia, hard":
+        return K.AugmentationSequential(crop, data_keys=keys)  # type: ignore[no-any-return]
+    if kind == "kornia, one-hot":
+        return K.AugmentationSequential(crop, data_keys=keys, extra_args={DataKey.MASK: {"resample": "bilinear"}})  # type: ignore[no-any-return]
+    return K.AugmentationSequential(  # type: ignore[no-any-return]
+        K.RandomResizedCrop(source, align_corners=False),
+        K.RandomHorizontalFlip(1.0),
+        K.Resize(size, align_corners=False),
+        data_keys=keys,
+    )
+
+
+def run_pipeline(kind: str, image: Tensor, labels: Tensor, mask: Tensor, size: Size, num_classes: int) -> PairResult:
+    torch.manual_seed(0)
+    label = labels if kind.startswith("our") else mask
+    if kind.endswith("one-hot"):
+        label = one_hot(labels, num_classes, image.dtype)
+    shown, soft = pipeline(kind, size, (image.shape[2], image.shape[3]), num_classes)(image, label)
+    return shown, soft
+
+
+def unflip(result: PairResult, num_classes: int) -> PairResult:
+    return result[0].flip(3), result[1].flip(3)
+
+
 # --- ours, and filling the output ------------------------------------------------------------------------------------
 
 
@@ -453,4 +514,34 @@ CROP_PAIR = [
         package="kornia",
         decode=decode_hard,
     ),
+]
+PIPELINE = [
+    Rival("tritonsoft", functools.partial(run_pipeline, "ours"), package="kornia"),
+    Rival(
+        "tritonsoft, float16 soft label",
+        functools.partial(run_pipeline, "ours, half"),
+        "approximates",
+        package="kornia",
+    ),
+    Rival(
+        "tritonsoft, crop + flip + resize folded",
+        functools.partial(run_pipeline, "our chain"),
+        package="kornia",
+        decode=unflip,
+    ),
+    Rival(
+        "kornia, hard int64 mask",
+        functools.partial(run_pipeline, "kornia, hard"),
+        "approximates",
+        package="kornia",
+        decode=decode_hard,
+    ),
+    Rival(
+        "kornia, crop + flip + resize, hard int64 mask",
+        functools.partial(run_pipeline, "kornia chain"),
+        "approximates",
+        package="kornia",
+        decode=lambda result, num_classes: unflip(decode_hard(result, num_classes), num_classes),
+    ),
+    Rival("kornia, one-hot mask", functools.partial(run_pipeline, "kornia, one-hot"), "approximates", package="kornia"),
 ]
