@@ -27,7 +27,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and every kernel compiled for four GPUs
-	$(PYTEST) --doctest-modules tests tritonsoft/functional.py
+	$(PYTEST) --doctest-modules tests tritonsoft/functional.py tritonsoft/augmentation
 
 test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
 	TRITON_INTERPRET=1 $(PYTEST) tests -k triton --ignore tests/test_compile.py

@@ -80,7 +80,7 @@ def main(path: Path) -> tuple[Tensor, Tensor]:
     figure.savefig(path, dpi=110)
     plt.close(figure)
     print(f"image and label read up to {there.abs().max():.1f} source pixels apart in kornia's crop at its defaults,")
-    print(f"up to {here.abs().max():.0e} in tritonsoft's; see {path}")
+    print(f"up to {here.abs().max():.1g} in tritonsoft's; see {path}")
     return there, here
 
 
