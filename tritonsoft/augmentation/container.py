@@ -293,10 +293,8 @@ class _FoldingOps(AugmentationSequentialOps):
         extra = extra_args.get(DataKey.MASK, {})
         if slot.is_soft and self.soft_follows_image:
             nearest = getattr(module, "flags", {}).get("resample") == Resample.NEAREST
-            extra = {
-                **extra,
-                "resample": Resample.NEAREST if nearest else Resample.BILINEAR,
-            }  # bicubic masses go negative
+            # Not bicubic: it would give negative masses.
+            extra = {**extra, "resample": Resample.NEAREST if nearest else Resample.BILINEAR}
         softens = way == "transform" and any(
             isinstance(each, BoxAugmentation) and each.num_classes is not None for each in module.modules()
         )
@@ -315,21 +313,21 @@ class _FoldingOps(AugmentationSequentialOps):
         if run is None:
             return args
         out = list(args)
-        image = next((index for index, key in enumerate(keys) if key == DataKey.INPUT), None)
-        is_double = image is not None and args[image].value.dtype == torch.float64
+        images = [index for index, key in enumerate(keys) if key == DataKey.INPUT]
+        masks = [index for index, key in enumerate(keys) if key == DataKey.MASK]
+        is_double = any(args[index].value.dtype == torch.float64 for index in images)
         dtype = self.soft_dtype or (torch.float64 if is_double else torch.float32)
-        if image is not None:
-            label = next(
-                (index for index, key in enumerate(keys) if key == DataKey.MASK and _is_label_map(args[index])), None
-            )
-            picture, rank = _batched_image(args[image].value), args[image].value.ndim
-            if label is None or run.view.is_identity or isinstance(run.view.fill, tuple):
-                shown = sample_image(picture, run.view)
+        shows_pixels = not run.view.is_identity and not isinstance(run.view.fill, tuple)
+        for index in images:
+            image = args[index].value
+            label = next((index for index in masks if _is_label_map(out[index])), None) if shows_pixels else None
+            if label is None:
+                shown = sample_image(_batched_image(image), run.view)
             else:
-                shown, out[label] = self._pair(picture, args[label], run, dtype)
-            out[image] = like_input(shown, rank, batch_first=False) if run.keepdim else shown
-        for index, key in enumerate(keys):
-            if key == DataKey.MASK and out[index].run is not None:
+                shown, out[label] = self._pair(_batched_image(image), args[label], run, dtype)
+            out[index] = like_input(shown, image.ndim, batch_first=False) if run.keepdim else shown
+        for index in masks:
+            if out[index].run is not None:
                 out[index] = self._mask(out[index], run, dtype)
         return out
 
