@@ -30,6 +30,7 @@ Value = Tensor | list[Tensor]
 ExtraArgs = dict[DataKey, dict[str, Any]]
 
 _PICTURES = (DataKey.INPUT, DataKey.MASK)
+_KNOW_MASKS = (_AugmentationBase, K.MixAugmentationBaseV2, ImageSequentialBase, K.auto.operations.OperationBase)
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,25 @@ class _Run:
     batch: int
     num_classes: int | None  # of the members that make soft labels
     ignore_index: int
+    outside: int  # what the member that pads puts into hard masks
     keepdim: bool  # kornia restores the rank where every module does
+    unbatched: bool  # whether the image came without a batch
 
     @staticmethod
-    def of(module: BoxAugmentation, view: View, batch: int, before: "_Run | None") -> "_Run":
-        if before is None:
-            return _Run(view, batch, module.num_classes, module.ignore_index, module.keepdim)
-        softens = before if before.num_classes is not None else module
+    def of(module: BoxAugmentation, view: View, batch: int, unbatched: bool) -> "_Run":
         return _Run(
-            view.after(before.view), batch, softens.num_classes, softens.ignore_index, before.keepdim and module.keepdim
+            view, batch, module.num_classes, module.ignore_index, module.ignore_index, module.keepdim, unbatched
+        )
+
+    def then(self, other: "_Run") -> "_Run":
+        softens = other if self.num_classes is None else self
+        return replace(
+            other,
+            view=other.view.after(self.view),
+            num_classes=softens.num_classes,
+            ignore_index=softens.ignore_index,
+            outside=other.outside if other.view.pads else self.outside,
+            keepdim=self.keepdim and other.keepdim,
         )
 
 
@@ -123,12 +134,11 @@ class AugmentationSequential(K.AugmentationSequential):
             transformation_matrix_mode=transformation_matrix_mode,
             extra_args=extra_args,
         )
-        _check_agreement(self)
+        num_classes = _agreed_num_classes(self)
         if soft_dtype is not None and not soft_dtype.is_floating_point:
             raise TypeError(f"soft_dtype must be a floating type or None, got {soft_dtype}")
-        self.transform_op = _FoldingOps(
-            self.data_keys, self.extra_args.get(DataKey.MASK, {}), not extra_args, soft_dtype
-        )
+        mask_args = self.extra_args.get(DataKey.MASK, {})
+        self.transform_op = _FoldingOps(self.data_keys, num_classes, soft_dtype, mask_args, not extra_args)
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
         """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""
@@ -164,12 +174,14 @@ class _FoldingOps(AugmentationSequentialOps):
     def __init__(
         self,
         data_keys: list[DataKey] | None,
+        num_classes: int | None,
+        soft_dtype: torch.dtype | None,
         mask_args: dict[str, Any],
         soft_follows_image: bool,
-        soft_dtype: torch.dtype | None,
     ) -> None:
         super().__init__(data_keys)
-        self.mask_args, self.soft_follows_image, self.soft_dtype = mask_args, soft_follows_image, soft_dtype
+        self.num_classes, self.soft_dtype = num_classes, soft_dtype
+        self.mask_args, self.soft_follows_image = mask_args, soft_follows_image
 
     # --- kornia's two entry points ----------------------------------------------------------------------------------
 
@@ -216,14 +228,18 @@ class _FoldingOps(AugmentationSequentialOps):
         """Images and masks wait, with this module's view added to theirs."""
         params = cast(dict[str, Tensor], param.data)
         flags = override_parameters(module.flags, extra_args.get(DataKey.INPUT, {}), in_place=False)
-        before = _waiting(args)
+        before, image = _waiting(args), _image_of(args, keys)
+        if "batch_prob" not in params:  # kornia's rule: then all samples are transformed
+            params["batch_prob"] = torch.ones(1 if image is None else _batched_image(image).shape[0], dtype=torch.bool)
         source = _size_of(args, keys) if before is None else before.view.size
         run = None
         if source is not None:
             view = module.view(source, params, flags)
-            if before is not None and not view.follows(before.view):
-                args, before = self.settled(args, keys), None
-            run = _Run.of(module, view, params["batch_prob"].numel(), before)
+            run = _Run.of(module, view, params["batch_prob"].numel(), image is not None and image.ndim < 4)
+            if before is not None and view.follows(before.view):
+                run = before.then(run)
+            else:
+                args = self.settled(args, keys)
         out = list(args)
         for index, key in enumerate(keys):
             if key in _PICTURES:
@@ -239,10 +255,9 @@ class _FoldingOps(AugmentationSequentialOps):
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> list[Any]:
         """A module that is no box, by kornia's own operations."""
-        image = next((arg for arg, key in zip(args, keys, strict=True) if key == DataKey.INPUT), None)
-        working = torch.float32 if image is None else image.dtype
+        image = _image_of(args, keys)
         if isinstance(module, K.RandomTransplantation):  # it draws its parameters from image and masks together
-            floats = [_floats(arg.value, working) if isinstance(arg, _Slot) else arg for arg in args]
+            floats = [_floats(arg.value, image) if isinstance(arg, _Slot) else arg for arg in args]
             out = super().transform(*floats, module=module, param=param, extra_args=extra_args, data_keys=keys)
             pairs = zip(args, out, strict=True)
             return [
@@ -253,7 +268,7 @@ class _FoldingOps(AugmentationSequentialOps):
         # The image first: boxes, keypoints and masks read the matrix that it leaves behind.
         for index in sorted(range(len(args)), key=lambda index: keys[index] != DataKey.INPUT):
             if keys[index] == DataKey.MASK:
-                out[index] = self._mask_through(_slot(args[index]), working, "transform", module, param, extra_args)
+                out[index] = self._mask_through(_slot(args[index]), image, "transform", module, param, extra_args)
             else:
                 out[index] = self._moved(args[index], keys[index], module, param, extra_args)
         return out
@@ -271,39 +286,68 @@ class _FoldingOps(AugmentationSequentialOps):
                 args = self._inverted(args, keys, module.get_submodule(child.name), child, extra_args)
             return args
         out = list(args)
+        image = _image_of(args, keys)
         for index, key in enumerate(keys):
             if key == DataKey.MASK:
-                out[index] = self._mask_through(_slot(args[index]), torch.float32, "inverse", module, param, extra_args)
+                slot = (
+                    args[index] if isinstance(args[index], _Slot) else _Slot(args[index], self._looks_soft(args[index]))
+                )
+                out[index] = self._mask_back(slot, image, module, param, extra_args)
             else:
                 out[index] = self._get_op(key).inverse(
                     args[index], module, param=param, extra_args=extra_args.get(key, {})
                 )
         return out
 
+    def _looks_soft(self, mask: Value) -> bool:
+        """Whether a mask that comes back is one that a container with `num_classes` has made."""
+        if isinstance(mask, list):
+            return any(map(self._looks_soft, mask))
+        # (B, C, H, W), (C, H, W), or a video with its channels before or after its frames
+        channels = mask.shape[1:3] if mask.ndim == 5 else mask.shape[max(mask.ndim - 3, 0) : mask.ndim - 2]
+        return mask.is_floating_point() and self.num_classes in channels
+
+    def _mask_back(
+        self, slot: _Slot, image: Tensor | None, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slot:
+        if isinstance(module, BoxAugmentation) and module.filter is not None and slot.is_soft:
+            # By itself the module takes masses for hard planes if it has no `num_classes`.
+            extra_args = {**extra_args, DataKey.MASK: {**extra_args.get(DataKey.MASK, {}), "antialias": True}}
+        return self._mask_through(slot, image, "inverse", module, param, extra_args)
+
     # --- masks and kornia's modules ---------------------------------------------------------------------------------
 
     def _mask_through(
-        self, slot: _Slot, working: torch.dtype, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+        self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> _Slot:
         """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
+        if not isinstance(module, _KNOW_MASKS):
+            return slot
         if getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask:
             # A colour operation: the mask need not become floats and back for it.
             batch = 1 if isinstance(slot.value, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
             return slot if module.keepdim else replace(slot, value=_each(lambda mask: batched(mask, batch), slot.value))
         extra = extra_args.get(DataKey.MASK, {})
-        if slot.is_soft and self.soft_follows_image:
-            nearest = getattr(module, "flags", {}).get("resample") == Resample.NEAREST
-            # Not bicubic: it would give negative masses.
-            extra = {**extra, "resample": Resample.NEAREST if nearest else Resample.BILINEAR}
-        softens = way == "transform" and any(
-            isinstance(each, BoxAugmentation) and each.num_classes is not None for each in module.modules()
-        )
+        if slot.is_soft:
+            extra = _as_soft(extra, getattr(module, "flags", {}), self.soft_follows_image)
+        softens = way == "transform" and _softens(module, param)
         ours = isinstance(module, BoxAugmentation) and module.filter is not None  # takes integers
-        value = slot.value if ours else _floats(slot.value, working)
+        value = slot.value if ours else _floats(slot.value, image)
         operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
         value = operate(value, module, param=param, extra_args=extra)
-        value = _each(lambda mask: mask.as_subclass(Tensor), value) if softens else _typed(value, slot.value)
-        return replace(slot, value=value, is_soft=slot.is_soft or softens)
+        if softens and not slot.is_soft:
+            dtype = self._dtype_of_soft(slot.value, image)
+            return replace(slot, value=_each(lambda mask: mask.as_subclass(Tensor).to(dtype), value), is_soft=True)
+        return replace(slot, value=_each(lambda mask: mask.as_subclass(Tensor), _typed(value, slot.value)))
+
+    def _dtype_of_soft(self, mask: Value, image: Tensor | None) -> torch.dtype:
+        dtypes = {each.dtype for each in (mask if isinstance(mask, list) else [mask])}
+        for dtype in dtypes:
+            if dtype.is_floating_point:
+                return dtype
+        if self.soft_dtype is not None:
+            return self.soft_dtype
+        return torch.float64 if image is not None and image.dtype == torch.float64 else torch.float32
 
     # --- the resample -----------------------------------------------------------------------------------------------
 
@@ -315,8 +359,6 @@ class _FoldingOps(AugmentationSequentialOps):
         out = list(args)
         images = [index for index, key in enumerate(keys) if key == DataKey.INPUT]
         masks = [index for index, key in enumerate(keys) if key == DataKey.MASK]
-        is_double = any(args[index].value.dtype == torch.float64 for index in images)
-        dtype = self.soft_dtype or (torch.float64 if is_double else torch.float32)
         shows_pixels = not run.view.is_identity and not isinstance(run.view.fill, tuple)
         for index in images:
             image = args[index].value
@@ -324,10 +366,12 @@ class _FoldingOps(AugmentationSequentialOps):
             if label is None:
                 shown = sample_image(_batched_image(image), run.view)
             else:
+                dtype = self._dtype_of_soft(args[label].value, image)
                 shown, out[label] = self._pair(_batched_image(image), args[label], run, dtype)
             out[index] = like_input(shown, image.ndim, batch_first=False) if run.keepdim else shown
         for index in masks:
             if out[index].run is not None:
+                dtype = self._dtype_of_soft(args[index].value, args[images[0]].value if images else None)
                 out[index] = self._mask(out[index], run, dtype)
         return out
 
@@ -342,7 +386,7 @@ class _FoldingOps(AugmentationSequentialOps):
             ignore_index=run.ignore_index,
             filter=run.view.filter or "area",
             fill=cast(float, run.view.fill),
-            soft_dtype=mask.dtype if mask.is_floating_point() else dtype,
+            soft_dtype=dtype,
         )
         return shown, _Slot(_ranked(soft, mask, run), is_soft=True)
 
@@ -350,11 +394,10 @@ class _FoldingOps(AugmentationSequentialOps):
         def show(mask: Tensor, view: View, batch: int) -> Tensor:
             picture = batched(mask, batch)
             if run.num_classes is not None:
-                soft_dtype = mask.dtype if mask.is_floating_point() else dtype
-                out = soften(picture, view, run.num_classes, run.ignore_index, soft_dtype, slot.is_soft)
+                out = soften(picture, view, run.num_classes, run.ignore_index, dtype, slot.is_soft)
             else:
                 linear = slot.is_soft or asks_for_interpolation(self.mask_args)
-                out = harden(picture, view, run.ignore_index, self.mask_args.get("fill"), linear)
+                out = harden(picture, view, run.outside, self.mask_args.get("fill"), linear)
             return _ranked(out, mask, replace(run, batch=batch))
 
         if isinstance(slot.value, list):
@@ -374,6 +417,11 @@ def _slot(arg: Any) -> _Slot:
 
 def _waiting(args: list[Any]) -> _Run | None:
     return next((arg.run for arg in args if isinstance(arg, _Slot) and arg.run is not None), None)
+
+
+def _image_of(args: list[Any], keys: list[DataKey]) -> Tensor | None:
+    images = (_slot(arg).value for arg, key in zip(args, keys, strict=True) if key == DataKey.INPUT)
+    return cast(Tensor | None, next(images, None))
 
 
 def _size_of(args: list[Any], keys: list[DataKey]) -> tuple[int, int] | None:
@@ -398,17 +446,43 @@ def _is_label_map(slot: _Slot) -> bool:
 
 
 def _ranked(out: Tensor, mask: Tensor, run: _Run) -> Tensor:
-    batch_first = mask.ndim == 3 and mask.shape[0] == run.batch
-    return like_input(out, mask.ndim, batch_first) if run.keepdim else out
+    if not run.keepdim:
+        return out
+    out = like_input(out, mask.ndim, mask.ndim == 3 and mask.shape[0] == run.batch)
+    return out.squeeze(0) if run.unbatched and out.ndim == 4 > mask.ndim else out
 
 
 def _each(function: Callable[[Tensor], Tensor], value: Value) -> Value:
     return [function(mask) for mask in value] if isinstance(value, list) else function(value)
 
 
-def _floats(value: Value, working: torch.dtype) -> Value:
-    """Masks in the types that kornia's modules take, by kornia's rule, which refuses to round a label."""
+def _floats(value: Value, image: Tensor | None) -> Value:
+    """Masks in the types that kornia's modules take, by kornia's rule, which refuses to round a label.
+
+    kornia's rule for masks of integers, for all: beside a half-precision image they are float32.
+    """
+    working = torch.float32 if image is None or image.dtype != torch.float64 else torch.float64
     return _each(lambda mask: cast(Tensor, K.AugmentationSequential._cast_mask(mask, working)), value)
+
+
+def _as_soft(extra: dict[str, Any], flags: dict[str, Any], follow_image: bool) -> dict[str, Any]:
+    """How kornia's modules treat a soft label: what they fill in is no mass, and it moves like its image."""
+    nothing = {"fill": 0.0, "pad_value": 0.0, "fill_value": torch.zeros(())}
+    extra = {**extra, **{name: value for name, value in nothing.items() if name in flags}}
+    if follow_image:
+        nearest = flags.get("resample") == Resample.NEAREST
+        extra["resample"] = Resample.NEAREST if nearest else Resample.BILINEAR  # bicubic masses would go negative
+    return extra
+
+
+def _softens(module: Any, param: ParamItem) -> bool:
+    """Whether masks become soft labels in this call; a container need not have drawn the child that does it."""
+    if isinstance(module, BoxAugmentation):
+        return module.num_classes is not None
+    if isinstance(module, ImageSequentialBase) and isinstance(param.data, list):
+        children = (child for child in param.data if isinstance(child, ParamItem))
+        return any(_softens(module.get_submodule(child.name), child) for child in children)
+    return False
 
 
 def _typed(value: Value, like: Value) -> Value:
@@ -433,8 +507,8 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
     return cast(torch.Size, _get_new_batch_shape(param, shape, module))
 
 
-def _check_agreement(container: nn.Module) -> None:
-    """One label map cannot have two numbers of classes."""
+def _agreed_num_classes(container: nn.Module) -> int | None:
+    """The number of classes of the modules that make soft labels: one label map cannot have two."""
     softening = [
         each for each in container.modules() if isinstance(each, BoxAugmentation) and each.num_classes is not None
     ]
@@ -444,3 +518,4 @@ def _check_agreement(container: nn.Module) -> None:
             raise ValueError(
                 f"{name} must be the same in all modules of a container that have num_classes, got {values}"
             )
+    return softening[0].num_classes if softening else None

@@ -9,7 +9,7 @@ import tritonsoft as ts
 from tritonsoft.augmentation.view import View, rows, sample_hard, sample_soft, undo
 
 _LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
-_WIDER = {torch.bool: torch.uint8, torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64}
+_WIDER = {torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
 class SoftLabel(Tensor):
@@ -58,6 +58,8 @@ def label_map(mask: Tensor, num_classes: int) -> Tensor:
     ids = mask[:, 0]
     if ids.dtype in _LABEL_DTYPES:
         return ids
+    if ids.dtype == torch.bool:
+        return ids.view(torch.uint8)
     if ids.dtype in _WIDER:
         return ids.to(_WIDER[ids.dtype])
     if not ids.is_floating_point():
@@ -68,8 +70,9 @@ def label_map(mask: Tensor, num_classes: int) -> Tensor:
             f"mask in {ids.dtype} cannot tell num_classes={num_classes} labels apart: its integers are exact up to "
             f"{exact_up_to}. Give it as integers, or as float32"
         )
-    # float32 and float64 hold integers beyond int32; ids live far below, and what does not is out of range anyway.
-    integers = ids.nan_to_num(nan=-1.0).clamp(-(2.0**31), 2.0**31 - 256).to(torch.int32)
+    # What no int32 holds (it is out of range anyway) becomes something that differs from it.
+    limit = min(2.0**31 - 256, torch.finfo(ids.dtype).max)
+    integers = ids.nan_to_num(nan=-1.0).clamp(-limit, limit).to(torch.int32)
     whole = integers == ids
     if ids.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(whole.all()):
         raise ValueError(
@@ -111,22 +114,24 @@ def harden(mask: Tensor, view: View, ignore_index: int, fill: float | None, line
     return sample_hard(mask, view, _outside(mask, view, ignore_index, fill))
 
 
-def undo_mask(mask: Tensor, view: View, num_classes: int | None, ignore_index: int, linear: bool) -> Tensor:
-    """Back onto the source: masses through the filter, with none outside; class ids at the nearest pixels."""
-    masses = num_classes is not None and mask.is_floating_point() and mask.shape[1] == num_classes
-    if masses or (linear and mask.is_floating_point()):
+def undo_mask(mask: Tensor, view: View, ignore_index: int, linear: bool) -> Tensor:
+    """Back onto the source: masses through the filter (``linear``), class ids at the nearest pixels."""
+    if linear and mask.is_floating_point():
         return undo(mask, view)
     return undo(mask, view, _outside(mask, View(view.source, view.size, pads=True), ignore_index, None))
 
 
 def _outside(mask: Tensor, view: View, ignore_index: int, fill: float | None) -> float:
-    """What a hard mask holds outside of the picture: no class, unless the caller names one."""
+    """What a hard mask holds outside of the picture: no class, unless the caller names one.
+
+    Binary masks and planes, one per class or not, have no value for "unknown": nothing of them is outside.
+    """
+    if fill is None and (mask.dtype == torch.bool or mask.shape[1] != 1):
+        return 0.0
     value = ignore_index if fill is None else fill
     if view.pads and not mask.is_floating_point() and mask.dtype != torch.bool:
         info = torch.iinfo(mask.dtype)
         if not info.min <= value <= info.max:
             what = f"ignore_index={ignore_index}" if fill is None else f"fill={fill}"
             raise ValueError(f"{what} must fit the mask's {mask.dtype}: padding gets this value")
-    if mask.dtype == torch.bool and fill is None:
-        return 0.0  # a binary mask has no value for "unknown"
     return float(value)

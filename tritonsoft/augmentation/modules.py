@@ -53,20 +53,23 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                 )
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
             raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
-        resample = self.flags.get("resample", Resample.BILINEAR)
-        if filter is not None and resample != Resample.BILINEAR:
-            raise ValueError(
-                f"resample={resample.name.lower()!r} has no effect beside filter={filter!r}: choose filter='nearest' "
-                "or another filter, or filter=None for kornia's own sampling"
-            )
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
+            self._refuse_resample(self.flags)
             # The image never needs the matrix; it is made when boxes, keypoints or a caller read it.
             self._compute_matrix_lazily = True
 
     def __repr__(self) -> str:
         ours = f"num_classes={self.num_classes}, ignore_index={self.ignore_index}, filter={self.filter!r}"
         return f"{super().__repr__()[:-1]}, {ours})"
+
+    def _refuse_resample(self, flags: Flags) -> None:
+        resample = Resample.get(flags.get("resample", Resample.BILINEAR))
+        if resample != Resample.BILINEAR:
+            raise ValueError(
+                f"resample={resample.name.lower()!r} has no effect beside filter={self.filter!r}: choose "
+                "filter='nearest' or another filter, or filter=None for kornia's own sampling"
+            )
 
     # --- what a subclass says ---------------------------------------------------------------------------------------
 
@@ -91,6 +94,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
 
     def view(self, source: Size, params: Params, flags: Flags) -> View:
         """What this module shows of a picture of (H, W), its gate included: of a skipped sample, the whole picture."""
+        self._refuse_resample(flags)  # `extra_args` may have brought one
         boxes, size = self.boxes(source, params, flags), self.output_size(source, flags)
         if not self.always_applies:
             gate = params["batch_prob"] > 0.5
@@ -130,7 +134,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
         if self.filter is None:
             return super().compute_transformation(input, params, flags)
-        source = _size_of(input)
+        source = self._recorded_source(params, input)
         boxes = self.boxes(source, params, flags)
         if boxes is None:
             boxes = whole(source, params["batch_prob"])
@@ -217,9 +221,8 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if self.filter is None:
             return super().inverse_inputs(input, params, flags, transform, **kwargs)
         _refuse_padding_mode(kwargs)
-        return undo(
-            self.transform_tensor(input), self._past_view(params, override_parameters(flags, kwargs, in_place=False))
-        )
+        flags = override_parameters(flags, kwargs, in_place=False)
+        return undo(self.transform_tensor(input), self.view(self.past_source(params), params, flags))
 
     def inverse_masks(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
@@ -229,15 +232,21 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         _refuse_padding_mode(kwargs)
         batch = params["batch_prob"].numel()
         mask = batched(input, batch)
-        out = undo_mask(
-            mask, self._past_view(params, flags), self.num_classes, self.ignore_index, asks_for_interpolation(kwargs)
-        )
+        is_soft = self.num_classes is not None and mask.shape[1] == self.num_classes
+        view = self.view(self.past_source(params), params, flags)
+        out = undo_mask(mask, view, self.ignore_index, is_soft or asks_for_interpolation(kwargs))
         return like_input(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
-    def _past_view(self, params: Params, flags: Flags) -> View:
-        """The view that a forward call with these parameters had. The one place that reads a shape from a tensor."""
+    def past_source(self, params: Params) -> Size:
+        """(H, W) of the picture that the parameters were drawn for, read from the tensor that kornia keeps it in."""
         height, width = params["forward_input_shape"][-2:]
-        return self.view((int(height), int(width)), params, flags)
+        return int(height), int(width)
+
+    def _recorded_source(self, params: Params, input: Tensor) -> Size:
+        """The same where reading costs nothing; else the size of the picture at hand, which is right going forward."""
+        recorded = params.get("forward_input_shape")
+        reads_freely = recorded is not None and recorded.device.type == "cpu" and not torch.compiler.is_compiling()
+        return self.past_source(params) if reads_freely else _size_of(input)
 
 
 def edges(corners: Tensor) -> Tensor:
@@ -467,13 +476,13 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
         return picture, View(_size_of(picture), view.size, boxes, view.filter, view.crops)
 
-    def _past_view(self, params: Params, flags: Flags) -> View:
-        # kornia records the padded picture here (but for an empty batch).
-        height, width = (int(side) for side in params["forward_input_shape"][-2:])
-        if params["padding_size"].shape[0]:
-            left, right, top, bottom = (int(side) for side in params["padding_size"][0])
-            height, width = height - top - bottom, width - left - right
-        return self.view((height, width), params, flags)
+    def past_source(self, params: Params) -> Size:
+        height, width = super().past_source(params)
+        if params["padding_size"].shape[0] == 0:
+            return height, width
+        # kornia has recorded the padded picture.
+        left, right, top, bottom = (int(side) for side in params["padding_size"][0])
+        return height - top - bottom, width - left - right
 
 
 class CenterCrop(BoxAugmentation, K.CenterCrop):
