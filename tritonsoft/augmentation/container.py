@@ -289,9 +289,7 @@ class _FoldingOps(AugmentationSequentialOps):
         image = _image_of(args, keys)
         for index, key in enumerate(keys):
             if key == DataKey.MASK:
-                slot = (
-                    args[index] if isinstance(args[index], _Slot) else _Slot(args[index], self._looks_soft(args[index]))
-                )
+                slot = args[index] if isinstance(args[index], _Slot) else self._returning(args[index], param)
                 out[index] = self._mask_back(slot, image, module, param, extra_args)
             else:
                 out[index] = self._get_op(key).inverse(
@@ -299,13 +297,17 @@ class _FoldingOps(AugmentationSequentialOps):
                 )
         return out
 
-    def _looks_soft(self, mask: Value) -> bool:
-        """Whether a mask that comes back is one that a container with `num_classes` has made."""
-        if isinstance(mask, list):
-            return any(map(self._looks_soft, mask))
-        # (B, C, H, W), (C, H, W), or a video with its channels before or after its frames
-        channels = mask.shape[1:3] if mask.ndim == 5 else mask.shape[max(mask.ndim - 3, 0) : mask.ndim - 2]
-        return mask.is_floating_point() and self.num_classes in channels
+    def _returning(self, mask: Value, param: ParamItem) -> _Slot:
+        """A mask that comes back, known for a soft label where a container with `num_classes` has made it."""
+        first = mask[0] if isinstance(mask, list) and mask else mask
+        if isinstance(first, list) or not first.is_floating_point():
+            return _Slot(mask)
+        batch = param.data["batch_prob"].numel() if isinstance(param.data, dict) else first.shape[0]
+        # A video has its channels before or after its frames.
+        channels = (
+            first.shape[1:3] if first.ndim == 5 else batched(first, 1 if isinstance(mask, list) else batch).shape[1:2]
+        )
+        return _Slot(mask, is_soft=self.num_classes in channels)
 
     def _mask_back(
         self, slot: _Slot, image: Tensor | None, module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -448,8 +450,10 @@ def _is_label_map(slot: _Slot) -> bool:
 def _ranked(out: Tensor, mask: Tensor, run: _Run) -> Tensor:
     if not run.keepdim:
         return out
-    out = like_input(out, mask.ndim, mask.ndim == 3 and mask.shape[0] == run.batch)
-    return out.squeeze(0) if run.unbatched and out.ndim == 4 > mask.ndim else out
+    batch_first = mask.ndim == 3 and mask.shape[0] == run.batch
+    if batch_first and not run.unbatched and out.shape[1] != 1:
+        return out  # (B, H, W) has no place for the classes
+    return like_input(out, mask.ndim, batch_first and not run.unbatched)
 
 
 def _each(function: Callable[[Tensor], Tensor], value: Value) -> Value:

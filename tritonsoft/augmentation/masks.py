@@ -1,5 +1,6 @@
 """Masks as kornia hands them around, and the label maps and soft labels that they are."""
 
+import sys
 from typing import Any
 
 import torch
@@ -17,14 +18,19 @@ class SoftLabel(Tensor):
 
     kornia's own container casts every mask back to the type it came in. A label map that came in as integers would
     then silently leave with its masses rounded to 0 and 1; this turns that into an error. It is what the modules
-    return for *float* masks, the only ones that they get there; anything else gets an ordinary tensor.
+    return for *float* masks, the only ones that they get there. The container hands out an ordinary tensor.
     """
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-        if not isinstance(result, SoftLabel) or result.is_floating_point():
+        if func is Tensor.__setitem__ and args[0].is_floating_point():
+            args[0].__class__ = cls  # kornia's slicing crops write into a tensor that they make first
+        if not isinstance(result, SoftLabel):
             return result
+        if result.is_floating_point():
+            hands_out = func is Tensor.to and sys._getframe(1).f_code.co_name == "_postproc_mask"
+            return result.as_subclass(Tensor) if hands_out else result
         if func in (Tensor.to, Tensor.type):
             raise TypeError(
                 f"a soft label cannot become {result.dtype}: kornia's AugmentationSequential casts masks back to the "
@@ -46,8 +52,8 @@ def batched(mask: Tensor, batch: int) -> Tensor:
 
 def like_input(out: Tensor, rank: int, batch_first: bool) -> Tensor:
     """The result of `batched` with the rank it came in, as far as its channels allow (kornia's ``keepdim``)."""
-    if rank == 3 and batch_first:
-        return out.squeeze(1)  # of a soft label only where it has one class
+    if rank == 3 and batch_first and out.shape[1] == 1:
+        return out.squeeze(1)
     while out.ndim > max(rank, 2) and out.shape[0] == 1:
         out = out.squeeze(0)
     return out
@@ -128,10 +134,15 @@ def _outside(mask: Tensor, view: View, ignore_index: int, fill: float | None) ->
     """
     if fill is None and (mask.dtype == torch.bool or mask.shape[1] != 1):
         return 0.0
-    value = ignore_index if fill is None else fill
-    if view.pads and not mask.is_floating_point() and mask.dtype != torch.bool:
-        info = torch.iinfo(mask.dtype)
-        if not info.min <= value <= info.max:
-            what = f"ignore_index={ignore_index}" if fill is None else f"fill={fill}"
-            raise ValueError(f"{what} must fit the mask's {mask.dtype}: padding gets this value")
-    return float(value)
+    value = float(ignore_index if fill is None else fill)
+    if view.pads and not torch.compiler.is_compiling() and not _holds(mask.dtype, value):
+        what = f"ignore_index={ignore_index}" if fill is None else f"fill={fill}"
+        raise ValueError(f"{what} must fit the mask's {mask.dtype}: padding gets this value")
+    return value
+
+
+def _holds(dtype: torch.dtype, value: float) -> bool:
+    if dtype.is_floating_point:
+        return torch.tensor(value, dtype=dtype).item() == value
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return value.is_integer() and low <= value <= high

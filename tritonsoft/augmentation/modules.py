@@ -1,5 +1,6 @@
 """kornia's crops, resizes and flips, resampled by tritonsoft: each is a box, which image, mask and matrix share."""
 
+import math
 from typing import Any, Final, cast
 
 import kornia.augmentation as K
@@ -19,6 +20,7 @@ Params = dict[str, Tensor]
 Flags = dict[str, Any]
 Size = tuple[int, int]
 
+_ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -214,13 +216,17 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
             return None
         return float(fill)
 
+    def inverse(self, input: Tensor, params: Params | None = None, **kwargs: Any) -> Tensor:
+        if self.filter is not None:
+            _refuse_padding_mode(kwargs)  # kornia's would drop it where the module has no such flag
+        return super().inverse(input, params, **kwargs)
+
     def inverse_inputs(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
         """Back onto a picture of the source's size, zeros where the module hid it (this reads that size)."""
         if self.filter is None:
             return super().inverse_inputs(input, params, flags, transform, **kwargs)
-        _refuse_padding_mode(kwargs)
         flags = override_parameters(flags, kwargs, in_place=False)
         return undo(self.transform_tensor(input), self.view(self.past_source(params), params, flags))
 
@@ -257,6 +263,10 @@ def edges(corners: Tensor) -> Tensor:
 
 def _size_of(picture: Tensor) -> Size:
     return picture.shape[-2], picture.shape[-1]
+
+
+def _are_numbers(values: Any, kind: Any) -> bool:
+    return isinstance(values, tuple | list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
 
 
 def _fill(flags: Flags) -> Fill:
@@ -528,6 +538,7 @@ class RandomHorizontalFlip(BoxAugmentation, K.RandomHorizontalFlip):
 
     Args:
         p: probability that a sample is flipped.
+        p_batch: probability that any sample of the batch may be.
         same_on_batch: flip all samples or none.
         keepdim: keep the rank of the input.
         num_classes, ignore_index, filter: as in `Resize`; a flip gives the same with every filter.
@@ -545,13 +556,14 @@ class RandomHorizontalFlip(BoxAugmentation, K.RandomHorizontalFlip):
     def __init__(
         self,
         p: float = 0.5,
+        p_batch: float = 1.0,
         same_on_batch: bool = False,
         keepdim: bool = False,
         num_classes: int | None = None,
         ignore_index: int = 255,
         filter: Filter | None = "area",
     ) -> None:
-        super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
+        super().__init__(p, p_batch, same_on_batch, keepdim)
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
@@ -566,6 +578,7 @@ class RandomVerticalFlip(BoxAugmentation, K.RandomVerticalFlip):
 
     Args:
         p: probability that a sample is flipped.
+        p_batch: probability that any sample of the batch may be.
         same_on_batch: flip all samples or none.
         keepdim: keep the rank of the input.
         num_classes, ignore_index, filter: as in `Resize`; a flip gives the same with every filter.
@@ -584,13 +597,14 @@ class RandomVerticalFlip(BoxAugmentation, K.RandomVerticalFlip):
     def __init__(
         self,
         p: float = 0.5,
+        p_batch: float = 1.0,
         same_on_batch: bool = False,
         keepdim: bool = False,
         num_classes: int | None = None,
         ignore_index: int = 255,
         filter: Filter | None = "area",
     ) -> None:
-        super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
+        super().__init__(p, p_batch, same_on_batch, keepdim)
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
@@ -644,10 +658,12 @@ class RandomScaleCrop(BoxAugmentation):
         filter: Filter = "area",
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
-        if not isinstance(size, tuple | list) or len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size must be (height, width), both at least 1, got {size!r}")
-        if not isinstance(scale, tuple | list) or len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        if not _are_numbers(size, int) or len(size) != 2 or min(size) < 1:
+            raise ValueError(f"size must be (height, width), two ints of at least 1, got {size!r}")
+        if not _are_numbers(scale, int | float) or len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
             raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest, got {scale!r}")
+        if not _are_numbers(fill if isinstance(fill, tuple | list) else [fill], int | float):
+            raise TypeError(f"fill must be a number or one per channel, got {fill!r}")
         if filter is None:
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
@@ -671,6 +687,13 @@ class RandomScaleCrop(BoxAugmentation):
         output_size = torch.empty((batch_shape[0], 2), dtype=torch.long, device=corners.device)
         output_size[:, 0], output_size[:, 1] = h, w
         return {"scale": drawn["scale"], "src": corners, "output_size": output_size}
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        # A window as large as the scaled picture must not show a rounding error of what lies outside.
+        boxes, picture = edges(params["src"]), whole(source, params["src"])
+        for edge in (torch.zeros_like(picture), picture[:, [2, 3, 2, 3]]):
+            boxes = torch.where((boxes - edge).abs() < _ROUNDING, edge, boxes)
+        return boxes
 
     def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
         return True, _fill(flags)

@@ -183,10 +183,13 @@ def undo(picture: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
     assert boxes is not None
     shown = _centres_within(boxes, view.source)
     if hard_fill is not None:
+        # With the box's edge on a pixel's centre, that pixel may be nearest to what lies beyond the edge.
+        shown = shown & (sample_hard(_ones(picture, torch.uint8), back, 0) == 1)
         fill = torch.full((), hard_fill, dtype=picture.dtype, device=picture.device)
         return torch.where(shown, sample_hard(picture, back, hard_fill), fill)
-    one = torch.ones((), dtype=picture.dtype, device=picture.device)
-    weight = torch.where(shown, sample_image(_ones(picture), back), one)  # nothing divides by zero, nor do gradients
+    weight = sample_image(_ones(picture), back)
+    shown, one = shown & (weight > 0), torch.ones_like(weight)
+    weight = torch.where(shown, weight, one)  # nothing divides by zero, nor do gradients
     return torch.where(shown, sample_image(picture, back) / weight, torch.zeros_like(one))
 
 
