@@ -717,13 +717,14 @@ def test_a_nested_container_keeps_kornia_s_books(image, inner):
 
 
 def test_ours_in_kornia_s_container_is_right_with_float_masks_and_clear_with_integers(labels):
-    inner = augment(TA.CenterCrop((16, 20), num_classes=CLASSES), TA.RandomHorizontalFlip(p=1.0))
+    inner = augment(
+        TA.CenterCrop((16, 20), num_classes=CLASSES), TA.Resize((9, 11)), TA.RandomCrop((12, 14), padding=2)
+    )
     container = K.AugmentationSequential(inner, K.RandomAffine(20.0, p=1.0), data_keys=["input", "mask"])
     with pytest.raises(TypeError, match=r"tritonsoft\.augmentation\.AugmentationSequential"):
         container(one_hot(labels), labels)
-    flipped = K.AugmentationSequential(inner, data_keys=["input", "mask"])
-    shown, soft = flipped(one_hot(labels), labels.float())
-    assert_close(soft.as_subclass(Tensor), shown, 0.0, "soft label")
+    shown, soft = K.AugmentationSequential(inner, data_keys=["input", "mask"])(one_hot(labels), labels.float())
+    assert_close(soft.as_subclass(Tensor), shown, TOLERANCE, "soft label")
     hard = K.AugmentationSequential(augment(TA.CenterCrop((16, 20))), data_keys=["input", "mask"])(
         one_hot(labels), labels
     )
@@ -748,6 +749,24 @@ def test_videos_in_ours(labels, data_format, same_on_frame, dtype):
     assert_close(soft, shown, TOLERANCE, "soft label")
     same = container(video.select(dim, 0).unsqueeze(dim).expand_as(video), mask)[0]
     assert torch.equal(*same.unbind(dim)) == same_on_frame
+
+
+@pytest.mark.parametrize(
+    "module",
+    [TA.Resize((9, 11)), TA.RandomCrop((24, 24), padding=4), K.RandomAffine(30.0, p=1.0)],
+    ids=["resize", "padded crop", "affine"],
+)
+def test_in_a_video_a_soft_label_goes_through_later_modules_like_its_frames(labels, module):
+    container = augment(K.VideoSequential(TA.CenterCrop((20, 20), num_classes=CLASSES), module))
+    shown, soft = container(one_hot(labels)[None], labels[None])
+    assert_close(soft, shown, TOLERANCE, "soft label")
+
+
+def test_in_a_video_what_kornia_s_modules_fill_in_is_no_mass(labels):
+    turn = K.RandomAffine((30.0, 30.0), padding_mode="fill", fill_value=0.5, p=1.0)
+    container = augment(K.VideoSequential(TA.CenterCrop((20, 20), num_classes=CLASSES), turn))
+    _, soft = container(one_hot(labels)[None], labels[None])
+    assert soft.sum(2).max() <= 1 + TOLERANCE
 
 
 def test_videos_with_points_and_their_inverse_are_kornia_s():

@@ -86,7 +86,7 @@ class AugmentationSequential(K.AugmentationSequential):
         extra_args: as kornia's. Without them, hard masks go through kornia's own modules by nearest neighbour and soft
             labels through the interpolation of their image.
         soft_dtype: of soft labels made from integer label maps; None: float32, and float64 beside a float64 image. A
-            label map given as floats keeps its type.
+            label map given as floats keeps its type. Of nested containers, the outermost decides.
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: a label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any integer or floating
@@ -99,6 +99,7 @@ class AugmentationSequential(K.AugmentationSequential):
 
     Example:
         >>> _ = torch.manual_seed(0)
+        >>> import kornia.augmentation as K
         >>> import tritonsoft.augmentation as TA
         >>> augment = TA.AugmentationSequential(
         ...     TA.CenterCrop((96, 96)),
@@ -289,7 +290,7 @@ class _FoldingOps(AugmentationSequentialOps):
         image = _image_of(args, keys)
         for index, key in enumerate(keys):
             if key == DataKey.MASK:
-                slot = args[index] if isinstance(args[index], _Slot) else self._returning(args[index], param)
+                slot = args[index] if isinstance(args[index], _Slot) else self._returning(args[index], module, param)
                 out[index] = self._mask_back(slot, image, module, param, extra_args)
             else:
                 out[index] = self._get_op(key).inverse(
@@ -297,17 +298,18 @@ class _FoldingOps(AugmentationSequentialOps):
                 )
         return out
 
-    def _returning(self, mask: Value, param: ParamItem) -> _Slot:
+    def _returning(self, mask: Value, module: Any, param: ParamItem) -> _Slot:
         """A mask that comes back, known for a soft label where a container with `num_classes` has made it."""
         first = mask[0] if isinstance(mask, list) and mask else mask
         if isinstance(first, list) or not first.is_floating_point():
             return _Slot(mask)
-        batch = param.data["batch_prob"].numel() if isinstance(param.data, dict) else first.shape[0]
-        # A video has its channels before or after its frames.
-        channels = (
-            first.shape[1:3] if first.ndim == 5 else batched(first, 1 if isinstance(mask, list) else batch).shape[1:2]
-        )
-        return _Slot(mask, is_soft=self.num_classes in channels)
+        if isinstance(module, K.VideoSequential):
+            channel_count = first.shape[3 - module._temporal_channel] if first.ndim == 5 else 1
+        else:
+            params = param.data if isinstance(param.data, dict) else {}
+            batch = params["batch_prob"].numel() if "batch_prob" in params else first.shape[0]
+            channel_count = batched(first, 1 if isinstance(mask, list) else batch).shape[1]
+        return _Slot(mask, is_soft=channel_count == self.num_classes)
 
     def _mask_back(
         self, slot: _Slot, image: Tensor | None, module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -325,6 +327,8 @@ class _FoldingOps(AugmentationSequentialOps):
         """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
         if not isinstance(module, _KNOW_MASKS):
             return slot
+        if isinstance(slot.value, Tensor) and (isinstance(module, K.VideoSequential) or _is_plain_container(module)):
+            return self._mask_through_children(slot, image, way, module, param, extra_args)
         if getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask:
             # A colour operation: the mask need not become floats and back for it.
             batch = 1 if isinstance(slot.value, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
@@ -332,8 +336,8 @@ class _FoldingOps(AugmentationSequentialOps):
         extra = extra_args.get(DataKey.MASK, {})
         if slot.is_soft:
             extra = _as_soft(extra, getattr(module, "flags", {}), self.soft_follows_image)
-        softens = way == "transform" and _softens(module, param)
         ours = isinstance(module, BoxAugmentation) and module.filter is not None  # takes integers
+        softens = ours and way == "transform" and module.num_classes is not None
         value = slot.value if ours else _floats(slot.value, image)
         operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
         value = operate(value, module, param=param, extra_args=extra)
@@ -341,6 +345,21 @@ class _FoldingOps(AugmentationSequentialOps):
             dtype = self._dtype_of_soft(slot.value, image)
             return replace(slot, value=_each(lambda mask: mask.as_subclass(Tensor).to(dtype), value), is_soft=True)
         return replace(slot, value=_each(lambda mask: mask.as_subclass(Tensor), _typed(value, slot.value)))
+
+    def _mask_through_children(
+        self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slot:
+        """A mask through a container that only applies its children; a video is a batch of its frames to them."""
+        children = cast(list[ParamItem], param.data)
+        frames = None
+        if isinstance(module, K.VideoSequential):
+            frames = cast(Tensor, slot.value).shape[module._temporal_channel]
+            slot = replace(slot, value=module._input_shape_convert_in(slot.value, frames))
+        for child in children if way == "transform" else reversed(children):
+            slot = self._mask_through(slot, image, way, module.get_submodule(child.name), child, extra_args)
+        if frames is None:
+            return slot
+        return replace(slot, value=module._input_shape_convert_back(slot.value, frames))
 
     def _dtype_of_soft(self, mask: Value, image: Tensor | None) -> torch.dtype:
         dtypes = {each.dtype for each in (mask if isinstance(mask, list) else [mask])}
@@ -471,22 +490,13 @@ def _floats(value: Value, image: Tensor | None) -> Value:
 
 def _as_soft(extra: dict[str, Any], flags: dict[str, Any], follow_image: bool) -> dict[str, Any]:
     """How kornia's modules treat a soft label: what they fill in is no mass, and it moves like its image."""
-    nothing = {"fill": 0.0, "pad_value": 0.0, "fill_value": torch.zeros(())}
-    extra = {**extra, **{name: value for name, value in nothing.items() if name in flags}}
+    extra = {**extra, **{name: 0.0 for name in ("fill", "pad_value") if name in flags}}
+    if isinstance(flags.get("fill_value"), Tensor):
+        extra["fill_value"] = flags["fill_value"].new_zeros(())
     if follow_image:
         nearest = flags.get("resample") == Resample.NEAREST
         extra["resample"] = Resample.NEAREST if nearest else Resample.BILINEAR  # bicubic masses would go negative
     return extra
-
-
-def _softens(module: Any, param: ParamItem) -> bool:
-    """Whether masks become soft labels in this call; a container need not have drawn the child that does it."""
-    if isinstance(module, BoxAugmentation):
-        return module.num_classes is not None
-    if isinstance(module, ImageSequentialBase) and isinstance(param.data, list):
-        children = (child for child in param.data if isinstance(child, ParamItem))
-        return any(_softens(module.get_submodule(child.name), child) for child in children)
-    return False
 
 
 def _typed(value: Value, like: Value) -> Value:

@@ -13,7 +13,7 @@ from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
 
 from tritonsoft.augmentation.masks import SoftLabel, batched, harden, like_input, soften, undo_mask
-from tritonsoft.augmentation.view import Fill, View, padded_index, pixel_matrix, sample_image, undo, whole
+from tritonsoft.augmentation.view import Fill, View, padded_index, pixel_matrix, sample_image, sample_soft, undo, whole
 from tritonsoft.conventions import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -201,11 +201,11 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         return self._sample_mask(input, View(_size_of(input), _size_of(input)), linear=False, fill=None)
 
     def _sample_mask(self, mask: Tensor, view: View, linear: bool, fill: float | None) -> Tensor:
+        if isinstance(mask, SoftLabel):
+            return sample_soft(mask.as_subclass(Tensor), view).as_subclass(SoftLabel)
         if self.num_classes is None:
             return harden(mask, view, self.ignore_index, fill, linear)
-        is_soft = isinstance(mask, SoftLabel)
-        plain = mask.as_subclass(Tensor) if is_soft else mask
-        soft = soften(plain, view, self.num_classes, self.ignore_index, None, is_soft)
+        soft = soften(mask, view, self.num_classes, self.ignore_index, None)
         return soft.as_subclass(SoftLabel) if mask.is_floating_point() else soft
 
     def _mask_fill(self, kwargs: dict[str, Any]) -> float | None:
