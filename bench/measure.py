@@ -1,12 +1,13 @@
 """How one row is checked, timed and weighed, and the copy rate that it is held against.
 
 **Time.** CPU: pytest-benchmark, wall clock. GPU: `triton.testing.do_bench`, CUDA events, the L2 cache cleared before
-each round. Both warm, medians with quartiles. On a CPU outputs are fresh: a round makes its output while that of the
-round before is still alive, so the page faults of its first touch are in the time (its release is not).
+each round. Both warm, medians with quartiles. On a CPU a round makes its output while that of the round before is still
+alive; a rival's is fresh memory, whose page faults are in the time (its release is not), while tritonsoft writes to the
+memory of the round before that, which it keeps for this.
 
 **Peak memory** is what one warm call adds to what was there before it, its output included. CPU: the process's resident
-set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back. GPU: the caching
-allocator's count.
+set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back and tritonsoft
+what it keeps. GPU: the caching allocator's count.
 
 **Copy rate**: a ``copy_`` between two large warm tensors, bytes read + written over the median time.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from bench.cases import Case
 from bench.rivals import Rival
+from tritonsoft import ops
 
 SECONDS_PER_ROW = 0.7
 MOST_ROUNDS, FEWEST_ROUNDS = 30, 3
@@ -106,6 +108,7 @@ def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
     if not reset.exists():
         call()
         return None
+    ops._blocks._forget()
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")
     before = _status_bytes("VmRSS")

@@ -1,9 +1,11 @@
-"""What only the Numba backend has: threads, forked workers, 16-bit conversions, streamed stores, odd memory layouts."""
+"""What only the CPU has: threads, forked workers, reused memory, 16-bit conversions, streamed stores, odd layouts."""
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 
 pytest.importorskip("numba")
 
-from tritonsoft import cpu, reference
+import tritonsoft as ts
+from tritonsoft import cpu, ops, reference
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +24,13 @@ def _restore_threads():
     torch.set_num_threads(num_threads)
 
 
-@pytest.fixture
-def always_threaded(monkeypatch):
+@pytest.fixture(params=["OpenMP threads", "own threads"])
+def always_threaded(request, monkeypatch):
     monkeypatch.setattr(cpu, "_INLINE_WORK", 0)
+    if request.param == "own threads":
+        monkeypatch.setattr(cpu._pool, "_team", None)
+    elif cpu._pool._team is None:
+        pytest.skip("torch has no OpenMP threads to lend")
 
 
 def _inputs():
@@ -98,6 +105,7 @@ def soft():
     out = torch.empty(2, 19, 16, 16)
     cpu.soft_crop_resize(out, labels, None, 255, "area")
     return out
+torch.rand(1 << 20).sum()  # starts torch's threads
 expected = soft()
 child = os.fork()
 if child == 0:
@@ -126,18 +134,26 @@ def test_forked_data_loader_workers(always_threaded):
         assert soft.sum() == 16 * 16
 
 
-def test_small_calls_start_no_thread():
+def test_small_calls_need_no_other_thread(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("asked for threads")
+
     torch.set_num_threads(4)
-    cpu._pool.reset()
+    monkeypatch.setattr(cpu._pool, "_team", refuse)
     _soft(torch.zeros(1, 8, 8, dtype=torch.uint8), None, (4, 4))
-    assert cpu._pool._executor is None
 
 
 def test_an_error_in_a_helper_thread_reaches_the_caller(always_threaded):
     torch.set_num_threads(3)
 
+    caller = threading.get_ident()
+    in_helper = threading.Event()
+
     def job(first, end):
-        raise ValueError("from a job")
+        if threading.get_ident() != caller:
+            in_helper.set()
+            raise ValueError("from a job")
+        in_helper.wait(60)
 
     with pytest.raises(ValueError, match="from a job"):
         cpu._pool.run(job, 100, 100)
@@ -273,3 +289,143 @@ threading.Thread(target=late).start()
     environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.stdout.strip() == "65536.0", result.stderr
+
+
+# --- reused memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """A cache of its own for a test."""
+    blocks = ops._Blocks()
+    monkeypatch.setattr(ops, "_blocks", blocks)
+    return blocks
+
+
+def _large_output(num_mebibytes=8, dtype=torch.float32):
+    return ops._empty((1, 1, num_mebibytes << 10, (1 << 10) // dtype.itemsize), dtype, torch.device("cpu"))
+
+
+def test_memory_of_an_output_is_reused(blocks):
+    labels = torch.randint(0, 19, (2, 512, 512)).to(torch.uint8)
+    first = ts.soft_resize(labels, (256, 256), 19, backend="numba")
+    expected, address = first.clone(), first.data_ptr()
+    del first
+    second = ts.soft_resize(labels, (256, 256), 19, backend="numba")
+    assert second.data_ptr() == address
+    assert torch.equal(second, expected)
+    third = ts.soft_resize(labels, (256, 256), 19, backend="numba")
+    assert third.data_ptr() != address
+    del second
+    half = ts.soft_resize(labels, (256, 512), 19, dtype=torch.float16, backend="numba")  # as many bytes
+    assert half.data_ptr() == address
+
+
+def test_reused_memory_is_a_tensor_of_its_own(blocks):
+    for _ in range(2):
+        out = _large_output()
+        assert not out._is_view()
+        assert out.storage_offset() == 0
+        assert out.untyped_storage().nbytes() == out.nbytes
+        assert out.data_ptr() % 64 == 0
+        del out
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda out: out[0, 0, 5:7],
+        lambda out: out.detach(),
+        lambda out: out.view(torch.int32),
+        lambda out: out.numpy(),
+        lambda out: out.numpy()[..., ::7].T,
+        lambda out: memoryview(out.numpy()),
+        lambda out: out.untyped_storage(),
+        lambda out: torch.utils.dlpack.to_dlpack(out),
+        lambda out: torch.nn.Parameter(out),
+        lambda out: (torch.ones(1, requires_grad=True) * out).sum(),  # autograd saved it
+    ],
+)
+def test_memory_that_is_held_is_not_reused(blocks, hold):
+    out = _large_output().fill_(1)
+    address = out.data_ptr()
+    holder = hold(out)
+    del out
+    other = _large_output().fill_(2)
+    assert other.data_ptr() != address
+    if isinstance(holder, torch.Tensor) and holder.requires_grad and holder.ndim == 0:
+        holder.backward()  # frees what was saved
+        assert holder.item() == 8 << 18
+    del holder
+    assert _large_output().data_ptr() == address
+
+
+def test_shared_memory_moves_out_of_a_block(blocks):
+    out = _large_output().fill_(1)
+    address = out.data_ptr()
+    out.share_memory_()
+    other = _large_output().fill_(2)
+    assert other.data_ptr() == address
+    assert (out == 1).all()
+    assert (pickle.loads(pickle.dumps(other)) == 2).all()
+
+
+def test_two_threads_never_share_memory(blocks):
+    failures = []
+
+    def call(number):
+        for _ in range(100):
+            out = _large_output(4).fill_(number)
+            time.sleep(0)  # lets another thread run
+            if not (out == number).all():
+                failures.append(number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert not failures
+    assert len(blocks._kept) <= 8  # each has the last one still while it takes the next
+
+
+def test_kept_memory_is_bounded(blocks, monkeypatch):
+    monkeypatch.setattr(ops, "_MOST_KEPT", 20 << 20)
+    outputs = [_large_output().fill_(number) for number in range(5)]
+    assert sum(block.size for block, _ in blocks._kept) <= 20 << 20
+    newest = outputs[-1].data_ptr()
+    assert all((out == number).all() for number, out in enumerate(outputs))
+    outputs.clear()
+    _large_output(21)  # is not kept, nor drives others out
+    assert sum(block.size for block, _ in blocks._kept) <= 20 << 20
+    addresses = {_large_output().data_ptr() for _ in range(3)}
+    assert newest in addresses
+
+
+def test_a_much_larger_block_is_not_used(blocks):
+    address = _large_output(16).data_ptr()
+    small = _large_output(8)
+    assert small.data_ptr() != address
+    assert _large_output(15).data_ptr() == address
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_forgets_its_parents_blocks():
+    program = """
+import os, torch
+from tritonsoft import ops
+torch.set_num_threads(1)  # torch's own operators would wait for threads that a child has not
+def output(): return ops._empty((1, 1, 2048, 1024), torch.float32, torch.device("cpu"))
+held, free = output().fill_(1), output()
+del free
+ops._blocks._lock.acquire()  # as another thread might at the moment of the fork
+child = os.fork()
+if child == 0:
+    mine = output().fill_(2)
+    os._exit(0 if len(ops._blocks._kept) == 1 and (held == 1).all() and (mine == 2).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+ops._blocks._lock.release()
+assert (held == 1).all() and len(ops._blocks._kept) == 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

@@ -1,11 +1,12 @@
 """The Numba backend: the operators of `tritonsoft.reference` as compiled loops over ranges of output rows.
 
 A crop with a resize is, along each axis, a short list of weighted taps per output (`_Taps`). An image row is the
-weighted sum of source rows (contiguous, so it vectorises), then of that line's columns. The gradient is the same loop
-over the transposed lists. A soft label row is a histogram: each source pixel adds its weight to the line of its class.
+weighted sum of source rows (contiguous, so it vectorises), then of that line's columns, for several rows side by side.
+The gradient is the same loop over the transposed lists. A soft label row is a histogram: each run of one class adds
+its weights to the line of its class.
 
 What makes it fast: a finished line leaves with non-temporal stores, which spares reading the output before it is
-overwritten; runs of one class are added as vectors; equal source rows are added once. Between two such stores nothing
+overwritten; a run costs the same however long it is; equal source rows are added once. Between two such stores nothing
 may touch a reference count (no array slices there): an atomic instruction waits until they have drained.
 
 Rows are independent and every sum has a fixed order, so that results do not depend on the number of threads.
@@ -13,8 +14,10 @@ Nothing is compiled before the first call. The launchers trust their arguments: 
 """
 
 import contextlib
+import ctypes
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +27,8 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.cpython.unsafe.numbers import trailing_zeros
+from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
 
 from tritonsoft.conventions import FILTERS
@@ -33,9 +37,10 @@ from tritonsoft.conventions import FILTERS
 _unsigned: Any = np.uint64
 
 _LINE_BYTES = 64
-_CHUNK = 16  # outputs that are tested together for being covered by one class
+_ROWS = 8  # rows of an image that are summed side by side: a vector of AVX2, two of NEON
+_CHUNK = 16  # outputs of a soft label that a run of one class is added to at once
 _TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
-_PADDED_TAPS = 8  # up to here a plane's columns are summed one tap of all outputs at a time, which vectorises
+_MASK_BITS = 64
 _INLINE_WORK = 1 << 16  # elements below which waking a thread costs more than it saves
 _STREAM_BYTES = 1 << 22  # outputs above this leave the cache anyway
 
@@ -51,17 +56,34 @@ def _jit(function: Callable[..., Any]) -> Any:
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
+_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _openmp() -> Callable[..., None] | None:
+    """``GOMP_parallel``, which runs a function on every thread of a team, of the OpenMP library that torch loaded."""
+    return getattr(ctypes.CDLL(None), "GOMP_parallel", None) if sys.platform == "linux" else None
+
+
 class _Pool:
-    """Helper threads for the calling one; a forked child starts over, as threads do not survive a fork."""
+    """Helper threads for the calling one: torch's, or threads of our own where torch has none to lend.
+
+    After each parallel operation of torch its OpenMP threads wait for the next one in a busy loop of several
+    milliseconds. Other threads would have to share their cores with them; to these very threads a call is the next one.
+    """
 
     def __init__(self) -> None:
-        self.reset()
+        self._team = _openmp()
+        self._start()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.reset)
+            os.register_at_fork(after_in_child=self._after_fork)
 
-    def reset(self) -> None:
+    def _start(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+
+    def _after_fork(self) -> None:
+        self._start()  # threads do not survive a fork
+        self._team = None  # and OpenMP waits for its lost ones forever
 
     def run(self, job: Callable[[int, int], Any], num_rows: int, work: int) -> list[Any]:
         """Calls ``job(first_row, end_row)`` over all rows, on as many threads as torch would use."""
@@ -70,24 +92,35 @@ class _Pool:
             return [job(0, num_rows)]
         # Several ranges per thread, as boxes of a batch differ in cost. `next` on a counter is atomic under the GIL.
         num_ranges = min(num_rows, 4 * num_threads)
-        counter, results = itertools.count(), []
+        counter = itertools.count()
+        results: list[Any] = []
+        failures: list[BaseException] = []
 
-        def drain() -> None:
-            while (index := next(counter)) < num_ranges:
-                results.append(job(num_rows * index // num_ranges, num_rows * (index + 1) // num_ranges))
+        def drain(_: Any = None) -> None:
+            try:
+                while (index := next(counter)) < num_ranges and not failures:
+                    results.append(job(num_rows * index // num_ranges, num_rows * (index + 1) // num_ranges))
+            except BaseException as failure:  # for the caller: OpenMP has nowhere to send it
+                failures.append(failure)
 
+        if self._team is not None:
+            self._team(_Body(drain), None, num_threads, 0)
+        else:
+            self._drain_together(drain, num_threads)
+        if failures:
+            raise failures[0]
+        return results
+
+    def _drain_together(self, drain: Callable[[], None], num_threads: int) -> None:
         helpers = []
         with self._lock, contextlib.suppress(RuntimeError):  # Python starts no threads once its main one has ended
             self._executor = self._executor or ThreadPoolExecutor(256, "tritonsoft")
             for _ in range(num_threads - 1):
                 helpers.append(self._executor.submit(drain))  # noqa: PERF401 - keeps those before an error
-        try:
-            drain()
-        finally:
-            # Helpers that another caller keeps busy are not waited for: there is nothing left for them to do.
-            for helper in [helper for helper in helpers if not helper.cancel()]:
-                helper.result()
-        return results
+        drain()
+        # Helpers that another caller keeps busy are not waited for: there is nothing left for them to do.
+        for helper in [helper for helper in helpers if not helper.cancel()]:
+            helper.result()
 
 
 _pool = _Pool()
@@ -252,6 +285,141 @@ def _streaming(out: Tensor) -> tuple[Any, Any]:
     return _unsigned(lanes), _unsigned(-out.data_ptr() % _LINE_BYTES // out.itemsize)
 
 
+# --- vectors ---------------------------------------------------------------------------------------------------------
+#
+# Loops over neighbours in memory vectorise by themselves. These are the loops that do not.
+
+
+class _Vector(types.Type):  # type: ignore[misc]
+    """`_ROWS` numbers in a register."""
+
+    def __init__(self, dtype: Any) -> None:
+        super().__init__(name=f"Vector({dtype})")
+        self.dtype = dtype
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: Any) -> None:
+        super().__init__(manager, vector, ir.VectorType(manager.lookup(vector.dtype).get_value_type(), _ROWS))
+
+
+class _Memory:
+    """An array argument of an intrinsic, as vectors of ``count`` neighbours."""
+
+    def __init__(self, context: Any, builder: Any, array_type: Any, array: Any, count: int) -> None:
+        self._builder, self._align = builder, array_type.dtype.bitwidth // 8
+        self._data = context.make_array(array_type)(context, builder, array).data
+        self._pointer = ir.VectorType(context.get_data_type(array_type.dtype), count).as_pointer()
+
+    def _place(self, index: Any) -> Any:
+        return self._builder.bitcast(self._builder.gep(self._data, [index]), self._pointer)
+
+    def load(self, index: Any) -> Any:
+        return self._builder.load(self._place(index), align=self._align)
+
+    def store(self, index: Any, value: Any) -> None:
+        self._builder.store(value, self._place(index), align=self._align)
+
+
+def _spread(builder: Any, value: Any, count: int) -> Any:
+    """A vector of ``count`` times the value."""
+    vector = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
+    vector = builder.insert_element(vector, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(vector, vector, _places([0] * count))
+
+
+def _places(places: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+
+
+@intrinsic
+def _vector(typing_context: Any, value: Any) -> Any:
+    """The value in every element."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _spread(builder, arguments[0], _ROWS)
+
+    return _Vector(value)(value), generate
+
+
+@intrinsic
+def _add_scaled(typing_context: Any, total: Any, weight: Any, array: Any, start: Any) -> Any:
+    """``total + weight * array[start : start + _ROWS]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = _Memory(context, builder, array, arguments[2], _ROWS).load(arguments[3])
+        return builder.fadd(arguments[0], builder.fmul(_spread(builder, arguments[1], _ROWS), values))
+
+    return total(total, array.dtype, array, types.uintp), generate
+
+
+@intrinsic
+def _store(typing_context: Any, array: Any, start: Any, vector: Any) -> Any:
+    """``array[start : start + _ROWS] = vector``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _Memory(context, builder, array, arguments[0], _ROWS).store(*arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(array, types.uintp, vector), generate
+
+
+@intrinsic
+def _transpose_square(
+    typing_context: Any, source: Any, start: Any, pitch: Any, target: Any, target_start: Any, target_pitch: Any
+) -> Any:
+    """Transposes `_ROWS` rows of as many elements, ``pitch`` elements from row to row."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def indices(start: Any, pitch: Any) -> list[Any]:
+            return [builder.add(start, builder.mul(pitch, ir.Constant(pitch.type, row))) for row in range(_ROWS)]
+
+        memory = _Memory(context, builder, source, arguments[0], _ROWS)
+        rows = [memory.load(index) for index in indices(*arguments[1:3])]
+        for bit in (1 << n for n in range(_ROWS.bit_length() - 1)):  # swap this bit of the row's and element's numbers
+            low = _places([n + _ROWS - bit if n & bit else n for n in range(_ROWS)])
+            high = _places([n + _ROWS if n & bit else n + bit for n in range(_ROWS)])
+            for row in (row for row in range(_ROWS) if not row & bit):
+                pair = rows[row], rows[row + bit]
+                rows[row], rows[row + bit] = builder.shuffle_vector(*pair, low), builder.shuffle_vector(*pair, high)
+        memory = _Memory(context, builder, target, arguments[3], _ROWS)
+        for index, row in zip(indices(*arguments[4:]), rows, strict=True):
+            memory.store(index, row)
+        return context.get_dummy_value()
+
+    place = (types.uintp, types.uintp)
+    return types.void(source, *place, target, *place), generate
+
+
+@intrinsic
+def _add_difference(typing_context: Any, sums: Any, start: Any, weight: Any, table: Any, begin: Any, end: Any) -> Any:
+    """``sums[start + n] += weight * (table[end + n] - table[begin + n])`` for each n of a chunk."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, start, weight, _, begin, end = arguments
+        total = _Memory(context, builder, sums, arguments[0], _CHUNK)
+        values = _Memory(context, builder, table, arguments[3], _CHUNK)
+        difference = builder.fsub(values.load(end), values.load(begin))
+        difference = builder.fmul(_spread(builder, weight, _CHUNK), difference)
+        total.store(start, builder.fadd(total.load(start), difference))
+        return context.get_dummy_value()
+
+    return types.void(sums, types.uintp, sums.dtype, table, types.uintp, types.uintp), generate
+
+
+@intrinsic
+def _changes(typing_context: Any, array: Any, start: Any) -> Any:
+    """A mask of the next `_MASK_BITS` elements: whether the one after each differs from it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        memory, start = _Memory(context, builder, array, arguments[0], _MASK_BITS), arguments[1]
+        differ = builder.icmp_unsigned("!=", memory.load(start), memory.load(builder.add(start, start.type(1))))
+        return builder.bitcast(differ, ir.IntType(_MASK_BITS))
+
+    return types.uint64(array, types.uintp), generate
+
+
 # --- taps ------------------------------------------------------------------------------------------------------------
 
 
@@ -280,51 +448,54 @@ def _tabulate(ends: Any, in_size: Any, out_size: Any, filter: int, like: Any) ->
     begin = np.zeros(num_outputs + 1, np.int32)
     outside = np.zeros(num_outputs, like.dtype)
     weight = like
-    for fill_in in (False, True):  # counts the taps, then allocates and writes their weights
+    for fill_in in (False, True):  # finds the taps, then allocates and writes their weights
         if fill_in:
             weight = np.empty(begin[num_outputs], like.dtype)
-        for n in range(num_outputs):
-            box, j = n // out_size, n % out_size
+        for box in range(ends.shape[0]):
             lo, hi = min(ends[box, 0], ends[box, 1]), max(ends[box, 0], ends[box, 1])
-            if ends[box, 1] < ends[box, 0]:
-                j = out_size - 1 - j
+            mirrored = ends[box, 1] < ends[box, 0]
+            first_touched: Any = np.int64(np.floor(lo))
+            end_touched: Any = np.int64(np.ceil(hi))
             span = hi - lo
-            centre = lo + span * (2.0 * j + 1.0) / (2.0 * out_size)
-
             stretch = max(span / out_size, 1.0)
             reach = (stretch + 1.0) / 2.0 if filter == _AREA else 1.0 if filter > 1 else stretch
             plateau = 1.0 if filter == _AREA else reach
-            begin_tap: Any = np.int64(max(np.floor(centre - reach), np.floor(lo)))
-            end_tap: Any = np.int64(min(np.floor(centre + reach), np.ceil(hi) - 1.0)) + 1
-            if filter == _NEAREST:
-                begin_tap = min(max(np.int64(np.floor(centre)), np.int64(np.floor(lo))), np.int64(np.ceil(hi)) - 1)
-                end_tap = begin_tap + 1
+            for n in range(_unsigned(box * out_size), _unsigned((box + 1) * out_size)):
+                j: Any = np.int64(n) - box * out_size
+                j = out_size - 1 - j if mirrored else j
+                centre = lo + span * (2.0 * j + 1.0) / (2.0 * out_size)
+                begin_tap: Any = max(np.int64(np.floor(centre - reach)), first_touched)
+                end_tap: Any = min(np.int64(np.floor(centre + reach)) + 1, end_touched)
+                if filter == _NEAREST:
+                    begin_tap = min(max(np.int64(np.floor(centre)), first_touched), end_touched - 1)
+                    end_tap = begin_tap + 1
 
-            # A tap without weight must not be read: infinity times zero is not a number.
-            begin_inside: Any = max(begin_tap, 0)
-            end_inside: Any = min(end_tap, in_size)
-            while begin_inside < end_inside and _weight(begin_inside, centre, reach, plateau) == 0.0:
-                begin_inside += 1
-            while begin_inside < end_inside and _weight(end_inside - 1, centre, reach, plateau) == 0.0:
-                end_inside -= 1
-            if begin_inside >= end_inside:
-                begin[n + 1] = begin[n]
-                outside[n] = 1.0
-            elif not fill_in:
-                first[n] = begin_inside
-                begin[n + 1] = begin[n] + (end_inside - begin_inside)
-            else:
-                sum_inside, sum_outside = 0.0, 0.0
-                for tap in range(begin_tap, min(end_tap, 0)):
-                    sum_outside += _weight(tap, centre, reach, plateau)
-                for tap in range(begin_inside, end_inside):
-                    sum_inside += _weight(tap, centre, reach, plateau)
-                for tap in range(max(begin_tap, in_size), end_tap):
-                    sum_outside += _weight(tap, centre, reach, plateau)
-                for tap in range(begin_inside, end_inside):
-                    share = _weight(tap, centre, reach, plateau) / (sum_inside + sum_outside)
-                    weight[begin[n] + tap - begin_inside] = share
-                outside[n] = sum_outside / (sum_inside + sum_outside)
+                next_n = n + _unsigned(1)
+                if not fill_in:
+                    # A tap without weight must not be read: infinity times zero is not a number.
+                    begin_inside: Any = max(begin_tap, 0)
+                    end_inside: Any = min(end_tap, in_size)
+                    while begin_inside < end_inside and _weight(begin_inside, centre, reach, plateau) == 0.0:
+                        begin_inside += 1
+                    while begin_inside < end_inside and _weight(end_inside - 1, centre, reach, plateau) == 0.0:
+                        end_inside -= 1
+                    first[n] = begin_inside
+                    begin[next_n] = begin[n] + max(end_inside - begin_inside, 0)
+                elif begin[n] == begin[next_n]:
+                    outside[n] = 1.0
+                else:
+                    sum_inside, sum_outside = 0.0, 0.0
+                    for tap in range(begin_tap, min(end_tap, 0)):
+                        sum_outside += _weight(tap, centre, reach, plateau)
+                    for tap in range(max(begin_tap, in_size), end_tap):
+                        sum_outside += _weight(tap, centre, reach, plateau)
+                    begin_inside = first[n] - begin[n]
+                    for t in range(begin[n], begin[next_n]):
+                        sum_inside += _weight(begin_inside + t, centre, reach, plateau)
+                    for t in range(begin[n], begin[next_n]):
+                        share = _weight(begin_inside + t, centre, reach, plateau)
+                        weight[_unsigned(t)] = share / (sum_inside + sum_outside)
+                    outside[n] = sum_outside / (sum_inside + sum_outside)
     return first, begin, weight, outside
 
 
@@ -382,93 +553,98 @@ def _resize_rows(
     first_row: int,
     end_row: int,
 ) -> None:
-    """Output rows of an image whose ``channels`` interleaved channels form ``planes`` separate planes per sample."""
+    """Output rows of an image whose ``channels`` interleaved channels form ``planes`` separate planes per sample.
+
+    Rows of a sample share their taps along x. `_ROWS` of them are summed side by side, each in its element of a vector:
+    along the row a vector would have to gather its taps, which costs more than transposing there and back.
+    """
     first_y, begin_y, weight_y, outside_y = taps_y
     first_x, begin_x, weight_x, outside_x = taps_x
     planes, channels, in_width, out_height, out_width = shape
     stride_x, stride_channel = _unsigned(image_strides[3]), _unsigned(image_strides[1])
     dense = stride_x == channels and (channels == 1 or stride_channel == 1)
-    num_channels = _unsigned(channels)
-    line = np.empty(in_width * channels, weight_x.dtype)
-    finished = np.empty(out_width * channels, out.dtype)
+    side, num_channels, width = _unsigned(_ROWS), _unsigned(channels), _unsigned(out_width)
     zero, one = weight_x.dtype.type(0), weight_x.dtype.type(1)
+    count = width * num_channels
+    in_pitch = _unsigned((in_width * channels + _ROWS - 1) // _ROWS * _ROWS)
+    out_pitch = _unsigned((out_width * channels + _ROWS - 1) // _ROWS * _ROWS)
+    lines = np.zeros(side * in_pitch, weight_x.dtype)  # (_ROWS, source columns of the box): summed along y
+    columns = np.zeros(in_pitch * side, weight_x.dtype)  # its transpose
+    sums = np.zeros(out_pitch * side, weight_x.dtype)  # (output columns, _ROWS): summed along x too
+    results = np.zeros(side * out_pitch, weight_x.dtype)  # its transpose
+    finished = np.empty(count, out.dtype)
     last_box = first_x.size // out_width - 1
-    width, most_taps = _unsigned(out_width), 0
-    sums = np.empty(out_width * channels, weight_x.dtype)
-    padded_pixel, padded_weight = np.empty(0, np.uint32), np.empty(0, weight_x.dtype)
-    known_box, left, right = -1, 0, 0
-    for row in range(first_row, end_row):
-        sample, plane, i = row // out_height // planes, row // out_height % planes, row % out_height
+    known_box, left, right, reaches_out = -1, 0, 0, False
+    row = first_row
+    while row < end_row:
+        sample = row // (planes * out_height)
+        num_rows = min(_ROWS, end_row - row, (sample + 1) * planes * out_height - row)
         box = min(sample, last_box)
-        output_y = box * out_height + i
         output_x = _unsigned(box * out_width)
         if box != known_box:
-            known_box, left, right, most_taps = box, in_width, 0, 0
+            known_box, left, right, reaches_out = box, in_width, 0, False
             for n in range(output_x, output_x + width):
-                count = begin_x[n + _unsigned(1)] - begin_x[n]
-                if count > 0:
-                    left, right = min(left, first_x[n]), max(right, first_x[n] + count)
-                    most_taps = max(most_taps, count)
-            if channels > 1:
-                most_taps = _PADDED_TAPS + 1
-            if most_taps <= _PADDED_TAPS:
-                padded_pixel = np.full(most_taps * out_width, np.uint32(left), np.uint32)
-                padded_weight = np.zeros(most_taps * out_width, weight_x.dtype)
-                for j in range(out_width):
-                    n = box * out_width + j
-                    for t in range(begin_x[n + 1] - begin_x[n]):
-                        padded_pixel[t * out_width + j] = first_x[n] + t
-                        padded_weight[t * out_width + j] = weight_x[begin_x[n] + t]
+                num_taps = begin_x[n + _unsigned(1)] - begin_x[n]
+                if num_taps > 0:
+                    left, right = min(left, first_x[n]), max(right, first_x[n] + num_taps)
+                reaches_out |= outside_x[n] != zero
+        first_element = _unsigned(left * channels)
+        num_elements = _unsigned(max(left, right) * channels) - first_element
 
-        first_element, end_element = _unsigned(left * channels), _unsigned(max(left, right) * channels)
-        for t in range(begin_y[output_y], begin_y[output_y + 1]):
-            weight = weight_y[t]
-            y = first_y[output_y] + t - begin_y[output_y]
-            base = _unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
-            opening = t == begin_y[output_y]
-            if dense and opening:
-                for n in range(first_element, end_element):
-                    line[n] = weight * _widen(image[base + n])
-            elif dense:
-                for n in range(first_element, end_element):
-                    line[n] += weight * _widen(image[base + n])
-            else:
-                for n in range(first_element, end_element):
-                    place = base + n // num_channels * stride_x + n % num_channels * stride_channel
-                    value = weight * _widen(image[place])
-                    line[n] = value if opening else line[n] + value
+        for r in range(num_rows):
+            plane, i = (row + r) // out_height % planes, (row + r) % out_height
+            line, output_y = _unsigned(r) * in_pitch, box * out_height + i
+            begin_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
+            if begin_tap == end_tap:
+                for n in range(num_elements):
+                    lines[line + n] = zero
+            for t in range(begin_tap, end_tap):
+                weight, opening = weight_y[t], t == begin_tap
+                y = first_y[output_y] + t - begin_tap
+                base = _unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
+                if dense and opening:
+                    for n in range(num_elements):
+                        lines[line + n] = weight * _widen(image[base + first_element + n])
+                elif dense:
+                    for n in range(num_elements):
+                        lines[line + n] += weight * _widen(image[base + first_element + n])
+                else:
+                    for n in range(num_elements):
+                        x, channel = (first_element + n) // num_channels, (first_element + n) % num_channels
+                        value = weight * _widen(image[base + x * stride_x + channel * stride_channel])
+                        lines[line + n] = value if opening else lines[line + n] + value
+        for n in range(_unsigned(0), num_elements, side):
+            _transpose_square(lines, n, in_pitch, columns, n * side, side)
 
-        has_taps = begin_y[output_y + 1] > begin_y[output_y]
-        if has_taps and most_taps <= _PADDED_TAPS:
-            for j in range(width):
-                sums[j] = zero
-            for t in range(most_taps):
-                padded = _unsigned(t) * width
-                for j in range(width):
-                    # Not a plain sum: infinity times the zero of the padding is not a number.
-                    weight = padded_weight[padded + j]
-                    term = weight * line[padded_pixel[padded + j]]
-                    sums[j] += term if weight != zero else zero
-        else:
-            for j in range(width):
-                first_tap, end_tap = _unsigned(begin_x[output_x + j]), _unsigned(begin_x[output_x + j + _unsigned(1)])
-                for channel in range(num_channels):
-                    value = zero
-                    if has_taps:
-                        place = _unsigned(first_x[output_x + j]) * num_channels + channel
-                        for t in range(first_tap, end_tap):
-                            value += weight_x[t] * line[place]
-                            place += num_channels
-                    sums[j * num_channels + channel] = value
-
-        share_y = outside_y[output_y]
         for j in range(width):
-            outside = share_y + outside_x[output_x + j] * (one - share_y)
-            padding = outside * fill if outside != zero else zero
-            for n in range(j * num_channels, (j + _unsigned(1)) * num_channels):
-                finished[n] = _narrow(sums[n] / unit + padding, out)
-        start = _unsigned(sample * out_strides[0] + plane * out_strides[1] + i * out_strides[2])
-        _write(out, start, finished, width * num_channels, lanes, phase)
+            first_tap, last_tap = _unsigned(begin_x[output_x + j]), _unsigned(begin_x[output_x + j + _unsigned(1)])
+            for channel in range(num_channels):
+                place = (_unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
+                total = _vector(zero)
+                for t in range(first_tap, last_tap):
+                    total = _add_scaled(total, weight_x[t], columns, place)
+                    place += num_channels * side
+                _store(sums, (j * num_channels + channel) * side, total)
+        for n in range(_unsigned(0), count, side):
+            _transpose_square(sums, n * side, side, results, n, out_pitch)
+
+        for r in range(num_rows):
+            plane, i = (row + r) // out_height % planes, (row + r) % out_height
+            line, share_y = _unsigned(r) * out_pitch, outside_y[box * out_height + i]
+            if unit != one:
+                for n in range(count):
+                    results[line + n] /= unit
+            if fill != zero and (reaches_out or share_y != zero):
+                for j in range(width):
+                    outside = share_y + outside_x[output_x + j] * (one - share_y)
+                    padding = outside * fill if outside != zero else zero
+                    for n in range(j * num_channels, (j + _unsigned(1)) * num_channels):
+                        results[line + n] += padding
+            for n in range(count):
+                finished[n] = _narrow(results[line + n], out)
+            start = _unsigned(sample * out_strides[0] + plane * out_strides[1] + i * out_strides[2])
+            _write(out, start, finished, count, lanes, phase)
+        row += num_rows
     _fence()
 
 
@@ -529,6 +705,57 @@ def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: Any) -> Any
 
 
 @_jit
+def _find_runs(values: Any, begin: Any, end: Any, run_end: Any) -> None:
+    """Writes where each run of equal ``values[begin:end]`` ends; overwrites the value that follows."""
+    one, num_runs = _unsigned(1), _unsigned(0)
+    values[end] = ~values[end - one]
+    for n in range(begin, end, _unsigned(_MASK_BITS)):
+        changes = _changes(values, n)
+        if end - n < _unsigned(_MASK_BITS):
+            changes &= (one << (end - n)) - one
+        while changes != 0:
+            run_end[num_runs] = n + _unsigned(trailing_zeros(changes)) + one
+            num_runs += one
+            changes &= changes - one
+
+
+@_jit
+def _chunk_weights(box: Any, out_width: Any, taps_x: _Taps, like: Any) -> Any:
+    """What the source pixels of a box weigh in its chunks of outputs.
+
+    For each chunk: its first pixel, the end of its pixels, and where its lines begin in the last result. That holds a
+    line of `_CHUNK` outputs for each edge between two pixels: the weight of the taps left of it. So the weight of a run
+    of pixels is the difference of two lines.
+    """
+    first, begin, weight, _ = taps_x
+    num_chunks, num_lines = (out_width + _CHUNK - 1) // _CHUNK, 0
+    left, right = np.zeros(num_chunks, np.uint64), np.zeros(num_chunks, np.uint64)
+    line_begin = np.zeros(num_chunks, np.uint64)
+    for chunk in range(num_chunks):
+        outputs = range(box * out_width + chunk * _CHUNK, box * out_width + min((chunk + 1) * _CHUNK, out_width))
+        first_pixel, end_pixel = 2**31, 0
+        for n in outputs:
+            if begin[n] < begin[n + 1]:
+                first_pixel = min(first_pixel, first[n])
+                end_pixel = max(end_pixel, first[n] + begin[n + 1] - begin[n])
+        first_pixel = min(first_pixel, end_pixel)
+        left[chunk], right[chunk], line_begin[chunk] = first_pixel, end_pixel, num_lines * _CHUNK
+        num_lines += end_pixel - first_pixel + 1
+    sums = np.zeros(num_lines * _CHUNK)
+    for chunk in range(num_chunks):
+        for j in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, out_width)):
+            n = box * out_width + j
+            line = first[n] - np.int64(left[chunk])
+            for t in range(begin[n], begin[n + 1]):
+                line += 1
+                sums[np.int64(line_begin[chunk]) + line * _CHUNK + j % _CHUNK] = weight[t]
+        size = _unsigned(_CHUNK)
+        for n in range(line_begin[chunk], line_begin[chunk] + (right[chunk] - left[chunk]) * size):
+            sums[n + size] += sums[n]
+    return left, right, line_begin, sums.astype(like.dtype)
+
+
+@_jit
 def _soft_rows(
     out: Any,
     labels: Any,
@@ -546,50 +773,38 @@ def _soft_rows(
 ) -> None:
     """Output rows of a soft label; ``taps_x`` are those of the boxes with their sides in order.
 
-    A tile of every class's line is summed up in cache. Pixels without a class add to one line more, which is dropped.
+    A tile of every class's line is summed up in cache, a chunk of it at a time. Pixels without a class add to one line
+    more, which is dropped.
     """
     first_y, begin_y, weight_y, _ = taps_y
-    first_x, begin_x, weight_x, outside_x = taps_x
     num_classes, in_width, out_height, out_width = shape
-    zero, one = weight_x.dtype.type(0), weight_x.dtype.type(1)
+    zero, one, chunk_size = weight_y.dtype.type(0), _unsigned(1), _unsigned(_CHUNK)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    mass = np.zeros(_unsigned(num_classes + 1) * _unsigned(pitch), weight_x.dtype)  # (C + 1, pitch)
-    present = np.zeros(mass.size // 16 + 1, np.uint8)  # at [class * pitch // 16]
+    mass = np.zeros(_unsigned(num_classes + 1) * _unsigned(pitch), weight_y.dtype)  # (C + 1, pitch)
+    present = np.zeros(mass.size, np.uint8)  # at [class * pitch]
     finished, blank = np.zeros(tile, out.dtype), True
-    line_of = np.empty(in_width, np.uint32)  # where the line of each pixel's class begins
-    num_chunks = (out_width + _CHUNK - 1) // _CHUNK
-    chunk_left, chunk_right = np.empty(num_chunks, np.uint64), np.empty(num_chunks, np.uint64)
-    tap_pixel, tap_output = np.empty(0, np.uint32), np.empty(0, np.uint32)
-    last_box = first_x.size // out_width - 1
-    known_box, origin_x, origin_tap = -1, _unsigned(0), _unsigned(0)
+    line_of = np.empty(in_width + _MASK_BITS + 1, np.uint32)  # where the line of each pixel's class begins
+    run_end = np.empty(in_width, np.uint64)
+    last_box = taps_x.first.size // out_width - 1
+    known_box = min(first_row // out_height, last_box)
+    chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
     for row in range(first_row, end_row):
         sample, i = row // out_height, row % out_height
         box = min(sample, last_box)
         if box != known_box:
-            known_box, origin_x = box, _unsigned(box * out_width)
-            origin_tap = _unsigned(begin_x[origin_x])
-            num_taps = begin_x[(box + 1) * out_width] - begin_x[box * out_width]
-            tap_pixel, tap_output = np.empty(num_taps, np.uint32), np.empty(num_taps, np.uint32)
-            for chunk in range(num_chunks):
-                left, right = in_width, 0
-                for j in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, out_width)):
-                    n = box * out_width + j
-                    for t in range(begin_x[n + 1] - begin_x[n]):
-                        pixel = first_x[n] + t
-                        left, right = min(left, pixel), max(right, pixel + 1)
-                        tap_pixel[_unsigned(begin_x[n] + t) - origin_tap] = pixel
-                        tap_output[_unsigned(begin_x[n] + t) - origin_tap] = j
-                chunk_left[chunk], chunk_right[chunk] = left, max(left, right)
+            known_box = box
+            chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(box, out_width, taps_x, weight_y)
 
         output_y = box * out_height + i
         first_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
         for tile_begin in range(0, out_width, tile):
             tile_end = min(tile_begin + tile, out_width)
-            chunks = range(tile_begin // _CHUNK, (tile_end + _CHUNK - 1) // _CHUNK)
+            chunks = range(_unsigned(tile_begin // _CHUNK), _unsigned((tile_end + _CHUNK - 1) // _CHUNK))
             left, right = _unsigned(in_width), _unsigned(0)
             for chunk in chunks:
                 if chunk_left[chunk] < chunk_right[chunk]:
                     left, right = min(left, chunk_left[chunk]), max(right, chunk_right[chunk])
+            right = max(left, right)
 
             row_weight = zero
             for t in range(first_tap, end_tap):
@@ -600,7 +815,7 @@ def _soft_rows(
                 if t + 1 < end_tap and stride_x == 1:
                     # Rows that repeat are added once, with the weight of all of them.
                     difference = labels.dtype.type(0)
-                    for n in range(base + left, base + max(left, right)):
+                    for n in range(base + left, base + right):
                         difference = labels.dtype.type(difference | (labels[n] ^ labels[n + stride_y]))
                     if difference == 0:
                         continue
@@ -611,32 +826,27 @@ def _soft_rows(
                     for x in range(left, right):
                         line_of[x] = _line_of(labels[base + x * stride_x], num_classes, ignore_index, pitch)
 
+                _find_runs(line_of, left, right, run_end)
+                run = _unsigned(0)
                 for chunk in chunks:
-                    x_begin, x_end = chunk_left[chunk], chunk_right[chunk]
-                    if x_begin == x_end:
+                    begin, end = chunk_left[chunk], chunk_right[chunk]
+                    if begin == end:
                         continue
-                    line = line_of[x_begin]
-                    j_begin, j_end = _unsigned(chunk * _CHUNK), _unsigned(min((chunk + 1) * _CHUNK, out_width))
-                    # Most mixed chunks already differ at one of these places.
-                    middle, last = (x_begin + x_end) // _unsigned(2), x_end - _unsigned(1)
-                    uniform = line_of[middle] == line and line_of[last] == line
-                    if uniform:
-                        changes = np.uint32(0)
-                        for x in range(x_begin, x_end):
-                            changes = np.uint32(changes | (line_of[x] ^ line))
-                        uniform = changes == 0
-                    if uniform:
-                        present[line // np.uint32(16)] = 1
-                        shift = _unsigned(line) - _unsigned(tile_begin)
-                        for j in range(j_begin, j_end):
-                            mass[shift + j] += row_weight * (one - outside_x[origin_x + j])
-                    else:
-                        last_tap = _unsigned(begin_x[origin_x + j_end])
-                        for n in range(_unsigned(begin_x[origin_x + j_begin]), last_tap):
-                            tap = n - origin_tap
-                            line = line_of[tap_pixel[tap]]
-                            present[line // np.uint32(16)] = 1
-                            mass[line + (tap_output[tap] - np.uint32(tile_begin))] += row_weight * weight_x[n]
+                    # Neighbouring chunks share pixels: this one may begin in a run before that in which the last ended.
+                    while run > 0 and run_end[run - one] > begin:
+                        run -= one
+                    while run_end[run] <= begin:
+                        run += one
+                    outputs = chunk * chunk_size - _unsigned(tile_begin)
+                    edges = chunk_weights[chunk] - begin * chunk_size
+                    while begin < end:
+                        line, begin_next = line_of[begin], min(run_end[run], end)
+                        present[line] = 1
+                        edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
+                        _add_difference(mass, line + outputs, row_weight, weights, edge, next_edge)
+                        begin = begin_next
+                        run += one
+                    run -= one
                 row_weight = zero
 
             count = _unsigned(tile_end - tile_begin)
@@ -645,8 +855,8 @@ def _soft_rows(
                 start = (_unsigned(sample * num_classes) + label) * _unsigned(out_height) + _unsigned(i)
                 start = start * _unsigned(out_width) + column
                 line = label * _unsigned(pitch)
-                if present[line // _unsigned(16)]:
-                    present[line // _unsigned(16)] = 0
+                if present[line]:
+                    present[line] = 0
                     blank = False
                     if mirrored[box]:
                         for n in range(count):
@@ -682,7 +892,7 @@ def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_i
         labels.stride(),
         (wide(num_classes), in_width, out_height, out_width),
         _taps(ends_y, in_height, out_height, filter, dtype),
-        _taps(np.sort(ends_x), in_width, out_width, filter, dtype),
+        _taps(np.sort(ends_x), in_width, out_width, filter, np.float64),
         mirrored,
         wide(_representable(ignore_index, labels.dtype, -1)),
         _TILE if aligned else 4 * _TILE,

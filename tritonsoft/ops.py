@@ -8,6 +8,8 @@ import functools
 import importlib.util
 import math
 import os
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from tritonsoft import reference
 from tritonsoft.conventions import MAX_COORDINATE
+
+_Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 BACKENDS = ("reference", "numba", "triton")
 
@@ -99,6 +103,50 @@ def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, int, int, 
 
 _CACHE_LINE = 64  # bytes
 _LARGE = 1 << 22  # bytes
+# A training step needs the outputs of the last one again: those of eight 512x1024 crops with 19 classes in float32 are
+# 330 MB. What is kept is memory that the process has needed at once before; a worker of a data loader keeps its own.
+_MOST_KEPT = 1 << 29  # bytes
+
+
+class _Blocks:
+    """The memory of large outputs, kept for the next ones: mapping it anew costs as much time as filling it.
+
+    An output owns a view of a block, and with it do all tensors and arrays that share its storage. Nothing else holds
+    the view, so a block is free again once its view is gone.
+    """
+
+    def __init__(self) -> None:
+        self._forget()
+        if hasattr(os, "register_at_fork"):
+            # A child would have to copy its parent's pages to reuse them, and another thread may have held the lock.
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[tuple[_Bytes, weakref.ref[_Bytes]]] = []  # least recently used first
+
+    def take(self, num_bytes: int) -> _Bytes:
+        """Memory of this size that nothing else uses, aligned to cache lines."""
+        with self._lock:
+            # Up to an eighth of a block may stay unused.
+            fitting = [
+                (block.size, index)
+                for index, (block, view) in enumerate(self._kept)
+                if view() is None and 0 <= block.size - _CACHE_LINE - num_bytes <= block.size // 8
+            ]
+            # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth.
+            block = self._kept.pop(min(fitting)[1])[0] if fitting else np.empty(num_bytes + _CACHE_LINE, np.uint8)
+            start = -block.ctypes.data % _CACHE_LINE
+            view = block[start : start + num_bytes]
+            if block.size <= _MOST_KEPT:
+                self._kept.append((block, weakref.ref(view)))
+            kept = sum(block.size for block, _ in self._kept)
+            while kept > _MOST_KEPT:
+                kept -= self._kept.pop(0)[0].size
+        return view
+
+
+_blocks = _Blocks()
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Tensor:
@@ -106,11 +154,8 @@ def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, chann
     strides, num_bytes = _strides(shape, channels_last), math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes < _LARGE:
         return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-    # NumPy asks the kernel for huge pages and torch does not: first touch of a large output costs a fifth. It does not
-    # align to cache lines, which kernels that write whole lines want.
-    memory = torch.from_numpy(np.empty(num_bytes + _CACHE_LINE, np.uint8))
-    start = -memory.data_ptr() % _CACHE_LINE // dtype.itemsize
-    return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), start, shape, strides)
+    memory = torch.from_numpy(_blocks.take(num_bytes))
+    return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), 0, shape, strides)
 
 
 def _wants_validation(tensor: Tensor, validate: bool | None) -> bool:
