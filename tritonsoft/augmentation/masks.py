@@ -1,6 +1,6 @@
 """Masks as kornia hands them around, and the label maps and soft labels that they are."""
 
-import sys
+import copy
 from typing import Any
 
 import torch
@@ -24,19 +24,25 @@ class SoftLabel(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-        if func is Tensor.__setitem__ and args[0].is_floating_point():
+        if func is Tensor.__setitem__ and type(args[0]) is Tensor and args[0].is_floating_point():
             args[0].__class__ = cls  # kornia's slicing crops write into a tensor that they make first
         if not isinstance(result, SoftLabel):
             return result
         if result.is_floating_point():
-            hands_out = func is Tensor.to and sys._getframe(1).f_code.co_name == "_postproc_mask"
-            return result.as_subclass(Tensor) if hands_out else result
+            return result.as_subclass(Tensor) if func is Tensor.to else result  # how the container hands it out
         if func in (Tensor.to, Tensor.type):
             raise TypeError(
                 f"a soft label cannot become {result.dtype}: kornia's AugmentationSequential casts masks back to the "
                 "dtype they came in. Use tritonsoft.augmentation.AugmentationSequential, or give the mask as floats"
             )
         return result.as_subclass(Tensor)  # comparisons, argmax and the like are ordinary tensors
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SoftLabel":
+        return copy.deepcopy(self.as_subclass(Tensor), memo).as_subclass(SoftLabel)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A file or another process gets an ordinary tensor.
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
 def batched(mask: Tensor, batch: int) -> Tensor:

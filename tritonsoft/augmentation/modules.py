@@ -182,6 +182,8 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         params, flags = self._process_kwargs_to_params_and_flags(params, flags)
         batch = params["batch_prob"].numel()
         mask = batched(input, batch)
+        if mask.shape[0] != batch:
+            raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(input.shape)}")
         out = self._sample_mask(*self._picture_and_view(mask, params, flags), linear, fill)
         return like_input(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
@@ -206,7 +208,8 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if self.num_classes is None:
             return harden(mask, view, self.ignore_index, fill, linear)
         soft = soften(mask, view, self.num_classes, self.ignore_index, None)
-        return soft.as_subclass(SoftLabel) if mask.is_floating_point() else soft
+        # One class looks like class ids: the next module must know better.
+        return soft.as_subclass(SoftLabel) if mask.is_floating_point() or self.num_classes == 1 else soft
 
     def _mask_fill(self, kwargs: dict[str, Any]) -> float | None:
         """What the caller wants outside of a hard mask; None: `ignore_index`."""
