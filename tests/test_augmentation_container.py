@@ -1512,3 +1512,64 @@ def test_ours_is_a_drop_in_for_kornia_s_container_without_our_modules(image, lab
     for value, other in zip(ours, theirs, strict=True):
         assert value.dtype == other.dtype
         assert torch.equal(value, other)
+
+
+# --- what a user met -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignore_index", [255, -1, 3])
+@pytest.mark.parametrize(
+    "module",
+    [
+        K.RandomAffine((30.0, 30.0), padding_mode="fill", fill_value=0.5, p=1.0),
+        K.RandomPerspective(0.5, p=1.0),
+        K.PadTo((40, 60)),
+        K.RandomErasing(p=1.0),
+        K.RandomElasticTransform(alpha=(9.0, 9.0), p=1.0),
+        K.VideoSequential(K.RandomAffine((30.0, 30.0), p=1.0)),
+    ],
+    ids=["affine", "perspective", "pad to", "erasing", "elastic", "video"],
+)
+def test_what_kornia_s_modules_fill_in_before_softening_is_no_class(module, ignore_index):
+    labels = torch.randint(1, 3, (BATCH, HEIGHT, WIDTH))  # class 0 is nowhere
+    container = augment(module, TA.Resize((20, 30), num_classes=CLASSES, ignore_index=ignore_index))
+    image = torch.ones(BATCH, 3, HEIGHT, WIDTH)
+    if isinstance(module, K.VideoSequential):
+        container = augment(K.VideoSequential(*module.children(), *list(container.children())[1:]))
+        image, labels = image[None], labels[None]
+    _, soft = seeded(container, image, labels)
+    soft = soft.flatten(0, -4)
+    assert (soft[:, 0] == 0).all()
+    assert (soft.sum(1) < 0.5).any()
+    assert (soft.sum(1) > 0.9).any()
+
+
+def test_an_explicit_fill_of_masks_is_a_class(image):
+    labels = torch.ones(BATCH, HEIGHT, WIDTH, dtype=torch.uint8)
+    extra = {"mask": {"resample": "nearest", "pad_value": 2}}
+    container = augment(K.PadTo((40, 60)), TA.Resize((20, 30), num_classes=CLASSES), extra_args=extra)
+    _, soft = container(image, labels)
+    assert soft[:, 2].sum() > 0
+    assert_close(soft.sum(1), torch.ones(BATCH, 20, 30), TOLERANCE, "mass")
+
+
+@pytest.mark.parametrize("extra_args", [{"mask": {"resample": "nearest"}}, {DataKey.MASK: {"fill": 255}}], ids=str)
+def test_extra_args_never_blend_class_ids(image, extra_args):
+    labels = torch.randint(2, (BATCH, HEIGHT, WIDTH)) * 3 + 1
+    _, hard = augment(K.RandomElasticTransform(p=1.0), extra_args=extra_args)(image, labels)
+    assert set(hard.unique().tolist()) <= {0, 1, 4}
+
+
+def test_hard_padding_before_softening_holds_the_ignore_index_of_the_container(image, labels):
+    modules = [TA.RandomCrop((40, 60), pad_if_needed=True), TA.Resize((20, 30), num_classes=CLASSES, ignore_index=0)]
+    folded = seeded(augment(*modules), image, labels % CLASSES)[1]
+    apart = seeded(augment(modules[0], K.RandomBrightness(p=1.0), modules[1]), image, labels % CLASSES)[1]
+    assert (folded.sum(1) < 0.5).any()
+    assert_close(apart.sum(1).mean(), folded.sum(1).mean(), 0.1, "mass")
+
+
+def test_a_soft_label_that_comes_in_stays_soft_through_kornia_s_modules(image, labels):
+    soft = one_hot(labels)
+    _, out = augment(K.RandomAffine((30.0, 30.0), p=1.0), TA.Resize((20, 30), num_classes=CLASSES))(image, soft)
+    assert out.min() >= 0
+    assert out.sum(1).max() <= 1 + TOLERANCE

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import kornia.augmentation as K
 import torch
-from kornia.augmentation.base import _AugmentationBase
 from kornia.augmentation.container.base import ImageSequentialBase
 from kornia.augmentation.container.image import _get_new_batch_shape
 from kornia.augmentation.container.ops import AugmentationSequentialOps, MaskSequentialOps
@@ -30,7 +29,10 @@ Value = Tensor | list[Tensor]
 ExtraArgs = dict[DataKey, dict[str, Any]]
 
 _PICTURES = (DataKey.INPUT, DataKey.MASK)
-_KNOW_MASKS = (_AugmentationBase, K.MixAugmentationBaseV2, ImageSequentialBase, K.auto.operations.OperationBase)
+_DRAW_PARAMETERS = (K.AugmentationBase2D, K.AugmentationBase3D, K.MixAugmentationBaseV2, ImageSequentialBase)
+_TAKE_MASKS = (*_DRAW_PARAMETERS, K.auto.operations.OperationBase)
+_NEAREST = {"resample": Resample.NEAREST, "align_corners": None}  # kornia's default for masks
+_FILLS = ("fill", "fill_value", "pad_value")  # what kornia's modules call what they pad with
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,6 @@ class _Run:
     outside: int  # what the member that pads puts into hard masks
     keepdim: bool  # kornia restores the rank where every module does
     unbatched: bool  # whether the image came without a batch
-
-    @staticmethod
-    def of(module: BoxAugmentation, view: View, batch: int, unbatched: bool) -> "_Run":
-        return _Run(
-            view, batch, module.num_classes, module.ignore_index, module.ignore_index, module.keepdim, unbatched
-        )
 
     def then(self, other: "_Run") -> "_Run":
         softens = other if self.num_classes is None else self
@@ -69,6 +65,7 @@ class _Slot:
 
     value: Value
     is_soft: bool = False  # a mask that has become a soft label
+    is_label_map: bool = False  # a mask with one channel that has not
     run: _Run | None = None  # what is still to be done to the value
 
 
@@ -83,8 +80,8 @@ class AugmentationSequential(K.AugmentationSequential):
     Args:
         *args: modules of this package, of kornia, or any `nn.Module`; containers may nest.
         data_keys, same_on_batch, keepdim, random_apply, random_apply_weights, transformation_matrix_mode: as kornia's.
-        extra_args: as kornia's. Without them, hard masks go through kornia's own modules by nearest neighbour and soft
-            labels through the interpolation of their image.
+        extra_args: as kornia's, keyed by `DataKey` or its name. What they leave out for masks: hard ones go through
+            kornia's own modules by nearest neighbour, soft labels through the interpolation of their image.
         soft_dtype: of soft labels made from integer label maps; None: float32, and float64 beside a float64 image. A
             label map given as floats keeps its type. Of nested containers, the outermost decides.
 
@@ -133,19 +130,21 @@ class AugmentationSequential(K.AugmentationSequential):
             random_apply=random_apply,
             random_apply_weights=random_apply_weights,
             transformation_matrix_mode=transformation_matrix_mode,
-            extra_args=extra_args,
+            extra_args={DataKey.get(key): value for key, value in (extra_args or {}).items()},
         )
-        num_classes = _agreed_num_classes(self)
+        num_classes, ignore_index = _agreed_labels(self)
         if soft_dtype is not None and not soft_dtype.is_floating_point:
             raise TypeError(f"soft_dtype must be a floating type or None, got {soft_dtype}")
         mask_args = self.extra_args.get(DataKey.MASK, {})
-        self.transform_op = _FoldingOps(self.data_keys, num_classes, soft_dtype, mask_args, not extra_args)
+        self.transform_op = _FoldingOps(
+            self.data_keys, num_classes, ignore_index, soft_dtype, mask_args, not extra_args
+        )
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
         """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""
         params = []
         for name, module in self.get_forward_sequence():
-            draws = isinstance(module, _AugmentationBase | K.MixAugmentationBaseV2 | ImageSequentialBase)
+            draws = isinstance(module, _DRAW_PARAMETERS)
             param = ParamItem(name, module.forward_parameters(batch_shape) if draws else None)
             batch_shape = _shape_after(batch_shape, module, param)
             params.append(param)
@@ -176,12 +175,13 @@ class _FoldingOps(AugmentationSequentialOps):
         self,
         data_keys: list[DataKey] | None,
         num_classes: int | None,
+        ignore_index: int,
         soft_dtype: torch.dtype | None,
         mask_args: dict[str, Any],
         soft_follows_image: bool,
     ) -> None:
         super().__init__(data_keys)
-        self.num_classes, self.soft_dtype = num_classes, soft_dtype
+        self.num_classes, self.ignore_index, self.soft_dtype = num_classes, ignore_index, soft_dtype
         self.mask_args, self.soft_follows_image = mask_args, soft_follows_image
 
     # --- kornia's two entry points ----------------------------------------------------------------------------------
@@ -236,7 +236,16 @@ class _FoldingOps(AugmentationSequentialOps):
         run = None
         if source is not None:
             view = module.view(source, params, flags)
-            run = _Run.of(module, view, params["batch_prob"].numel(), image is not None and image.ndim < 4)
+            run = _Run(
+                view=view,
+                batch=params["batch_prob"].numel(),
+                num_classes=module.num_classes,
+                ignore_index=module.ignore_index,
+                # A label map that becomes soft later must not hold another value for the same until then.
+                outside=module.ignore_index if self.num_classes is None else self.ignore_index,
+                keepdim=module.keepdim,
+                unbatched=image is not None and image.ndim < 4,
+            )
             if before is not None and view.follows(before.view):
                 run = before.then(run)
             else:
@@ -290,34 +299,12 @@ class _FoldingOps(AugmentationSequentialOps):
         image = _image_of(args, keys)
         for index, key in enumerate(keys):
             if key == DataKey.MASK:
-                slot = args[index] if isinstance(args[index], _Slot) else self._returning(args[index], module, param)
-                out[index] = self._mask_back(slot, image, module, param, extra_args)
+                out[index] = self._mask_through(_slot(args[index]), image, "inverse", module, param, extra_args)
             else:
                 out[index] = self._get_op(key).inverse(
                     args[index], module, param=param, extra_args=extra_args.get(key, {})
                 )
         return out
-
-    def _returning(self, mask: Value, module: Any, param: ParamItem) -> _Slot:
-        """A mask that comes back, known for a soft label where a container with `num_classes` has made it."""
-        first = mask[0] if isinstance(mask, list) and mask else mask
-        if isinstance(first, list) or not first.is_floating_point():
-            return _Slot(mask)
-        if isinstance(module, K.VideoSequential):
-            channel_count = first.shape[3 - module._temporal_channel] if first.ndim == 5 else 1
-        else:
-            params = param.data if isinstance(param.data, dict) else {}
-            batch = params["batch_prob"].numel() if "batch_prob" in params else first.shape[0]
-            channel_count = batched(first, 1 if isinstance(mask, list) else batch).shape[1]
-        return _Slot(mask, is_soft=channel_count == self.num_classes)
-
-    def _mask_back(
-        self, slot: _Slot, image: Tensor | None, module: Any, param: ParamItem, extra_args: ExtraArgs
-    ) -> _Slot:
-        if isinstance(module, BoxAugmentation) and module.filter is not None and slot.is_soft:
-            # By itself the module takes masses for hard planes if it has no `num_classes`.
-            extra_args = {**extra_args, DataKey.MASK: {**extra_args.get(DataKey.MASK, {}), "antialias": True}}
-        return self._mask_through(slot, image, "inverse", module, param, extra_args)
 
     # --- masks and kornia's modules ---------------------------------------------------------------------------------
 
@@ -325,7 +312,7 @@ class _FoldingOps(AugmentationSequentialOps):
         self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> _Slot:
         """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
-        if not isinstance(module, _KNOW_MASKS):
+        if not isinstance(module, _TAKE_MASKS):
             return slot
         if isinstance(slot.value, Tensor) and (isinstance(module, K.VideoSequential) or _is_plain_container(module)):
             return self._mask_through_children(slot, image, way, module, param, extra_args)
@@ -333,18 +320,48 @@ class _FoldingOps(AugmentationSequentialOps):
             # A colour operation: the mask need not become floats and back for it.
             batch = 1 if isinstance(slot.value, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
             return slot if module.keepdim else replace(slot, value=_each(lambda mask: batched(mask, batch), slot.value))
-        extra = extra_args.get(DataKey.MASK, {})
-        if slot.is_soft:
-            extra = _as_soft(extra, getattr(module, "flags", {}), self.soft_follows_image)
+        extra, flags = extra_args.get(DataKey.MASK, {}), getattr(module, "flags", {})
         ours = isinstance(module, BoxAugmentation) and module.filter is not None  # takes integers
         softens = ours and way == "transform" and module.num_classes is not None
+        slot = self._known(slot, way, param)
+        zero = 0
+        if slot.is_soft:
+            # Of ours, those without `num_classes` take masses for hard planes.
+            extra = {**extra, "antialias": True} if ours else self._extra_of_soft(extra, flags)
+        elif not ours and slot.is_label_map:
+            extra = extra if _first(slot.value).is_floating_point() else {**_NEAREST, **extra}
+            is_nearest = extra.get("resample") == Resample.NEAREST
+            if self.num_classes is not None and is_nearest and not extra.keys() & set(_FILLS):
+                # kornia's modules pad with 0, which is a class: count the ids from `ignore_index`.
+                zero, extra = self.ignore_index, {**extra, **_no_fill(flags)}
         value = slot.value if ours else _floats(slot.value, image)
         operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
-        value = operate(value, module, param=param, extra_args=extra)
+        value = operate(_plus(value, -zero), module, param=param, extra_args=extra)
+        value = _plus(_each(lambda mask: mask.as_subclass(Tensor), value), zero)
         if softens and not slot.is_soft:
             dtype = self._dtype_of_soft(slot.value, image)
-            return replace(slot, value=_each(lambda mask: mask.as_subclass(Tensor).to(dtype), value), is_soft=True)
-        return replace(slot, value=_each(lambda mask: mask.as_subclass(Tensor), _typed(value, slot.value)))
+            return replace(slot, value=_each(lambda mask: mask.to(dtype), value), is_soft=True)
+        return replace(slot, value=_typed(value, slot.value))
+
+    def _known(self, slot: _Slot, way: str, param: ParamItem) -> _Slot:
+        """The slot, its mask known for a soft label or a label map by its channels."""
+        if isinstance(slot.value, list) and not slot.value:
+            return slot
+        first = _first(slot.value)
+        params = param.data if isinstance(param.data, dict) else {}
+        batch = params["batch_prob"].numel() if "batch_prob" in params else first.shape[0]
+        count = batched(first, 1 if isinstance(slot.value, list) else batch).shape[1]
+        looks_soft = count == self.num_classes and first.is_floating_point() and (count > 1 or way == "inverse")
+        is_soft = slot.is_soft or looks_soft
+        return replace(slot, is_soft=is_soft, is_label_map=count == 1 and not is_soft)
+
+    def _extra_of_soft(self, extra: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+        """How kornia's modules treat a soft label: what they fill in is no mass, and it moves like its image."""
+        extra = {**extra, **_no_fill(flags)}
+        if self.soft_follows_image:
+            nearest = flags.get("resample") == Resample.NEAREST
+            extra["resample"] = Resample.NEAREST if nearest else Resample.BILINEAR  # bicubic masses would go negative
+        return extra
 
     def _mask_through_children(
         self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -428,6 +445,14 @@ class _FoldingOps(AugmentationSequentialOps):
         return _Slot(value, is_soft=slot.is_soft or run.num_classes is not None)
 
 
+def _first(value: Value) -> Tensor:
+    return value[0] if isinstance(value, list) else value
+
+
+def _plus(value: Value, number: int) -> Value:
+    return _each(lambda mask: mask + number, value) if number else value
+
+
 def _one_or_all(args: list[Any]) -> Any:
     return args[0] if len(args) == 1 else args
 
@@ -488,15 +513,10 @@ def _floats(value: Value, image: Tensor | None) -> Value:
     return _each(lambda mask: cast(Tensor, K.AugmentationSequential._cast_mask(mask, working)), value)
 
 
-def _as_soft(extra: dict[str, Any], flags: dict[str, Any], follow_image: bool) -> dict[str, Any]:
-    """How kornia's modules treat a soft label: what they fill in is no mass, and it moves like its image."""
-    extra = {**extra, **{name: 0.0 for name in ("fill", "pad_value") if name in flags}}
-    if isinstance(flags.get("fill_value"), Tensor):
-        extra["fill_value"] = flags["fill_value"].new_zeros(())
-    if follow_image:
-        nearest = flags.get("resample") == Resample.NEAREST
-        extra["resample"] = Resample.NEAREST if nearest else Resample.BILINEAR  # bicubic masses would go negative
-    return extra
+def _no_fill(flags: dict[str, Any]) -> dict[str, Any]:
+    """What makes a kornia module with these flags pad with zeros."""
+    fills = {name: flags[name] for name in _FILLS if name in flags}
+    return {name: fill.new_zeros(()) if isinstance(fill, Tensor) else 0.0 for name, fill in fills.items()}
 
 
 def _typed(value: Value, like: Value) -> Value:
@@ -521,8 +541,8 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
     return cast(torch.Size, _get_new_batch_shape(param, shape, module))
 
 
-def _agreed_num_classes(container: nn.Module) -> int | None:
-    """The number of classes of the modules that make soft labels: one label map cannot have two."""
+def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:
+    """``num_classes`` and ``ignore_index`` of the modules that make soft labels: one label map cannot have two."""
     softening = [
         each for each in container.modules() if isinstance(each, BoxAugmentation) and each.num_classes is not None
     ]
@@ -532,4 +552,4 @@ def _agreed_num_classes(container: nn.Module) -> int | None:
             raise ValueError(
                 f"{name} must be the same in all modules of a container that have num_classes, got {values}"
             )
-    return softening[0].num_classes if softening else None
+    return (softening[0].num_classes, softening[0].ignore_index) if softening else (None, 0)

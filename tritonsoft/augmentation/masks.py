@@ -13,6 +13,9 @@ _LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _WIDER = {torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
+_CASTS = (Tensor.to, Tensor.type, Tensor.type_as, Tensor.long, Tensor.int, Tensor.short, Tensor.byte, Tensor.bool)
+
+
 class SoftLabel(Tensor):
     """A soft label that refuses to become integers.
 
@@ -29,8 +32,9 @@ class SoftLabel(Tensor):
         if not isinstance(result, SoftLabel):
             return result
         if result.is_floating_point():
-            return result.as_subclass(Tensor) if func is Tensor.to else result  # how the container hands it out
-        if func in (Tensor.to, Tensor.type):
+            # The container hands it out by `to`; and a loss is no label.
+            return result.as_subclass(Tensor) if func is Tensor.to or result.ndim < 3 else result
+        if func in _CASTS:
             raise TypeError(
                 f"a soft label cannot become {result.dtype}: kornia's AugmentationSequential casts masks back to the "
                 "dtype they came in. Use tritonsoft.augmentation.AugmentationSequential, or give the mask as floats"
@@ -104,7 +108,7 @@ def soften(
     if mask.shape[1] != 1:
         raise ValueError(
             f"mask must have 1 channel of class ids or num_classes={num_classes} channels of masses (floats), got "
-            f"{mask.shape[1]} channels of {mask.dtype}"
+            f"{mask.shape[1]} channels of {mask.dtype} in {tuple(mask.shape)}; a mask (B, H, W) needs the image's B"
         )
     if dtype is None:
         dtype = mask.dtype if mask.is_floating_point() else torch.float32
@@ -123,17 +127,17 @@ def harden(mask: Tensor, view: View, ignore_index: int, fill: float | None, line
     """``(B, K, H, W)`` -> ``(B, K, h, w)``, the type kept: the nearest pixels or, if ``linear``, filtered ones."""
     if linear and mask.is_floating_point():
         return sample_soft(mask, view)
-    return sample_hard(mask, view, _outside(mask, view, ignore_index, fill))
+    return sample_hard(mask, view, _outside(mask, ignore_index, fill) if view.pads else 0.0)
 
 
 def undo_mask(mask: Tensor, view: View, ignore_index: int, linear: bool) -> Tensor:
     """Back onto the source: masses through the filter (``linear``), class ids at the nearest pixels."""
     if linear and mask.is_floating_point():
         return undo(mask, view)
-    return undo(mask, view, _outside(mask, View(view.source, view.size, pads=True), ignore_index, None))
+    return undo(mask, view, _outside(mask, ignore_index, None))
 
 
-def _outside(mask: Tensor, view: View, ignore_index: int, fill: float | None) -> float:
+def _outside(mask: Tensor, ignore_index: int, fill: float | None) -> float:
     """What a hard mask holds outside of the picture: no class, unless the caller names one.
 
     Binary masks and planes, one per class or not, have no value for "unknown": nothing of them is outside.
@@ -141,7 +145,7 @@ def _outside(mask: Tensor, view: View, ignore_index: int, fill: float | None) ->
     if fill is None and (mask.dtype == torch.bool or mask.shape[1] != 1):
         return 0.0
     value = float(ignore_index if fill is None else fill)
-    if view.pads and not torch.compiler.is_compiling() and not _holds(mask.dtype, value):
+    if not torch.compiler.is_compiling() and not _holds(mask.dtype, value):
         what = f"ignore_index={ignore_index}" if fill is None else f"fill={fill}"
         raise ValueError(f"{what} must fit the mask's {mask.dtype}: padding gets this value")
     return value

@@ -4,7 +4,7 @@ Nothing here knows kornia; nothing here loops over the batch or reads a tensor's
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -73,7 +73,7 @@ class View:
     def sample(self, index: int) -> "View":
         """This view for one sample of the batch."""
         boxes = None if self.boxes is None else self.boxes[index : index + 1]
-        return View(self.source, self.size, boxes, self.filter, self.crops, self.pads, self.fill)
+        return replace(self, boxes=boxes)
 
     def inverse(self) -> "View":
         """From what is shown back to the picture; what was hidden becomes padding."""
