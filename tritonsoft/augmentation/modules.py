@@ -536,7 +536,29 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         self._configure(num_classes, ignore_index, filter)
 
 
-class RandomHorizontalFlip(BoxAugmentation, K.RandomHorizontalFlip):
+class _RandomFlip(BoxAugmentation):
+    """What the flips share; the box is the subclass's."""
+
+    resamples = False
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        p_batch: float = 1.0,
+        same_on_batch: bool = False,
+        keepdim: bool = False,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        filter: Filter | None = "area",
+    ) -> None:
+        super().__init__(p, p_batch, same_on_batch, keepdim)
+        self._configure(num_classes, ignore_index, filter)
+
+    def output_size(self, source: Size, flags: Flags) -> Size:
+        return source
+
+
+class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
     """Mirror pictures left-right at random: a drop-in for `kornia.augmentation.RandomHorizontalFlip`.
 
     Args:
@@ -554,29 +576,12 @@ class RandomHorizontalFlip(BoxAugmentation, K.RandomHorizontalFlip):
         tensor([[[[3., 2., 1.]]]])
     """
 
-    resamples = False
-
-    def __init__(
-        self,
-        p: float = 0.5,
-        p_batch: float = 1.0,
-        same_on_batch: bool = False,
-        keepdim: bool = False,
-        num_classes: int | None = None,
-        ignore_index: int = 255,
-        filter: Filter | None = "area",
-    ) -> None:
-        super().__init__(p, p_batch, same_on_batch, keepdim)
-        self._configure(num_classes, ignore_index, filter)
-
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        return whole(source, params["batch_prob"])[:, [2, 1, 0, 3]]
-
-    def output_size(self, source: Size, flags: Flags) -> Size:
-        return source
+        x0, y0, x1, y1 = whole(source, params["batch_prob"]).unbind(1)
+        return torch.stack([x1, y0, x0, y1], dim=1)
 
 
-class RandomVerticalFlip(BoxAugmentation, K.RandomVerticalFlip):
+class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
     """Mirror pictures top-bottom at random: a drop-in for `kornia.augmentation.RandomVerticalFlip`.
 
     Args:
@@ -595,26 +600,9 @@ class RandomVerticalFlip(BoxAugmentation, K.RandomVerticalFlip):
                   [1.]]]])
     """
 
-    resamples = False
-
-    def __init__(
-        self,
-        p: float = 0.5,
-        p_batch: float = 1.0,
-        same_on_batch: bool = False,
-        keepdim: bool = False,
-        num_classes: int | None = None,
-        ignore_index: int = 255,
-        filter: Filter | None = "area",
-    ) -> None:
-        super().__init__(p, p_batch, same_on_batch, keepdim)
-        self._configure(num_classes, ignore_index, filter)
-
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        return whole(source, params["batch_prob"])[:, [0, 3, 2, 1]]
-
-    def output_size(self, source: Size, flags: Flags) -> Size:
-        return source
+        x0, y0, x1, y1 = whole(source, params["batch_prob"]).unbind(1)
+        return torch.stack([x0, y1, x1, y0], dim=1)
 
 
 class RandomScaleCrop(BoxAugmentation):
@@ -694,7 +682,7 @@ class RandomScaleCrop(BoxAugmentation):
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         # A window as large as the scaled picture must not show a rounding error of what lies outside.
         boxes, picture = edges(params["src"]), whole(source, params["src"])
-        for edge in (torch.zeros_like(picture), picture[:, [2, 3, 2, 3]]):
+        for edge in (torch.zeros_like(picture), picture[:, 2:].repeat(1, 2)):
             boxes = torch.where((boxes - edge).abs() < _ROUNDING, edge, boxes)
         return boxes
 
