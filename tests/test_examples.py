@@ -18,7 +18,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def test_kornia_reads_image_and_label_two_pixels_apart_and_tritonsoft_reads_them_at_one_place(tmp_path: Path) -> None:
+def test_kornia_reads_image_and_label_two_pixels_apart_and_we_read_them_at_one_place(tmp_path: Path) -> None:
     pytest.importorskip("kornia", reason="the example compares with kornia, which is not installed")
     pytest.importorskip("matplotlib", reason="the example draws with matplotlib, which is not installed")
     there, here = load("alignment").main(tmp_path / "figure.png")
