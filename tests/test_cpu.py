@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ pytest.importorskip("numba")
 
 import tritonsoft as ts
 from tritonsoft import cpu, ops, reference
+from tritonsoft.cpu.taps import ends_of, taps_of
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +28,10 @@ def _restore_threads():
 
 @pytest.fixture(params=["OpenMP threads", "own threads"])
 def always_threaded(request, monkeypatch):
-    monkeypatch.setattr(cpu, "_INLINE_WORK", 0)
+    monkeypatch.setattr(cpu.threads, "INLINE_WORK", 0)
     if request.param == "own threads":
-        monkeypatch.setattr(cpu._pool, "_team", None)
-    elif cpu._pool._team is None:
+        monkeypatch.setattr(cpu.threads.pool, "_team", None)
+    elif cpu.threads.pool._team is None:
         pytest.skip("torch has no OpenMP threads to lend")
 
 
@@ -57,7 +59,7 @@ def _soft(labels, boxes, size, num_classes=19, dtype=torch.float32, filter="area
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_same_bits_whatever_the_thread_count(always_threaded, monkeypatch, streamed):
-    monkeypatch.setattr(cpu, "_STREAM_BYTES", 0 if streamed else 1 << 40)
+    monkeypatch.setattr(cpu.elements, "STREAM_BYTES", 0 if streamed else 1 << 40)
     image, labels, boxes = _inputs()
     results = []
     for num_threads in (1, 2, 3, 7):
@@ -98,7 +100,7 @@ def test_a_forked_child_starts_its_own_threads():
     program = """
 import os, torch
 from tritonsoft import cpu
-cpu._INLINE_WORK = 0
+cpu.threads.INLINE_WORK = 0
 torch.set_num_threads(3)
 labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)
 def soft():
@@ -139,7 +141,7 @@ def test_small_calls_need_no_other_thread(monkeypatch):
         raise AssertionError("asked for threads")
 
     torch.set_num_threads(4)
-    monkeypatch.setattr(cpu._pool, "_team", refuse)
+    monkeypatch.setattr(cpu.threads.pool, "_team", refuse)
     _soft(torch.zeros(1, 8, 8, dtype=torch.uint8), None, (4, 4))
 
 
@@ -156,7 +158,7 @@ def test_an_error_in_a_helper_thread_reaches_the_caller(always_threaded):
         in_helper.wait(60)
 
     with pytest.raises(ValueError, match="from a job"):
-        cpu._pool.run(job, 100, 100)
+        cpu.threads.pool.run(job, 100, 100)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -183,7 +185,7 @@ def test_16_bit_results_round_to_nearest_even(dtype):
 @pytest.mark.parametrize("offset", [0, 1, 5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_streamed_stores_at_any_alignment(monkeypatch, offset, dtype):
-    monkeypatch.setattr(cpu, "_STREAM_BYTES", 0)
+    monkeypatch.setattr(cpu.elements, "STREAM_BYTES", 0)
     _, labels, boxes = _inputs()
     memory = torch.full((3 * 19 * 29 * 37 + 16,), -1.0, dtype=dtype)
     out = memory[offset : offset + 3 * 19 * 29 * 37].view(3, 19, 29, 37)
@@ -233,7 +235,7 @@ def test_a_pixel_without_weight_is_not_read():
 def test_vast_boxes_need_little_memory():
     image, labels, _ = _inputs()
     boxes = torch.tensor([[-(2.0**24), -(2.0**24), 2.0**24, 2.0**24]]).expand(3, 4)
-    taps = cpu._taps(cpu._ends(boxes, (61, 83))[1], 83, 64, "triangle", cpu.np.float32)
+    taps = taps_of(ends_of(boxes, (61, 83))[1], 83, 64, "triangle", np.float32)
     assert taps.weight.size <= 3 * 4 * 83
     assert (_crop_resize(image, boxes, (8, 8)) - 0.5).abs().max() < 1e-3
     assert _soft(labels, boxes, (8, 8)).sum() < 1e-3

@@ -1,0 +1,17 @@
+"""The Numba backend: the operators of `tritonsoft.reference` as compiled loops over ranges of output rows.
+
+A crop with a resize is, along each axis, a short list of weighted taps per output (`taps`); `images` and `labels` are
+the loops over them.
+
+What makes it fast beside fewer operations: a finished line leaves with non-temporal stores, which spares reading the
+output before it is overwritten. Between two such stores nothing may touch a reference count (no array slices there): an
+atomic instruction waits until they have drained.
+
+Rows are independent and every sum has a fixed order, so that results do not depend on the number of threads.
+Nothing is compiled before the first call. The launchers trust their arguments: `tritonsoft.functional` checks them.
+"""
+
+from tritonsoft.cpu.images import crop_resize, crop_resize_adjoint
+from tritonsoft.cpu.labels import labels_in_range, soft_crop_resize
+
+__all__ = ["crop_resize", "crop_resize_adjoint", "labels_in_range", "soft_crop_resize"]

@@ -1,0 +1,177 @@
+"""What tensors hold: elements as kernels compute with them, and cache lines of them on their way out."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from tritonsoft.cpu.threads import jit, unsigned
+
+LINE_BYTES = 64
+STREAM_BYTES = 1 << 22  # outputs above this leave the cache anyway
+
+#
+# Numba has no 16-bit floats on a CPU. Kernels see float16 as int16 and bfloat16 as uint16 and convert the bits.
+
+_BITS = {torch.float16: torch.int16, torch.bfloat16: torch.uint16}
+
+
+def flat(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The memory that a tensor spans, as one dense array: kernels apply the strides, so each dtype compiles once."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    memory = tensor.detach().as_strided((span,), (1,))
+    return memory.view(_BITS.get(tensor.dtype, tensor.dtype)).numpy()
+
+
+@intrinsic
+def reinterpret(typing_context: Any, value: Any) -> Any:
+    """The bits of a float32 as uint32, and back."""
+    result = types.uint32 if value == types.float32 else types.float32
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(result))
+
+    return result(value), generate
+
+
+def _widen_half(value: Any) -> Any:
+    magnitude = np.uint32(np.uint32(value & 0x7FFF) << 13)
+    # Read as a float32 the exponent is short by 112; scaling, unlike adding to it, also normalises the subnormals.
+    bits = reinterpret(reinterpret(magnitude) * np.float32(2.0**112))
+    if magnitude >= np.uint32(0x0F800000):  # infinity and NaN
+        bits = np.uint32(magnitude | np.uint32(0x7F800000))
+    return reinterpret(np.uint32(bits | np.uint32(np.uint32(value & 0x8000) << 16)))
+
+
+def _widen_bfloat(value: Any) -> Any:
+    return reinterpret(np.uint32(np.uint32(value) << 16))
+
+
+def _widen_byte(value: Any) -> Any:
+    return np.float32(value)
+
+
+def _widen_none(value: Any) -> Any:
+    return value
+
+
+def widen(value: Any) -> Any:
+    """A stored element as float32 or float64."""
+
+
+@overload(widen)
+def _(value: Any) -> Any:
+    converters = {types.int16: _widen_half, types.uint16: _widen_bfloat, types.uint8: _widen_byte}
+    return converters.get(value, _widen_none)
+
+
+def _narrow_half(value: Any, out: Any) -> Any:
+    bits = reinterpret(np.float32(value))
+    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    odd = np.uint32((magnitude >> 13) & 1)
+    result = np.uint32(np.uint32(magnitude - np.uint32(0x38000000) + np.uint32(0xFFF) + odd) >> 13)
+    if magnitude < np.uint32(0x38800000):  # subnormal: adding 1/2 shifts the bits into place and rounds them
+        shifted = np.float32(reinterpret(magnitude) + np.float32(0.5))
+        result = np.uint32(reinterpret(shifted) - np.uint32(0x3F000000))
+    if magnitude >= np.uint32(0x47800000):
+        result = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else np.uint32(0x7C00)
+    return np.int16(np.uint16(result | np.uint32((bits >> 16) & 0x8000)))
+
+
+def _narrow_bfloat(value: Any, out: Any) -> Any:
+    bits = reinterpret(np.float32(value))
+    result = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + np.uint32((bits >> 16) & 1)) >> 16)
+    if np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
+        result = np.uint32(0x7FC0)
+    return np.uint16(result)
+
+
+def _narrow_byte(value: Any, out: Any) -> Any:
+    return np.uint8(min(max(np.rint(value), 0), 255))
+
+
+def _narrow_single(value: Any, out: Any) -> Any:
+    return np.float32(value)
+
+
+def _narrow_none(value: Any, out: Any) -> Any:
+    return value
+
+
+def narrow(value: Any, out: Any) -> Any:
+    """A float32 or float64 as an element of ``out``, rounded to nearest even."""
+
+
+@overload(narrow)
+def _(value: Any, out: Any) -> Any:
+    converters = {
+        types.int16: _narrow_half,
+        types.uint16: _narrow_bfloat,
+        types.uint8: _narrow_byte,
+        types.float32: _narrow_single,
+    }
+    return converters.get(out.dtype, _narrow_none)
+
+
+@intrinsic
+def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: Any) -> Any:
+    """Copies one cache line, to an aligned place, past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        places = []
+        for array_type, array, index in zip(signature.args[::2], arguments[::2], arguments[1::2], strict=True):
+            data = context.make_array(array_type)(context, builder, array).data
+            places.append(builder.gep(data, [index]))
+        lanes = LINE_BYTES * 8 // out.dtype.bitwidth
+        vector = ir.VectorType(context.get_data_type(out.dtype), lanes).as_pointer()
+        value = builder.load(builder.bitcast(places[1], vector), align=out.dtype.bitwidth // 8)
+        store = builder.store(value, builder.bitcast(places[0], vector), align=LINE_BYTES)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(out, types.uintp, line, types.uintp), generate
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """Orders the streamed lines before whatever tells another thread that they are there."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@jit
+def write(out: Any, start: Any, line: Any, count: Any, lanes: Any, phase: Any) -> None:
+    """Copies ``line[:count]`` to ``out[start:]``, whole cache lines of ``lanes`` elements past the caches.
+
+    ``phase`` counts the elements from ``out[0]`` on to the next cache line; ``lanes = 0`` is an ordinary copy.
+    """
+    head = count
+    if lanes > unsigned(0):
+        head = min(count, (phase - start) & (lanes - unsigned(1)))
+    for n in range(head):
+        out[start + n] = line[n]
+    done = head
+    while done + lanes <= count and lanes > unsigned(0):
+        _stream_line(out, start + done, line, done)
+        done += lanes
+    for n in range(done, count):
+        out[start + n] = line[n]
+
+
+def streaming(out: Tensor) -> tuple[Any, Any]:
+    """``lanes`` and ``phase`` of `write`: what is larger than the caches leaves them soon enough by itself."""
+    lanes = LINE_BYTES // out.itemsize if out.nbytes >= STREAM_BYTES else 0
+    return unsigned(lanes), unsigned(-out.data_ptr() % LINE_BYTES // out.itemsize)
+
+
+def sums_dtype(*tensors: Tensor) -> type:
+    """float64 if any of the tensors is, else float32."""
+    return np.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else np.float32

@@ -1,0 +1,165 @@
+"""Images: the weighted sum of source rows (contiguous, so it vectorises), then of that line's columns, for several rows
+side by side. The gradient is the same loop over the transposed lists of taps."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tritonsoft.cpu.elements import fence, flat, narrow, streaming, sums_dtype, widen, write
+from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
+from tritonsoft.cpu.threads import jit, pool, unsigned
+from tritonsoft.cpu.vectors import ROWS, add_scaled, store_vector, transpose_square, vector_of
+
+
+@jit
+def _resize_rows(
+    out: Any,
+    out_strides: Any,
+    image: Any,
+    image_strides: Any,
+    shape: Any,
+    taps_y: Taps,
+    taps_x: Taps,
+    unit: Any,
+    fill: Any,
+    lanes: Any,
+    phase: Any,
+    first_row: int,
+    end_row: int,
+) -> None:
+    """Output rows of an image whose ``channels`` interleaved channels form ``planes`` separate planes per sample.
+
+    Rows of a sample share their taps along x. `ROWS` of them are summed side by side, each in its element of a vector:
+    along the row a vector would have to gather its taps, which costs more than transposing there and back.
+    """
+    first_y, begin_y, weight_y, outside_y = taps_y
+    first_x, begin_x, weight_x, outside_x = taps_x
+    planes, channels, in_width, out_height, out_width = shape
+    stride_x, stride_channel = unsigned(image_strides[3]), unsigned(image_strides[1])
+    dense = stride_x == channels and (channels == 1 or stride_channel == 1)
+    side, num_channels, width = unsigned(ROWS), unsigned(channels), unsigned(out_width)
+    zero, one = weight_x.dtype.type(0), weight_x.dtype.type(1)
+    count = width * num_channels
+    in_pitch = unsigned((in_width * channels + ROWS - 1) // ROWS * ROWS)
+    out_pitch = unsigned((out_width * channels + ROWS - 1) // ROWS * ROWS)
+    lines = np.zeros(side * in_pitch, weight_x.dtype)  # (ROWS, source columns of the box): summed along y
+    columns = np.zeros(in_pitch * side, weight_x.dtype)  # its transpose
+    sums = np.zeros(out_pitch * side, weight_x.dtype)  # (output columns, ROWS): summed along x too
+    results = np.zeros(side * out_pitch, weight_x.dtype)  # its transpose
+    finished = np.empty(count, out.dtype)
+    last_box = first_x.size // out_width - 1
+    known_box, left, right, reaches_out = -1, 0, 0, False
+    row = first_row
+    while row < end_row:
+        sample = row // (planes * out_height)
+        num_rows = min(ROWS, end_row - row, (sample + 1) * planes * out_height - row)
+        box = min(sample, last_box)
+        output_x = unsigned(box * out_width)
+        if box != known_box:
+            known_box, left, right, reaches_out = box, in_width, 0, False
+            for n in range(output_x, output_x + width):
+                num_taps = begin_x[n + unsigned(1)] - begin_x[n]
+                if num_taps > 0:
+                    left, right = min(left, first_x[n]), max(right, first_x[n] + num_taps)
+                reaches_out |= outside_x[n] != zero
+        first_element = unsigned(left * channels)
+        num_elements = unsigned(max(left, right) * channels) - first_element
+
+        for r in range(num_rows):
+            plane, i = (row + r) // out_height % planes, (row + r) % out_height
+            line, output_y = unsigned(r) * in_pitch, box * out_height + i
+            begin_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
+            if begin_tap == end_tap:
+                for n in range(num_elements):
+                    lines[line + n] = zero
+            for t in range(begin_tap, end_tap):
+                weight, opening = weight_y[t], t == begin_tap
+                y = first_y[output_y] + t - begin_tap
+                base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
+                if dense and opening:
+                    for n in range(num_elements):
+                        lines[line + n] = weight * widen(image[base + first_element + n])
+                elif dense:
+                    for n in range(num_elements):
+                        lines[line + n] += weight * widen(image[base + first_element + n])
+                else:
+                    for n in range(num_elements):
+                        x, channel = (first_element + n) // num_channels, (first_element + n) % num_channels
+                        value = weight * widen(image[base + x * stride_x + channel * stride_channel])
+                        lines[line + n] = value if opening else lines[line + n] + value
+        for n in range(unsigned(0), num_elements, side):
+            transpose_square(lines, n, in_pitch, columns, n * side, side)
+
+        for j in range(width):
+            first_tap, last_tap = unsigned(begin_x[output_x + j]), unsigned(begin_x[output_x + j + unsigned(1)])
+            for channel in range(num_channels):
+                place = (unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
+                total = vector_of(zero)
+                for t in range(first_tap, last_tap):
+                    total = add_scaled(total, weight_x[t], columns, place)
+                    place += num_channels * side
+                store_vector(sums, (j * num_channels + channel) * side, total)
+        for n in range(unsigned(0), count, side):
+            transpose_square(sums, n * side, side, results, n, out_pitch)
+
+        for r in range(num_rows):
+            plane, i = (row + r) // out_height % planes, (row + r) % out_height
+            line, share_y = unsigned(r) * out_pitch, outside_y[box * out_height + i]
+            if unit != one:
+                for n in range(count):
+                    results[line + n] /= unit
+            if fill != zero and (reaches_out or share_y != zero):
+                for j in range(width):
+                    outside = share_y + outside_x[output_x + j] * (one - share_y)
+                    padding = outside * fill if outside != zero else zero
+                    for n in range(j * num_channels, (j + unsigned(1)) * num_channels):
+                        results[line + n] += padding
+            for n in range(count):
+                finished[n] = narrow(results[line + n], out)
+            start = unsigned(sample * out_strides[0] + plane * out_strides[1] + i * out_strides[2])
+            write(out, start, finished, count, lanes, phase)
+        row += num_rows
+    fence()
+
+
+def _resize(out: Tensor, image: Tensor, taps_y: Taps, taps_x: Taps, fill: float) -> None:
+    batch, num_channels, out_height, out_width = out.shape
+    interleaved = num_channels > 1 and out.stride(1) == 1 and out.stride(3) == num_channels
+    planes, channels = (1, num_channels) if interleaved else (num_channels, 1)
+    unit = 255 if image.dtype == torch.uint8 and out.dtype != torch.uint8 else 1
+    dtype = taps_x.weight.dtype.type
+    arguments = (
+        flat(out),
+        out.stride(),
+        flat(image),
+        image.stride(),
+        (planes, channels, image.shape[3], out_height, out_width),
+        taps_y,
+        taps_x,
+        dtype(unit),
+        dtype(fill),
+        *streaming(out),
+    )
+    pool.run(lambda first, end: _resize_rows(*arguments, first, end), batch * planes * out_height, out.numel() * 4)
+
+
+def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: str, fill: float) -> None:
+    """Writes `tritonsoft.reference.crop_resize` of an image ``(B, K, H, W)`` to ``out (B, K, h, w)``."""
+    in_size, out_size, dtype = image.shape[2:], out.shape[2:], sums_dtype(out, image)
+    taps = [
+        taps_of(ends, in_size[axis], out_size[axis], filter, dtype)
+        for axis, ends in enumerate(ends_of(boxes, (in_size[0], in_size[1])))
+    ]
+    _resize(out, image, taps[0], taps[1], fill)
+
+
+def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: str) -> None:
+    """Writes `tritonsoft.reference.crop_resize_adjoint` of a gradient ``(B, K, h, w)`` to ``out (B, K, H, W)``."""
+    in_size, out_size, dtype = out.shape[2:], grad.shape[2:], sums_dtype(out, grad)
+    taps = []
+    for axis, ends in enumerate(ends_of(boxes, (in_size[0], in_size[1]))):
+        forward = taps_of(ends, in_size[axis], out_size[axis], filter, dtype)
+        taps.append(Taps(*transpose_taps(*forward[:3], in_size[axis], out_size[axis])))
+    _resize(out, grad, taps[0], taps[1], 0.0)

@@ -1,0 +1,263 @@
+"""Label maps: a soft label row is a histogram, to which each run of one class adds its weights on its class's line.
+
+A run costs the same however long it is, and equal source rows are added once.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba.cpython.unsafe.numbers import trailing_zeros
+from torch import Tensor
+
+from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, streaming, sums_dtype, write
+from tritonsoft.cpu.taps import Taps, ends_of, taps_of
+from tritonsoft.cpu.threads import jit, pool, unsigned
+from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
+
+_TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
+
+
+@jit
+def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: Any) -> Any:
+    """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared."""
+    label = type(ignore_index)(label)
+    label = num_classes if (label < 0) | (label >= num_classes) | (label == ignore_index) else label
+    return np.uint32(np.uint32(label) * pitch)
+
+
+@jit
+def _find_runs(values: Any, begin: Any, end: Any, run_end: Any) -> None:
+    """Writes where each run of equal ``values[begin:end]`` ends; overwrites the value that follows."""
+    one, num_runs = unsigned(1), unsigned(0)
+    values[end] = ~values[end - one]
+    for n in range(begin, end, unsigned(MASK_BITS)):
+        changes = mask_of_changes(values, n)
+        if end - n < unsigned(MASK_BITS):
+            changes &= (one << (end - n)) - one
+        while changes != 0:
+            run_end[num_runs] = n + unsigned(trailing_zeros(changes)) + one
+            num_runs += one
+            changes &= changes - one
+
+
+@jit
+def _chunk_weights(box: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
+    """What the source pixels of a box weigh in its chunks of outputs.
+
+    For each chunk: its first pixel, the end of its pixels, and where its lines begin in the last result. That holds a
+    line of `CHUNK` outputs for each edge between two pixels: the weight of the taps left of it. So the weight of a run
+    of pixels is the difference of two lines.
+    """
+    first, begin, weight, _ = taps_x
+    num_chunks, num_lines = (out_width + CHUNK - 1) // CHUNK, 0
+    left, right = np.zeros(num_chunks, np.uint64), np.zeros(num_chunks, np.uint64)
+    line_begin = np.zeros(num_chunks, np.uint64)
+    for chunk in range(num_chunks):
+        outputs = range(box * out_width + chunk * CHUNK, box * out_width + min((chunk + 1) * CHUNK, out_width))
+        first_pixel, end_pixel = 2**31, 0
+        for n in outputs:
+            if begin[n] < begin[n + 1]:
+                first_pixel = min(first_pixel, first[n])
+                end_pixel = max(end_pixel, first[n] + begin[n + 1] - begin[n])
+        first_pixel = min(first_pixel, end_pixel)
+        left[chunk], right[chunk], line_begin[chunk] = first_pixel, end_pixel, num_lines * CHUNK
+        num_lines += end_pixel - first_pixel + 1
+    sums = np.zeros(num_lines * CHUNK)
+    for chunk in range(num_chunks):
+        for j in range(chunk * CHUNK, min((chunk + 1) * CHUNK, out_width)):
+            n = box * out_width + j
+            line = first[n] - np.int64(left[chunk])
+            for t in range(begin[n], begin[n + 1]):
+                line += 1
+                sums[np.int64(line_begin[chunk]) + line * CHUNK + j % CHUNK] = weight[t]
+        size = unsigned(CHUNK)
+        for n in range(line_begin[chunk], line_begin[chunk] + (right[chunk] - left[chunk]) * size):
+            sums[n + size] += sums[n]
+    return left, right, line_begin, sums.astype(like.dtype)
+
+
+@jit
+def _soft_rows(
+    out: Any,
+    labels: Any,
+    label_strides: Any,
+    shape: Any,
+    taps_y: Taps,
+    taps_x: Taps,
+    mirrored: Any,
+    ignore_index: int,
+    tile: int,
+    lanes: Any,
+    phase: Any,
+    first_row: int,
+    end_row: int,
+) -> None:
+    """Output rows of a soft label; ``taps_x`` are those of the boxes with their sides in order.
+
+    A tile of every class's line is summed up in cache, a chunk of it at a time. Pixels without a class add to one line
+    more, which is dropped.
+    """
+    first_y, begin_y, weight_y, _ = taps_y
+    num_classes, in_width, out_height, out_width = shape
+    zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
+    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
+    mass = np.zeros(unsigned(num_classes + 1) * unsigned(pitch), weight_y.dtype)  # (C + 1, pitch)
+    present = np.zeros(mass.size, np.uint8)  # at [class * pitch]
+    finished, blank = np.zeros(tile, out.dtype), True
+    line_of = np.empty(in_width + MASK_BITS + 1, np.uint32)  # where the line of each pixel's class begins
+    run_end = np.empty(in_width, np.uint64)
+    last_box = taps_x.first.size // out_width - 1
+    known_box = min(first_row // out_height, last_box)
+    chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
+    for row in range(first_row, end_row):
+        sample, i = row // out_height, row % out_height
+        box = min(sample, last_box)
+        if box != known_box:
+            known_box = box
+            chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(box, out_width, taps_x, weight_y)
+
+        output_y = box * out_height + i
+        first_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
+        for tile_begin in range(0, out_width, tile):
+            tile_end = min(tile_begin + tile, out_width)
+            chunks = range(unsigned(tile_begin // CHUNK), unsigned((tile_end + CHUNK - 1) // CHUNK))
+            left, right = unsigned(in_width), unsigned(0)
+            for chunk in chunks:
+                if chunk_left[chunk] < chunk_right[chunk]:
+                    left, right = min(left, chunk_left[chunk]), max(right, chunk_right[chunk])
+            right = max(left, right)
+
+            row_weight = zero
+            for t in range(first_tap, end_tap):
+                y = first_y[output_y] + t - first_tap
+                base = unsigned(sample * label_strides[0] + y * label_strides[1])
+                stride_x, stride_y = unsigned(label_strides[2]), unsigned(label_strides[1])
+                row_weight += weight_y[t]
+                if t + 1 < end_tap and stride_x == 1:
+                    # Rows that repeat are added once, with the weight of all of them.
+                    difference = labels.dtype.type(0)
+                    for n in range(base + left, base + right):
+                        difference = labels.dtype.type(difference | (labels[n] ^ labels[n + stride_y]))
+                    if difference == 0:
+                        continue
+                if stride_x == 1:
+                    for x in range(left, right):
+                        line_of[x] = _line_of(labels[base + x], num_classes, ignore_index, pitch)
+                else:
+                    for x in range(left, right):
+                        line_of[x] = _line_of(labels[base + x * stride_x], num_classes, ignore_index, pitch)
+
+                _find_runs(line_of, left, right, run_end)
+                run = unsigned(0)
+                for chunk in chunks:
+                    begin, end = chunk_left[chunk], chunk_right[chunk]
+                    if begin == end:
+                        continue
+                    # Neighbouring chunks share pixels: this one may begin in a run before that in which the last ended.
+                    while run > 0 and run_end[run - one] > begin:
+                        run -= one
+                    while run_end[run] <= begin:
+                        run += one
+                    outputs = chunk * chunk_size - unsigned(tile_begin)
+                    edges = chunk_weights[chunk] - begin * chunk_size
+                    while begin < end:
+                        line, begin_next = line_of[begin], min(run_end[run], end)
+                        present[line] = 1
+                        edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
+                        add_difference(mass, line + outputs, row_weight, weights, edge, next_edge)
+                        begin = begin_next
+                        run += one
+                    run -= one
+                row_weight = zero
+
+            count = unsigned(tile_end - tile_begin)
+            column = unsigned(out_width - tile_end if mirrored[box] else tile_begin)
+            for label in range(unsigned(num_classes)):
+                start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(i)
+                start = start * unsigned(out_width) + column
+                line = label * unsigned(pitch)
+                if present[line]:
+                    present[line] = 0
+                    blank = False
+                    if mirrored[box]:
+                        for n in range(count):
+                            finished[count - unsigned(1) - n] = narrow(mass[line + n], out)
+                    else:
+                        for n in range(count):
+                            finished[n] = narrow(mass[line + n], out)
+                    for n in range(line, line + count):
+                        mass[n] = zero
+                elif not blank:
+                    blank = True
+                    for n in range(unsigned(tile)):
+                        finished[n] = 0
+                write(out, start, finished, count, lanes, phase)
+    fence()
+
+
+def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: str) -> None:
+    """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
+    batch, num_classes, out_height, out_width = out.shape
+    in_height, in_width = labels.shape[1:]
+    ends_y, ends_x = ends_of(boxes, (in_height, in_width))
+    # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
+    areas = np.abs(np.diff(ends_y) * np.diff(ends_x))
+    dtype = np.float64 if areas.max() > 64 * out_height * out_width else sums_dtype(out)
+    # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
+    mirrored = ends_x[:, 1] < ends_x[:, 0]
+    aligned = out.data_ptr() % LINE_BYTES == 0 and out_width * out.itemsize % LINE_BYTES == 0
+    wide = np.int64 if labels.dtype == torch.int64 else np.int32
+    arguments = (
+        flat(out),
+        flat(labels),
+        labels.stride(),
+        (wide(num_classes), in_width, out_height, out_width),
+        taps_of(ends_y, in_height, out_height, filter, dtype),
+        taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64),
+        mirrored,
+        wide(_representable(ignore_index, labels.dtype, -1)),
+        _TILE if aligned else 4 * _TILE,
+        *streaming(out),
+    )
+    work = out.numel() + labels.numel()
+    pool.run(lambda first, end: _soft_rows(*arguments, first, end), batch * out_height, work)
+
+
+def _representable(value: int, dtype: torch.dtype, otherwise: int) -> int:
+    limits = torch.iinfo(dtype)
+    return value if limits.min <= value <= limits.max else otherwise
+
+
+@jit
+def _rows_in_range(
+    labels: Any, strides: Any, shape: Any, last: Any, ignore_index: Any, first_row: int, end_row: int
+) -> bool:
+    height, width = shape
+    zero = labels.dtype.type(0)
+    for row in range(first_row, end_row):
+        begin = unsigned(row // height * strides[0] + row % height * strides[1])
+        bad = np.uint8(0)
+        if strides[2] == 1:
+            for n in range(begin, begin + unsigned(width)):
+                wrong = (labels[n] > last or labels[n] < zero) and labels[n] != ignore_index
+                bad = np.uint8(bad | np.uint8(wrong))
+        else:
+            for x in range(unsigned(width)):
+                label = labels[begin + x * unsigned(strides[2])]
+                bad = np.uint8(bad | np.uint8((label > last or label < zero) and label != ignore_index))
+        if bad:
+            return False
+    return True
+
+
+def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool:
+    """Whether every value of a label map ``(B, H, W)`` lies in ``0 .. num_classes - 1`` or is ``ignore_index``."""
+    batch, height, width = labels.shape
+    memory = flat(labels)
+    last = memory.dtype.type(min(num_classes - 1, torch.iinfo(labels.dtype).max))
+    ignored = memory.dtype.type(_representable(ignore_index, labels.dtype, 0))
+    arguments = (memory, labels.stride(), (height, width), last, ignored)
+    # Bytes, not elements, limit this loop; it is far cheaper per element than the others.
+    work = labels.nbytes // 8
+    return all(pool.run(lambda first, end: _rows_in_range(*arguments, first, end), batch * height, work))

@@ -1,0 +1,120 @@
+"""`tritonsoft.conventions` as tables: the weighted taps of each output along one axis."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from tritonsoft.conventions import FILTERS
+from tritonsoft.cpu.threads import jit, unsigned
+
+
+class Taps(NamedTuple):
+    """The taps of each output along one axis; ``n`` counts the outputs of all boxes, one box after the other."""
+
+    first: np.ndarray[Any, Any]  # (n,) int32: the first source pixel
+    begin: np.ndarray[Any, Any]  # (n + 1,) int32: where the weights of each output begin
+    weight: np.ndarray[Any, Any]  # (begin[-1],) the sums' dtype: normalised weights of the taps inside the image
+    outside: np.ndarray[Any, Any]  # (n,) the sums' dtype: the weight of the taps outside, exactly 0 if there are none
+
+
+_AREA, _NEAREST = FILTERS.index("area"), FILTERS.index("nearest")
+
+
+@jit
+def _weight(tap: Any, centre: Any, reach: Any, plateau: Any) -> Any:
+    return min(max(reach - abs(tap + 0.5 - centre), 0.0), plateau)
+
+
+@jit
+def _tabulate(ends: Any, in_size: Any, out_size: Any, filter: int, like: Any) -> Any:
+    """Taps of boxes with ``ends`` (boxes, 2): `tritonsoft.conventions` line by line, in its order of operations."""
+    num_outputs = ends.shape[0] * out_size
+    first = np.zeros(num_outputs, np.int32)
+    begin = np.zeros(num_outputs + 1, np.int32)
+    outside = np.zeros(num_outputs, like.dtype)
+    weight = like
+    for fill_in in (False, True):  # finds the taps, then allocates and writes their weights
+        if fill_in:
+            weight = np.empty(begin[num_outputs], like.dtype)
+        for box in range(ends.shape[0]):
+            lo, hi = min(ends[box, 0], ends[box, 1]), max(ends[box, 0], ends[box, 1])
+            mirrored = ends[box, 1] < ends[box, 0]
+            first_touched: Any = np.int64(np.floor(lo))
+            end_touched: Any = np.int64(np.ceil(hi))
+            span = hi - lo
+            stretch = max(span / out_size, 1.0)
+            reach = (stretch + 1.0) / 2.0 if filter == _AREA else 1.0 if filter > 1 else stretch
+            plateau = 1.0 if filter == _AREA else reach
+            for n in range(unsigned(box * out_size), unsigned((box + 1) * out_size)):
+                j: Any = np.int64(n) - box * out_size
+                j = out_size - 1 - j if mirrored else j
+                centre = lo + span * (2.0 * j + 1.0) / (2.0 * out_size)
+                begin_tap: Any = max(np.int64(np.floor(centre - reach)), first_touched)
+                end_tap: Any = min(np.int64(np.floor(centre + reach)) + 1, end_touched)
+                if filter == _NEAREST:
+                    begin_tap = min(max(np.int64(np.floor(centre)), first_touched), end_touched - 1)
+                    end_tap = begin_tap + 1
+
+                next_n = n + unsigned(1)
+                if not fill_in:
+                    # A tap without weight must not be read: infinity times zero is not a number.
+                    begin_inside: Any = max(begin_tap, 0)
+                    end_inside: Any = min(end_tap, in_size)
+                    while begin_inside < end_inside and _weight(begin_inside, centre, reach, plateau) == 0.0:
+                        begin_inside += 1
+                    while begin_inside < end_inside and _weight(end_inside - 1, centre, reach, plateau) == 0.0:
+                        end_inside -= 1
+                    first[n] = begin_inside
+                    begin[next_n] = begin[n] + max(end_inside - begin_inside, 0)
+                elif begin[n] == begin[next_n]:
+                    outside[n] = 1.0
+                else:
+                    sum_inside, sum_outside = 0.0, 0.0
+                    for tap in range(begin_tap, min(end_tap, 0)):
+                        sum_outside += _weight(tap, centre, reach, plateau)
+                    for tap in range(max(begin_tap, in_size), end_tap):
+                        sum_outside += _weight(tap, centre, reach, plateau)
+                    begin_inside = first[n] - begin[n]
+                    for t in range(begin[n], begin[next_n]):
+                        sum_inside += _weight(begin_inside + t, centre, reach, plateau)
+                    for t in range(begin[n], begin[next_n]):
+                        share = _weight(begin_inside + t, centre, reach, plateau)
+                        weight[unsigned(t)] = share / (sum_inside + sum_outside)
+                    outside[n] = sum_outside / (sum_inside + sum_outside)
+    return first, begin, weight, outside
+
+
+@jit
+def transpose_taps(first: Any, begin: Any, weight: Any, in_size: int, out_size: int) -> Any:
+    """The taps that carry outputs back to source pixels: each pixel lies in a run of neighbouring outputs."""
+    num_boxes = first.size // out_size
+    first_output = np.full(num_boxes * in_size, out_size, np.int32)
+    end_output = np.zeros(num_boxes * in_size, np.int32)
+    for n in range(first.size):
+        base = n // out_size * in_size + first[n]
+        for pixel in range(base, base + begin[n + 1] - begin[n]):
+            first_output[pixel] = min(first_output[pixel], n % out_size)
+            end_output[pixel] = n % out_size + 1
+    begin_back = np.zeros(num_boxes * in_size + 1, np.int32)
+    for pixel in range(num_boxes * in_size):
+        begin_back[pixel + 1] = begin_back[pixel] + max(end_output[pixel] - first_output[pixel], 0)
+    weight_back = np.zeros(begin_back[-1], weight.dtype)
+    for n in range(first.size):
+        base = n // out_size * in_size + first[n]
+        for t in range(begin[n + 1] - begin[n]):
+            weight_back[begin_back[base + t] + n % out_size - first_output[base + t]] = weight[begin[n] + t]
+    return first_output, begin_back, weight_back, np.zeros(num_boxes * in_size, weight.dtype)
+
+
+def ends_of(boxes: Tensor | None, source: tuple[int, int]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The ends of the boxes along y and along x, each ``(boxes, 2)`` float64; one box serves all samples if None."""
+    height, width = source
+    if boxes is None:
+        return np.array([[0.0, height]]), np.array([[0.0, width]])
+    ends = boxes.detach().double().numpy()
+    return np.ascontiguousarray(ends[:, 1::2]), np.ascontiguousarray(ends[:, 0::2])
+
+
+def taps_of(ends: np.ndarray[Any, Any], in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
+    return Taps(*_tabulate(ends, in_size, out_size, FILTERS.index(filter), np.empty(0, dtype)))
