@@ -12,6 +12,13 @@ Nothing is compiled before the first call. The launchers trust their arguments: 
 """
 
 from tritonsoft.cpu.images import crop_resize, crop_resize_adjoint
-from tritonsoft.cpu.labels import labels_in_range, soft_crop_resize
+from tritonsoft.cpu.labels import labels_in_range, soft_crop_resize, soft_crop_resize_top, soft_pyramid
 
-__all__ = ["crop_resize", "crop_resize_adjoint", "labels_in_range", "soft_crop_resize"]
+__all__ = [
+    "crop_resize",
+    "crop_resize_adjoint",
+    "labels_in_range",
+    "soft_crop_resize",
+    "soft_crop_resize_top",
+    "soft_pyramid",
+]

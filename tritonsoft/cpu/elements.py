@@ -118,6 +118,23 @@ def _(value: Any, out: Any) -> Any:
 
 
 @intrinsic
+def borrowed(typing_context: Any, arrays: Any) -> Any:
+    """A named tuple whose arrays count no references: for those that somebody else keeps alive all the while."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (result,) = arguments
+        for place, kind in enumerate(arrays.types):
+            if isinstance(kind, types.Array):
+                array = context.make_array(kind)(context, builder, builder.extract_value(result, place))
+                array.meminfo = array.meminfo.type(None)
+                array.parent = array.parent.type(None)
+                result = builder.insert_value(result, array._getvalue(), place)
+        return result
+
+    return arrays(arrays), generate
+
+
+@intrinsic
 def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: Any) -> Any:
     """Copies one cache line, to an aligned place, past the caches."""
 

@@ -3,19 +3,21 @@
 A run costs the same however long it is, and equal source rows are added once.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba.cpython.unsafe.numbers import trailing_zeros
+from numba.extending import overload
 from torch import Tensor
 
-from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, streaming, sums_dtype, write
+from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
 from tritonsoft.cpu.taps import Taps, ends_of, taps_of
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 
-_TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
+TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 
 
 @jit
@@ -77,9 +79,104 @@ def _chunk_weights(box: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
     return left, right, line_begin, sums.astype(like.dtype)
 
 
+# --- what becomes of a soft label ------------------------------------------------------------------------------------
+
+
+class Masses(NamedTuple):
+    """A tile of one output row of a soft label, in cache: a line of masses for each class."""
+
+    lines: Any  # (C + 1, pitch) flat: the last line, of pixels without a class, is dropped
+    present: Any  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
+    pitch: Any
+
+
+class DenseTarget(NamedTuple):
+    """Writes the masses of all classes: the soft label itself."""
+
+    out: Any  # (B, C, h, w) flat
+    shape: Any  # (C, h, w)
+    finished: Any  # (tile,) scratch
+    zeros: Any  # (tile,)
+    lanes: Any
+    phase: Any
+
+    def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
+        out, (num_classes, out_height, out_width), finished, zeros, lanes, phase = self
+        lines, present, pitch = masses
+        for label in range(unsigned(num_classes)):
+            start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(row)
+            start = start * unsigned(out_width) + column
+            line = label * unsigned(pitch)
+            if present[line]:
+                for n in range(count):
+                    finished[n] = narrow(lines[line + n], out)
+                write(out, start, finished, count, lanes, phase)
+            else:
+                write(out, start, zeros, count, lanes, phase)
+
+
+class TopTarget(NamedTuple):
+    """Writes the largest classes of each pixel, and the mass of all others together."""
+
+    index: Any  # (B, k, h, w) flat
+    mass: Any  # (B, k, h, w) flat
+    rest: Any  # (B, h, w) flat
+    shape: Any  # (C, k, h, w)
+    best: Any  # (k + 1, tile) scratch: masses, largest first; the last line is what did not fit
+    best_class: Any  # (k, tile) scratch
+    candidate: Any  # (tile,) scratch
+    candidate_class: Any  # (tile,) scratch
+
+    def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
+        num_classes, num_kept, out_height, out_width = self.shape
+        best, best_class, candidate, candidate_class = self.best, self.best_class, self.candidate, self.candidate_class
+        pitch, kept = unsigned(candidate.size), unsigned(num_kept)
+        best[:] = 0
+        best_class[:] = 0
+        for label in range(unsigned(num_classes)):
+            line = label * unsigned(masses.pitch)
+            if not masses.present[line]:
+                continue
+            for n in range(count):
+                candidate[n] = masses.lines[line + n]
+                candidate_class[n] = label
+            # It goes before the first that is smaller, so equal ones stay in the order of their classes; the one that
+            # it displaces goes on as the candidate.
+            for place in range(kept):
+                begin = place * pitch
+                for n in range(count):
+                    mass, held = candidate[n], best[begin + n]
+                    label_here, label_held = candidate_class[n], best_class[begin + n]
+                    larger = mass > held
+                    best[begin + n] = mass if larger else held
+                    candidate[n] = held if larger else mass
+                    best_class[begin + n] = label_here if larger else label_held
+                    candidate_class[n] = label_held if larger else label_here
+            for n in range(count):
+                best[kept * pitch + n] += candidate[n]
+        for place in range(kept):
+            start = (unsigned(sample * num_kept) + place) * unsigned(out_height) + unsigned(row)
+            start = start * unsigned(out_width) + column
+            for n in range(count):
+                self.mass[start + n] = narrow(best[place * pitch + n], self.mass)
+                self.index[start + n] = best_class[place * pitch + n]
+        start = unsigned(sample * out_height + row) * unsigned(out_width) + column
+        for n in range(count):
+            self.rest[start + n] = narrow(best[kept * pitch + n], self.rest)
+
+
+def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
+    """Calls the method of that name of a target, a named tuple: Numba compiles no methods by itself."""
+
+
+@overload(deliver)
+def _(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> Any:
+    return self.instance_class.deliver
+
+
 @jit
-def _soft_rows(
-    out: Any,
+def _label_rows(
+    target: Any,
     labels: Any,
     label_strides: Any,
     shape: Any,
@@ -88,23 +185,21 @@ def _soft_rows(
     mirrored: Any,
     ignore_index: int,
     tile: int,
-    lanes: Any,
-    phase: Any,
     first_row: int,
     end_row: int,
 ) -> None:
-    """Output rows of a soft label; ``taps_x`` are those of the boxes with their sides in order.
+    """Output rows of a soft label, to the target; ``taps_x`` are those of the boxes with their sides in order.
 
-    A tile of every class's line is summed up in cache, a chunk of it at a time. Pixels without a class add to one line
-    more, which is dropped.
+    A tile of every class's line is summed up in cache, a chunk of it at a time.
     """
     first_y, begin_y, weight_y, _ = taps_y
     num_classes, in_width, out_height, out_width = shape
     zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    mass = np.zeros(unsigned(num_classes + 1) * unsigned(pitch), weight_y.dtype)  # (C + 1, pitch)
-    present = np.zeros(mass.size, np.uint8)  # at [class * pitch]
-    finished, blank = np.zeros(tile, out.dtype), True
+    mass = np.zeros(unsigned(num_classes + 1) * unsigned(pitch), weight_y.dtype)
+    present = np.zeros(mass.size, np.uint8)
+    # An atomic count of references would wait for all streamed lines to drain.
+    target, masses = borrowed(target), borrowed(Masses(mass, present, pitch))
     line_of = np.empty(in_width + MASK_BITS + 1, np.uint32)  # where the line of each pixel's class begins
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
@@ -173,43 +268,43 @@ def _soft_rows(
 
             count = unsigned(tile_end - tile_begin)
             column = unsigned(out_width - tile_end if mirrored[box] else tile_begin)
-            for label in range(unsigned(num_classes)):
-                start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(i)
-                start = start * unsigned(out_width) + column
+            if mirrored[box]:
+                for label in range(unsigned(num_classes)):
+                    line = label * unsigned(pitch)
+                    if present[line]:
+                        last = line + count - one
+                        for n in range(count // unsigned(2)):
+                            mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
+            deliver(target, masses, sample, i, column, count)
+            for label in range(unsigned(num_classes + 1)):
                 line = label * unsigned(pitch)
                 if present[line]:
                     present[line] = 0
-                    blank = False
-                    if mirrored[box]:
-                        for n in range(count):
-                            finished[count - unsigned(1) - n] = narrow(mass[line + n], out)
-                    else:
-                        for n in range(count):
-                            finished[n] = narrow(mass[line + n], out)
                     for n in range(line, line + count):
                         mass[n] = zero
-                elif not blank:
-                    blank = True
-                    for n in range(unsigned(tile)):
-                        finished[n] = 0
-                write(out, start, finished, count, lanes, phase)
     fence()
 
 
-def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: str) -> None:
-    """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
-    batch, num_classes, out_height, out_width = out.shape
-    in_height, in_width = labels.shape[1:]
+def label_rows(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    dtype: Any,
+    tile: int,
+) -> Callable[[Any, int, int], None]:
+    """What hands a range of rows of a soft label to a target; rows count through all samples."""
+    (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
     ends_y, ends_x = ends_of(boxes, (in_height, in_width))
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
     areas = np.abs(np.diff(ends_y) * np.diff(ends_x))
-    dtype = np.float64 if areas.max() > 64 * out_height * out_width else sums_dtype(out)
+    dtype = np.float64 if areas.max() > 64 * out_height * out_width else dtype
     # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
     mirrored = ends_x[:, 1] < ends_x[:, 0]
-    aligned = out.data_ptr() % LINE_BYTES == 0 and out_width * out.itemsize % LINE_BYTES == 0
     wide = np.int64 if labels.dtype == torch.int64 else np.int32
     arguments = (
-        flat(out),
         flat(labels),
         labels.stride(),
         (wide(num_classes), in_width, out_height, out_width),
@@ -217,11 +312,70 @@ def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_i
         taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64),
         mirrored,
         wide(_representable(ignore_index, labels.dtype, -1)),
-        _TILE if aligned else 4 * _TILE,
-        *streaming(out),
+        tile,
     )
+    return lambda target, first, end: _label_rows(target, *arguments, first, end)
+
+
+def _dense_target(out: Tensor, tile: int) -> DenseTarget:
+    memory = flat(out)
+    finished, zeros = np.empty(tile, memory.dtype), np.zeros(tile, memory.dtype)
+    return DenseTarget(memory, tuple(out.shape[1:]), finished, zeros, *streaming(out))
+
+
+def _dense_tile(out: Tensor) -> int:
+    aligned = out.data_ptr() % LINE_BYTES == 0 and out.shape[3] * out.itemsize % LINE_BYTES == 0
+    return TILE if aligned else 4 * TILE
+
+
+def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: str) -> None:
+    """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
+    batch, num_classes, *size = out.shape
+    tile = _dense_tile(out)
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
     work = out.numel() + labels.numel()
-    pool.run(lambda first, end: _soft_rows(*arguments, first, end), batch * out_height, work)
+    pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work)
+
+
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> None:
+    """Writes the soft labels of a label map ``(B, H, W)`` at several sizes, all multiples of the last."""
+    rows_of = [
+        label_rows(labels, None, out.shape[2:], out.shape[1], ignore_index, "area", sums_dtype(out), _dense_tile(out))
+        for out in outs
+    ]
+    height = outs[-1].shape[2]
+
+    def job(first: int, end: int) -> None:
+        # All sizes of a band before the next band: memory gives the label map away once, the cache does the rest.
+        for out, rows in zip(outs, rows_of, strict=True):
+            ratio = out.shape[2] // height
+            rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
+
+    pool.run(job, labels.shape[0] * height, sum(out.numel() for out in outs) + labels.numel())
+
+
+def soft_crop_resize_top(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+) -> None:
+    """Writes `tritonsoft.reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
+    batch, num_kept, *size = index.shape
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
+    outputs = flat(index), flat(mass), flat(rest)
+
+    def target() -> TopTarget:
+        best, candidate = np.empty((num_kept + 1) * TILE, np.float32), np.empty(TILE, np.float32)
+        best_class, candidate_class = np.empty(num_kept * TILE, outputs[0].dtype), np.empty(TILE, outputs[0].dtype)
+        shape = (num_classes, num_kept, *size)
+        return TopTarget(*outputs, shape, best, best_class, candidate, candidate_class)
+
+    pool.run(lambda first, end: rows(target(), first, end), batch * size[0], mass.numel() + labels.numel())
 
 
 def _representable(value: int, dtype: torch.dtype, otherwise: int) -> int:
