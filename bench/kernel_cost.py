@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import triton
@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from tritonsoft.kernels import forward
+from tritonsoft.kernels import counting, forward
 from tritonsoft.kernels.launch import Launch
 
 # H200: multiprocessors, clock in Hz, measured copy rate in bytes per second.
@@ -57,14 +57,33 @@ class Instruction(NamedTuple):
     weight: float
 
 
-def _branches(taken: Mapping[str, float]) -> Iterator[tuple[range, float]]:
-    """The source lines of either arm of each ``if`` in the kernel's file, and the share of the iterations it gets."""
-    for node in ast.walk(ast.parse(inspect.getsource(forward))):
-        share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
-        if isinstance(node, ast.If) and share is not None:
+def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[int], float]]:
+    """The source lines of either arm of each ``if`` whose share is known, and the share of the iterations it gets.
+
+    A function that only one arm of its caller's calls belongs to that arm.
+    """
+    functions = {node.name: node for node in ast.parse(inspect.getsource(counting)).body if _is_function(node)}
+    for function in functions.values():
+        calls = collections.Counter(_calls([function]))
+        for node in ast.walk(function):
+            share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
+            if not isinstance(node, ast.If) or share is None:
+                continue
             for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
-                if arm:
-                    yield range(arm[0].lineno, (arm[-1].end_lineno or 0) + 1), weight
+                in_arm = collections.Counter(_calls(arm))
+                called = [functions[name] for name in in_arm if in_arm[name] == calls[name] and name in functions]
+                yield {n for part in (*arm, *called) for n in range(part.lineno, (part.end_lineno or 0) + 1)}, weight
+
+
+def _is_function(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef)
+
+
+def _calls(nodes: Sequence[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        for child in ast.walk(node):
+            if isinstance(child, ast.Call):
+                yield ast.unparse(child.func)
 
 
 def instructions(cubin: Path, case: Case) -> list[Instruction]:
@@ -81,7 +100,7 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
             pending.append(match[1])
             block += 1
         elif match := re.search(r'//## File "(.*)", line (\d+)', row):
-            line = int(match[2]) if Path(match[1]).name == Path(forward.__file__).name else 0
+            line = int(match[2]) if Path(match[1]).name == Path(counting.__file__).name else 0
         elif match := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)(.*)", row):
             address = int(match[1], 16)
             labels.update(dict.fromkeys(pending, address))
@@ -97,10 +116,8 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
     if len(loops) != len(case.trips):
         raise RuntimeError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
     trips = [(start, loops[start], trip) for start, trip in zip(sorted(loops), case.trips, strict=True)]
-    shares = {
-        block: math.prod(weight for arm, weight in _branches(case.taken) if numbers & set(arm))
-        for block, numbers in lines.items()
-    }
+    branches = list(_branches(case.taken))
+    shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
     return [
         Instruction(
             address,

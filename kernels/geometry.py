@@ -132,3 +132,24 @@ def footprint(j, box, out_size, in_size, FILTER: tl.constexpr, ACCUMULATOR: tl.c
     inside = _sum_of_weights(first_position, (last - pixel).to(ACCUMULATOR), position, reach, FILTER)
     share = tl.where(inside == total, 1.0, inside * scale)
     return first, last, first_position + (0.5 - position), scale, share
+
+
+@triton.jit
+def tap_of(step, taps, reach, stride, in_size, FILTER: tl.constexpr, OFFSET: tl.constexpr):
+    """Weight and memory offset of the step-th tap of every footprint; weight 0 where a footprint has fewer taps."""
+    first, last, distance, _, _ = taps
+    tap = first + step
+    weight = tap_weight(distance + step, reach, FILTER)
+    return tl.where(tap <= last, weight, 0.0), tl.minimum(tap, in_size - 1).to(OFFSET) * stride
+
+
+@triton.jit
+def _wider(first, last, length, other_first, other_last, other_length):
+    return tl.minimum(first, other_first), tl.maximum(last, other_last), tl.maximum(length, other_length)
+
+
+@triton.jit
+def extent(taps):
+    """The first and the last tap of all footprints of a tile, and the largest number of taps of one of them."""
+    first, last, _, _, _ = taps
+    return tl.reduce((first, last, last - first + 1), 0, _wider)
