@@ -2,5 +2,20 @@
 
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
 from tritonsoft.kernels.forward import crop_resize, crop_resize_pair, soft_crop_resize
+from tritonsoft.kernels.label_targets import (
+    area_cross_entropy,
+    area_cross_entropy_backward,
+    soft_crop_resize_top,
+    soft_pyramid,
+)
 
-__all__ = ["crop_resize", "crop_resize_adjoint", "crop_resize_pair", "soft_crop_resize"]
+__all__ = [
+    "area_cross_entropy",
+    "area_cross_entropy_backward",
+    "crop_resize",
+    "crop_resize_adjoint",
+    "crop_resize_pair",
+    "soft_crop_resize",
+    "soft_crop_resize_top",
+    "soft_pyramid",
+]

@@ -14,6 +14,8 @@ from tritonsoft.kernels.geometry import axis_of_box, extent, filter_reach, footp
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
+    dense_factor,
+    dense_tile,
     offset_type,
     platform_of,
     power_of_two_factor,
@@ -206,17 +208,6 @@ def crop_resize_kernel(
 # --- launch ---------------------------------------------------------------------------------------------------------
 
 
-def _dense_factor(
-    labels: Tensor | None, boxes: Tensor | None, size: tuple[int, int], num_classes: int, filter: Filter
-) -> int:
-    """The integer factor of the dense path, 0 for the general one."""
-    if labels is None or boxes is not None or filter != "area" or num_classes > 255:
-        return 0
-    factor = labels.shape[1] // size[0]
-    dense = factor in (1, 2, 4, 8) and tuple(labels.shape[1:]) == (factor * size[0], factor * size[1])
-    return factor if dense else 0
-
-
 def launch_configuration(
     out: Tensor | None,
     image: Tensor | None,
@@ -234,12 +225,10 @@ def launch_configuration(
     assert source is not None
     (height, width), (in_height, in_width) = result.shape[-2:], source.shape[-2:]
     num_classes = soft.shape[1] if soft is not None else 0
-    factor = _dense_factor(labels, boxes, (height, width), num_classes, filter)
+    factor = dense_factor(labels, boxes, (height, width), num_classes, filter)
     accumulator = accumulator_type(out, image, soft)
     if factor > 0:
-        # A warp takes one tile. 16 bytes are what a thread loads or stores at once, whichever fills up first.
-        per_thread = min(16 // factor, 16 // result.element_size(), 8)
-        options, elements, unit = {"num_warps": 1}, (64 if platform == "hip" else 32) * per_thread, per_thread
+        options, elements, unit = dense_tile(factor, result.element_size(), platform)
     else:
         options, elements, unit = tap_loop_options(platform, accumulator), 1024, 1
     block_h, block_w = tile_shape(height, width, elements)

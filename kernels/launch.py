@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonsoft.conventions import Filter
+
 _INT32_LIMIT = 2**31
 
 
@@ -52,6 +54,24 @@ class Launch(NamedTuple):
 def platform_of(device: torch.device) -> str:
     """Who compiles for a device: "cuda" (NVIDIA), "hip" (AMD), another device type, or "cpu" for the interpreter."""
     return "hip" if torch.version.hip and device.type == "cuda" else device.type
+
+
+def dense_factor(
+    labels: Tensor | None, boxes: Tensor | None, size: tuple[int, int], num_classes: int, filter: Filter
+) -> int:
+    """The integer factor of the dense path, 0 for the general one."""
+    if labels is None or boxes is not None or filter != "area" or num_classes > 255:
+        return 0
+    factor = labels.shape[1] // size[0]
+    dense = factor in (1, 2, 4, 8) and tuple(labels.shape[1:]) == (factor * size[0], factor * size[1])
+    return factor if dense else 0
+
+
+def dense_tile(factor: int, element_size: int, platform: str) -> tuple[dict[str, Any], int, int]:
+    """Compile options of the dense path, the outputs of a tile, and of a thread: the neighbours it stores at once."""
+    # A warp takes one tile. 16 bytes are what a thread loads or stores at once, whichever fills up first.
+    per_thread = min(16 // factor, 16 // element_size, 8)
+    return {"num_warps": 1}, (64 if platform == "hip" else 32) * per_thread, per_thread
 
 
 def tap_loop_options(platform: str, accumulator: Any) -> dict[str, Any]:

@@ -1,0 +1,374 @@
+"""What is made of a label map without its dense soft label in memory: the largest classes, a pyramid, a loss.
+
+One kernel: a program counts the labels of one tile of one sample and hands the masses to a sink (`counting`). The loss
+reads each logit once from memory for the logsumexp, and those of the classes that occur again, from a cache.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonsoft.conventions import Filter
+from tritonsoft.kernels.convert import narrow, widen
+from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
+from tritonsoft.kernels.geometry import axis_of_box, filter_reach, footprint
+from tritonsoft.kernels.launch import (
+    Launch,
+    accumulator_type,
+    dense_factor,
+    dense_tile,
+    offset_type,
+    platform_of,
+    power_of_two_factor,
+    tap_loop_options,
+    tile_shape,
+)
+
+
+@triton.jit
+def _log_sum_exp(logits, strides, pixels, num_classes, largest, OFFSET: tl.constexpr):
+    """The logsumexp over the classes of each pixel; ``largest`` is -infinity in the shape and type of the result."""
+    DTYPE: tl.constexpr = largest.dtype
+    total = tl.zeros_like(largest)
+    for first in range(0, num_classes, 4):
+        inside = pixels[3]
+        logit0 = load_logits(logits, strides, pixels, first, inside, DTYPE, OFFSET)
+        logit1 = load_logits(logits, strides, pixels, first + 1, inside & (first + 1 < num_classes), DTYPE, OFFSET)
+        logit2 = load_logits(logits, strides, pixels, first + 2, inside & (first + 2 < num_classes), DTYPE, OFFSET)
+        logit3 = load_logits(logits, strides, pixels, first + 3, inside & (first + 3 < num_classes), DTYPE, OFFSET)
+        larger = tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3))
+        larger = tl.maximum(largest, larger)
+        shift = tl.where(larger == float("-inf"), 0.0, larger)  # infinity less infinity is not a number
+        total = total * tl.exp(largest - shift)
+        total += tl.exp(logit0 - shift) + tl.exp(logit1 - shift) + (tl.exp(logit2 - shift) + tl.exp(logit3 - shift))
+        largest = larger
+    return largest + tl.log(total)
+
+
+@triton.jit(
+    do_not_specialize=["in_height", "in_width_units", "out_height", "out_width_units", "num_classes", "ignored_class"]
+)
+def label_target_kernel(
+    labels,  # (B, H, W)
+    labels_strides,
+    boxes,  # (B, 4), or None for the whole image
+    boxes_strides,
+    levels,  # pyramid: tuple of (B, C, h, w), contiguous, each half the size of the one before; else None
+    index,  # top: (B, k, h, w), contiguous; else None
+    kept,  # top: (B, k, h, w), contiguous; else None
+    loss,  # top: what was not kept; loss: the loss; (B, h, w), contiguous; else None
+    mass,  # loss: written; gradient: read; (B, h, w), contiguous; else None
+    lse,  # the same
+    logits,  # loss, gradient: (B, C, h, w); else None
+    logits_strides,
+    weights,  # loss, gradient: (C,) or None
+    gradient,  # gradient: of the logits, (B, C, h, w); else None
+    gradient_strides,
+    scale,  # gradient: of the loss, (B, h, w); else None
+    scale_strides,
+    in_height,
+    in_width_units,
+    out_height,
+    out_width_units,
+    num_classes,
+    ignored_class,
+    SINK: tl.constexpr,
+    TOP: tl.constexpr,  # how many classes are kept
+    FILTER: tl.constexpr,
+    DENSE_FACTOR: tl.constexpr,  # 0: the general way to count labels
+    IN_WIDTH_UNIT: tl.constexpr,
+    OUT_WIDTH_UNIT: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
+):
+    in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
+    out_width = out_width_units * OUT_WIDTH_UNIT
+    tiles_x = tl.cdiv(out_width, BLOCK_W)
+    tiles_y = tl.cdiv(out_height, BLOCK_H)
+    tile = tl.program_id(0)
+    column = tile % tiles_x * BLOCK_W
+    row = tile // tiles_x % tiles_y * BLOCK_H
+    sample = (tile // tiles_x // tiles_y).to(tl.int64)
+    if DENSE_FACTOR > 0:
+        rows = row + tl.arange(0, BLOCK_H)[:, None]
+        columns = column + tl.arange(0, BLOCK_W)[None, :]
+    else:
+        pixel = tl.arange(0, BLOCK_H * BLOCK_W)
+        rows = row + pixel // BLOCK_W
+        columns = tl.max_contiguous(column + pixel % BLOCK_W, 1)
+    inside = (rows < out_height) & (columns < out_width)
+    pixels = (rows, columns, rows.to(OFFSET) * out_width + columns, inside)
+    plane_size = out_height.to(tl.int64) * out_width
+    plane = sample * plane_size + pixels[2]
+    zeros = (pixels[2] * 0).to(ACCUMULATOR)
+
+    sink = ()
+    state = ()
+    if SINK == "pyramid":
+        planes = ()
+        for level in tl.static_range(len(levels)):
+            level_size = (out_height >> level).to(tl.int64) * (out_width >> level)
+            planes = planes + (levels[level] + sample * num_classes * level_size,)  # noqa: RUF005
+        sink = (planes, out_height, out_width, row, column)
+    elif SINK == "top":
+        keys = ()
+        for _ in tl.static_range(TOP):
+            keys = keys + (pixels[2].to(tl.int64) * 0 - 1,)  # noqa: RUF005
+        state = (zeros.to(tl.float32), keys)
+    else:
+        logits_sample = logits + sample * logits_strides[0]
+        if SINK == "loss":
+            log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros - float("inf"), OFFSET)
+            sink = (logits_sample, logits_strides, weights)
+            state = (zeros, zeros, log_sum)
+        else:
+            gradient_sample = gradient + sample * gradient_strides[0]
+            sink = (logits_sample, logits_strides, weights, gradient_sample, gradient_strides)
+            scale_offsets = rows.to(OFFSET) * scale_strides[1] + columns.to(OFFSET) * scale_strides[2]
+            scales = tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0)
+            masses = tl.load(mass + plane, mask=inside, other=0.0)
+            state = (widen(scales, ACCUMULATOR), masses, tl.load(lse + plane, mask=inside, other=0.0))
+
+    labels_sample = labels + sample * labels_strides[0]
+    if DENSE_FACTOR > 0:
+        state = soft_tile_dense(
+            sink,
+            state,
+            pixels,
+            labels_sample,
+            labels_strides,
+            column,
+            out_height,
+            out_width,
+            num_classes,
+            ignored_class,
+            SINK,
+            BLOCK_H,
+            BLOCK_W,
+            DENSE_FACTOR,
+            OFFSET,
+        )
+    else:
+        box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
+        box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
+        state = soft_tile(
+            sink,
+            state,
+            pixels,
+            labels_sample,
+            labels_strides,
+            footprint(tl.minimum(rows, out_height - 1), box_y, out_height, in_height, FILTER, ACCUMULATOR),
+            footprint(tl.minimum(columns, out_width - 1), box_x, out_width, in_width, FILTER, ACCUMULATOR),
+            filter_reach(box_y, out_height, FILTER).to(ACCUMULATOR),
+            filter_reach(box_x, out_width, FILTER).to(ACCUMULATOR),
+            in_height,
+            in_width,
+            num_classes,
+            ignored_class,
+            SINK,
+            FILTER,
+            BLOCK_H * BLOCK_W,
+            ACCUMULATOR,
+            OFFSET,
+        )
+
+    if SINK == "top":
+        tl.store(loss + plane, narrow(state[0], loss.dtype.element_ty), mask=inside)
+        for place in tl.static_range(TOP):
+            offsets = (sample * TOP + place) * plane_size + pixels[2]
+            key = state[1][place]
+            tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
+            tl.store(kept + offsets, narrow(mass_of_key(key), kept.dtype.element_ty), mask=inside)
+    elif SINK == "loss":
+        tl.store(loss + plane, state[0], mask=inside)
+        tl.store(mass + plane, state[1], mask=inside)
+        tl.store(lse + plane, state[2], mask=inside)
+
+
+# --- launch ---------------------------------------------------------------------------------------------------------
+
+
+def _launch(
+    sink: str,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: tuple[int, int],
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    element_size: int,
+    accumulator: Any,
+    platform: str,
+    tensors: dict[str, Any],
+) -> Launch:
+    """What to launch; ``element_size`` is that of the planes that are read or written, ``tensors`` the arguments."""
+    factor = dense_factor(labels, boxes, size, num_classes, filter)
+    if factor > 0:
+        options, elements, unit = dense_tile(factor, element_size, platform)
+    else:
+        # What a sink keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.
+        options, elements, unit = tap_loop_options(platform, accumulator), 256, 1
+    (height, width), (in_height, in_width) = size, labels.shape[1:]
+    block_h, block_w = tile_shape(height, width, elements)
+    if sink == "pyramid":  # a tile must hold whole pixels of the coarsest level
+        side = 1 << (len(tensors["levels"]) - 1)
+        block_h = max(block_h, side)
+        block_w = max(elements // block_h, side)
+    in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
+    names = ("levels", "index", "kept", "loss", "mass", "lse", "weights")
+    strided = ("logits", "gradient", "scale")
+    offsets = [tensor for name in ("logits", "gradient", "index") if (tensor := tensors.get(name)) is not None]
+    return Launch(
+        label_target_kernel,
+        (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * labels.shape[0],),
+        {
+            "labels": labels,
+            "labels_strides": labels.stride(),
+            "boxes": boxes,
+            "boxes_strides": None if boxes is None else boxes.stride(),
+            **{name: tensors.get(name) for name in names},
+            **{name: tensors.get(name) for name in strided},
+            **{f"{name}_strides": tensors[name].stride() if name in tensors else None for name in strided},
+            "in_height": in_height,
+            "in_width_units": in_width // in_unit,
+            "out_height": height,
+            "out_width_units": width // out_unit,
+            "num_classes": num_classes,
+            "ignored_class": ignore_index if 0 <= ignore_index < num_classes else -1,
+            "SINK": sink,
+            "TOP": tensors["index"].shape[1] if sink == "top" else 0,
+            "FILTER": filter,
+            "DENSE_FACTOR": factor,
+            "IN_WIDTH_UNIT": in_unit,
+            "OUT_WIDTH_UNIT": out_unit,
+            "BLOCK_H": block_h,
+            "BLOCK_W": block_w,
+            "ACCUMULATOR": accumulator,
+            "OFFSET": offset_type(labels, *offsets, *tensors.get("levels", ())),
+        },
+        options,
+    )
+
+
+def top_configuration(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    platform: str,
+) -> Launch:
+    """What `soft_crop_resize_top` launches; only shapes, strides and types matter, here and below."""
+    size = (index.shape[2], index.shape[3])
+    tensors = {"index": index, "kept": mass, "loss": rest}
+    # A key takes two registers: fewer pixels for a thread, as for planes of larger elements.
+    return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 8, tl.float32, platform, tensors)
+
+
+def pyramid_configuration(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, platform: str) -> Launch:
+    """What `soft_pyramid` launches."""
+    finest = outs[0]
+    tensors, accumulator = {"levels": tuple(outs)}, accumulator_type(finest)
+    _, num_classes, *size = finest.shape
+    return _launch(
+        "pyramid",
+        labels,
+        None,
+        (size[0], size[1]),
+        num_classes,
+        ignore_index,
+        "area",
+        finest.element_size(),
+        accumulator,
+        platform,
+        tensors,
+    )
+
+
+def loss_configuration(
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    logits: Tensor,
+    tensors: dict[str, Tensor | None],
+    platform: str,
+) -> Launch:
+    """What the loss launches, or its gradient where ``tensors`` hold one; their names are those of the kernel."""
+    _, num_classes, *size = logits.shape
+    return _launch(
+        "gradient" if "gradient" in tensors else "loss",
+        labels,
+        boxes,
+        (size[0], size[1]),
+        num_classes,
+        ignore_index,
+        filter,
+        max(logits.element_size(), 4),
+        accumulator_type(logits),
+        platform,
+        {"logits": logits, **tensors},
+    )
+
+
+def soft_crop_resize_top(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+) -> None:
+    """The k largest classes of a soft label, ``(B, k, h, w)``, and the mass of the others, ``rest (B, h, w)``."""
+    platform = platform_of(index.device)
+    top_configuration(index, mass, rest, labels, boxes, num_classes, ignore_index, filter, platform).run(index.device)
+
+
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> None:
+    """Soft labels ``(B, C, h, w)`` of a label map ``(B, H, W)``, each half the size of the one before."""
+    pyramid_configuration(outs, labels, ignore_index, platform_of(labels.device)).run(labels.device)
+
+
+def area_cross_entropy(
+    loss: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+) -> None:
+    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
+    tensors = {"loss": loss, "mass": mass, "lse": lse, "weights": weight}
+    platform = platform_of(logits.device)
+    loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
+
+
+def area_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
+    tensors = {"gradient": out, "scale": grad, "mass": mass, "lse": lse, "weights": weight}
+    platform = platform_of(logits.device)
+    loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
