@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import torch
 import triton
@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from tritonsoft.kernels import counting, forward
+from tritonsoft.kernels import counting, forward, label_targets
 from tritonsoft.kernels.launch import Launch
 
 # H200: multiprocessors, clock in Hz, measured copy rate in bytes per second.
@@ -49,6 +49,8 @@ class Case(NamedTuple):
     launch: Launch
     trips: Sequence[float]
     taken: Mapping[str, float]  # the share of the iterations that enter an ``if``, by its source text
+    per: Tensor  # whose elements are meant by "per element"
+    moved: Sequence[Tensor]  # what must be read or written once
 
 
 class Instruction(NamedTuple):
@@ -143,17 +145,14 @@ def report(case: Case) -> list[str]:
             [TOOLS / "cuobjdump", "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
         ).stdout
         code = instructions(cubin, case)
-    arguments: dict[str, Any] = case.launch.arguments
-    outputs: list[Tensor] = [arguments[name] for name in ("out", "soft") if arguments[name] is not None]
-    sources: list[Tensor] = [arguments[name] for name in ("image", "labels") if arguments[name] is not None]
-    elements = sum(tensor.numel() for tensor in outputs)
+    elements = case.per.numel()
     threads = case.launch.grid[0] * 32 * case.launch.options["num_warps"]
     per_kind = collections.Counter[str]()
     for instruction in code:
         per_kind[_kind(instruction.opcode)] += instruction.weight * threads
     pipes = [per_kind[kind] / rate for kind, (_, rate) in KINDS.items()] + [per_kind.total() / 128]
     arithmetic = max(pipes) / MULTIPROCESSORS / CLOCK
-    floor = sum(tensor.numel() * tensor.element_size() for tensor in outputs + sources) / COPY_RATE
+    floor = sum(tensor.numel() * tensor.element_size() for tensor in case.moved) / COPY_RATE
     widths = {
         letter: "+".join(
             sorted({i.opcode[3:].replace(".E", "").strip(".") or "32" for i in code if i.opcode[:3] == letter})
@@ -191,7 +190,10 @@ def cases() -> Iterator[Case]:
             launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, "cuda")
             for kind, present in (("street", 3), ("noise", groups)):
                 name = f"soft C={num_classes} k={factor} {kind}"
-                yield Case(name, launch, [groups], {"tl.max(members) != 0": present / groups})
+                taken = {"tl.max(members) != 0": present / groups}
+                yield Case(name, launch, [groups], taken, soft, [labels, soft])
+                if factor == 4 and kind == "street":
+                    yield from _without_the_dense_label(labels, soft, groups, taken)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
         for scale, size in ((1.3, (788, 1576)), (2.7, (380, 760)), (5.3, (194, 388))):
@@ -207,18 +209,40 @@ def cases() -> Iterator[Case]:
                 "num_classes > 32": float(num_classes > 32),
                 "chunks >> (chunk & 31) & 1 != 0": scanned / chunks,
             }
-            yield Case(f"soft C={num_classes} boxes s={scale} street", launch, trips, shares)
+            yield Case(f"soft C={num_classes} boxes s={scale} street", launch, trips, shares, soft, [labels, soft])
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, "cuda")
-        yield Case(f"image k={factor}", launch, [3, factor, factor], {})
+        yield Case(f"image k={factor}", launch, [3, factor, factor], {}, out, [image, out])
         soft = _meta((batch, 19, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, "cuda")
         # ptxas sometimes copies the loop over the channels, three times, for tiles where no footprint has a tap.
         without_taps = [0.0] * 3 if factor == 4 else []
         taken = {"tl.max(members) != 0": 3 / 5}
-        yield Case(f"pair C=19 k={factor} street", launch, [3, factor, factor, *without_taps, 5], taken)
+        trips = [3, factor, factor, *without_taps, 5]
+        both = _meta((out.numel() + soft.numel(),), torch.float16)
+        yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels, both])
+
+
+def _without_the_dense_label(labels: Tensor, soft: Tensor, groups: int, taken: Mapping[str, float]) -> Iterator[Case]:
+    """What else is made of a label map: instructions per element of the soft label that is never stored."""
+    batch, num_classes, height, width = soft.shape
+    pixels = _meta((batch, height, width), torch.float32)
+    index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
+    rest = _meta((batch, height, width), torch.float16)
+    launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", "cuda")
+    yield Case(f"top 4 of C={num_classes} k=4", launch, [groups], taken, soft, [labels, index, kept, rest])
+    maps = {"loss": pixels, "mass": pixels, "lse": pixels, "weights": None}
+    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, "cuda")
+    yield Case(
+        f"area loss C={num_classes} k=4", launch, [num_classes // 4, groups], taken, soft, [labels, soft] + 3 * [pixels]
+    )
+    one = _meta((1, 1, 1), torch.float32).expand(pixels.shape)
+    maps = {"gradient": soft, "scale": one, "mass": pixels, "lse": pixels, "weights": None}
+    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, "cuda")
+    moved = [labels, soft, soft, pixels, pixels]
+    yield Case(f"area gradient C={num_classes} k=4", launch, [groups], taken, soft, moved)
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ import triton.language as tl
 from tritonsoft.kernels.convert import narrow, widen
 from tritonsoft.kernels.geometry import extent, tap_of
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def _either(first, second):
@@ -39,24 +41,33 @@ def _either(first, second):
 #                first row and column of the tile                                none
 #   "top"        none                                                            mass that did not fit, k largest keys
 #   "loss"       logits, their strides, class weights                            loss, mass, logsumexp
-#   "gradient"   the same, the gradient, its strides                             scale of the loss, mass, logsumexp
+#   "gradient"   the same, the gradient, its strides                             scale of the loss (0 without mass), the
+#                                                                                same times mass, logsumexp to base 2
+
+
+# A key orders masses, and equal masses by smaller class; it is negative where there is no mass. The bits of a positive
+# float32 order like integers; the class, counted downwards, goes below them. Masses that are multiples of 1/64 leave
+# their lowest 17 bits free, so that class and mass fit into 32 bits.
+_FREE = tl.constexpr(0x1FFFF)
 
 
 @triton.jit
-def _key(mass, class_index):
-    """An int64 that orders masses, and equal masses by smaller class; negative where there is no mass."""
-    key = (mass.to(tl.int32, bitcast=True).to(tl.int64) << 32) | (0x7FFFFFFF - class_index)
-    return tl.where(mass > 0, key, -1)
+def _key(mass, class_index, WIDE: tl.constexpr):
+    bits = mass.to(tl.int32, bitcast=True)
+    wide = (bits.to(tl.int64) << 32) | (0x7FFFFFFF - class_index)
+    return tl.where(mass > 0, wide if WIDE else bits | (_FREE - class_index), -1)
 
 
 @triton.jit
 def mass_of_key(key):
-    return tl.where(key < 0, 0, key >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    bits = key & ~_FREE if key.dtype == tl.int32 else (key >> 32).to(tl.int32)
+    return tl.where(key < 0, 0, bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def class_of_key(key):
-    return tl.where(key < 0, 0, 0x7FFFFFFF - (key & 0x7FFFFFFF)).to(tl.int32)
+    label = _FREE - (key & _FREE) if key.dtype == tl.int32 else (0x7FFFFFFF - (key & 0x7FFFFFFF)).to(tl.int32)
+    return tl.where(key < 0, 0, label)
 
 
 @triton.jit
@@ -88,24 +99,26 @@ def plane_offsets(pixels, strides, OFFSET: tl.constexpr):
 
 @triton.jit
 def load_logits(logits, strides, pixels, class_index, mask, ACCUMULATOR: tl.constexpr, OFFSET: tl.constexpr):
-    """The logits of a class, -infinity where ``mask`` is not set."""
+    """The logits of a class; undefined where ``mask`` is not set."""
     plane = logits + tl.cast(class_index, tl.int64) * strides[1]
-    return widen(tl.load(plane + plane_offsets(pixels, strides, OFFSET), mask=mask, other=float("-inf")), ACCUMULATOR)
+    return widen(tl.load(plane + plane_offsets(pixels, strides, OFFSET), mask=mask), ACCUMULATOR)
 
 
 @triton.jit
-def _store_gradient(sink, state, class_index, mass, pixels, inside, OFFSET: tl.constexpr):
-    logits, strides, weights, gradient, gradient_strides = sink
-    scale, total, lse = state
-    ACCUMULATOR: tl.constexpr = lse.dtype
-    logit = load_logits(logits, strides, pixels, class_index, inside, ACCUMULATOR, OFFSET)
-    mass = mass.to(ACCUMULATOR)
-    if weights is not None:
-        mass *= tl.load(weights + tl.maximum(class_index, 0))
-    value = tl.where(total > 0, scale * (total * tl.exp(logit - lse) - mass), 0.0)
-    plane = gradient + tl.cast(class_index, tl.int64) * gradient_strides[1]
-    offsets = plane_offsets(pixels, gradient_strides, OFFSET)
-    tl.store(plane + offsets, narrow(value, gradient.dtype.element_ty), mask=inside)
+def _predicted(sink, state, class_index, pixels, inside, OFFSET: tl.constexpr):
+    """The part of the gradient that no label has: the share of the mass that the logits give to a class."""
+    _, pull, log2_sum = state
+    DTYPE: tl.constexpr = pull.dtype
+    logit = load_logits(sink[0], sink[1], pixels, class_index, inside, DTYPE, OFFSET)
+    return pull * tl.exp2(logit * LOG2_E - log2_sum)
+
+
+@triton.jit
+def _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
+    gradient, strides = sink[3], sink[4]
+    plane = gradient + tl.cast(class_index, tl.int64) * strides[1]
+    value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
+    tl.store(plane + plane_offsets(pixels, strides, OFFSET), narrow(value, gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -127,10 +140,14 @@ def _deliver(
     elif SINK == "pyramid":
         _store_pyramid(sink, class_index, mass, exists)
     elif SINK == "gradient":
-        _store_gradient(sink, state, class_index, mass, pixels, inside, OFFSET)
+        mass = mass.to(state[0].dtype)
+        if sink[2] is not None:
+            mass *= tl.load(sink[2] + tl.maximum(class_index, 0))
+        value = _predicted(sink, state, class_index, pixels, inside, OFFSET) - state[0] * mass
+        _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET)
     elif SINK == "top":
         rest, keys = state
-        candidate = _key(tl.where(inside, mass, 0.0), class_index)
+        candidate = _key(tl.where(inside, mass, 0.0), class_index, keys[0].dtype == tl.int64)
         kept = ()
         for place in tl.static_range(len(keys)):
             kept = kept + (tl.maximum(keys[place], candidate),)  # noqa: RUF005 - Triton unpacks nothing here
@@ -158,7 +175,8 @@ def _deliver_absent(sink, state, class_index, zeros, pixels, exists, SINK: tl.co
     elif SINK == "pyramid":
         _store_pyramid(sink, class_index, zeros, exists)
     elif SINK == "gradient":
-        _store_gradient(sink, state, class_index, zeros, pixels, inside, OFFSET)
+        value = _predicted(sink, state, class_index, pixels, inside, OFFSET)
+        _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET)
 
 
 # --- dense: bit planes of the labels in a window --------------------------------------------------------------------

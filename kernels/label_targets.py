@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tritonsoft.conventions import Filter
 from tritonsoft.kernels.convert import narrow, widen
-from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
+from tritonsoft.kernels.counting import LOG2_E, class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
 from tritonsoft.kernels.geometry import axis_of_box, filter_reach, footprint
 from tritonsoft.kernels.launch import (
     Launch,
@@ -33,18 +33,26 @@ def _log_sum_exp(logits, strides, pixels, num_classes, largest, OFFSET: tl.const
     """The logsumexp over the classes of each pixel; ``largest`` is -infinity in the shape and type of the result."""
     DTYPE: tl.constexpr = largest.dtype
     total = tl.zeros_like(largest)
-    for first in range(0, num_classes, 4):
-        inside = pixels[3]
+    inside = pixels[3]
+    whole = num_classes // 4 * 4
+    for first in range(0, whole, 4):
         logit0 = load_logits(logits, strides, pixels, first, inside, DTYPE, OFFSET)
-        logit1 = load_logits(logits, strides, pixels, first + 1, inside & (first + 1 < num_classes), DTYPE, OFFSET)
-        logit2 = load_logits(logits, strides, pixels, first + 2, inside & (first + 2 < num_classes), DTYPE, OFFSET)
-        logit3 = load_logits(logits, strides, pixels, first + 3, inside & (first + 3 < num_classes), DTYPE, OFFSET)
-        larger = tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3))
-        larger = tl.maximum(largest, larger)
-        shift = tl.where(larger == float("-inf"), 0.0, larger)  # infinity less infinity is not a number
-        total = total * tl.exp(largest - shift)
-        total += tl.exp(logit0 - shift) + tl.exp(logit1 - shift) + (tl.exp(logit2 - shift) + tl.exp(logit3 - shift))
+        logit1 = load_logits(logits, strides, pixels, first + 1, inside, DTYPE, OFFSET)
+        logit2 = load_logits(logits, strides, pixels, first + 2, inside, DTYPE, OFFSET)
+        logit3 = load_logits(logits, strides, pixels, first + 3, inside, DTYPE, OFFSET)
+        larger = tl.maximum(largest, tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3)))
+        shift = tl.where(larger == float("-inf"), 0.0, larger * LOG2_E)  # infinity less infinity is not a number
+        total = total * tl.exp2(largest * LOG2_E - shift)
+        total += tl.exp2(logit0 * LOG2_E - shift) + tl.exp2(logit1 * LOG2_E - shift)
+        total += tl.exp2(logit2 * LOG2_E - shift) + tl.exp2(logit3 * LOG2_E - shift)
         largest = larger
+    for last in tl.static_range(3):
+        if whole + last < num_classes:
+            logit = load_logits(logits, strides, pixels, whole + last, inside, DTYPE, OFFSET)
+            larger = tl.maximum(largest, logit)
+            shift = tl.where(larger == float("-inf"), 0.0, larger * LOG2_E)
+            total = total * tl.exp2(largest * LOG2_E - shift) + tl.exp2(logit * LOG2_E - shift)
+            largest = larger
     return largest + tl.log(total)
 
 
@@ -118,7 +126,7 @@ def label_target_kernel(
     elif SINK == "top":
         keys = ()
         for _ in tl.static_range(TOP):
-            keys = keys + (pixels[2].to(tl.int64) * 0 - 1,)  # noqa: RUF005
+            keys = keys + ((pixels[2] * 0 - 1).to(tl.int32 if DENSE_FACTOR > 0 else tl.int64),)  # noqa: RUF005
         state = (zeros.to(tl.float32), keys)
     else:
         logits_sample = logits + sample * logits_strides[0]
@@ -130,9 +138,12 @@ def label_target_kernel(
             gradient_sample = gradient + sample * gradient_strides[0]
             sink = (logits_sample, logits_strides, weights, gradient_sample, gradient_strides)
             scale_offsets = rows.to(OFFSET) * scale_strides[1] + columns.to(OFFSET) * scale_strides[2]
-            scales = tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0)
-            masses = tl.load(mass + plane, mask=inside, other=0.0)
-            state = (widen(scales, ACCUMULATOR), masses, tl.load(lse + plane, mask=inside, other=0.0))
+            factor = widen(
+                tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0), ACCUMULATOR
+            )
+            total = tl.load(mass + plane, mask=inside, other=0.0)
+            factor = tl.where(total > 0, factor, 0.0)
+            state = (factor, factor * total, tl.load(lse + plane, mask=inside, other=0.0) * LOG2_E)
 
     labels_sample = labels + sample * labels_strides[0]
     if DENSE_FACTOR > 0:
@@ -269,8 +280,7 @@ def top_configuration(
     """What `soft_crop_resize_top` launches; only shapes, strides and types matter, here and below."""
     size = (index.shape[2], index.shape[3])
     tensors = {"index": index, "kept": mass, "loss": rest}
-    # A key takes two registers: fewer pixels for a thread, as for planes of larger elements.
-    return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 8, tl.float32, platform, tensors)
+    return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 4, tl.float32, platform, tensors)
 
 
 def pyramid_configuration(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, platform: str) -> Launch:
