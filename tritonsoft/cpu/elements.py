@@ -119,17 +119,22 @@ def _(value: Any, out: Any) -> Any:
 
 @intrinsic
 def borrowed(typing_context: Any, arrays: Any) -> Any:
-    """A named tuple whose arrays count no references: for those that somebody else keeps alive all the while."""
+    """A tuple whose arrays count no references: for those that somebody else keeps alive all the while."""
+
+    def borrow(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.Array):
+            array = context.make_array(kind)(context, builder, value)
+            array.meminfo = array.meminfo.type(None)
+            array.parent = array.parent.type(None)
+            return array._getvalue()
+        if isinstance(kind, types.BaseTuple):
+            for place, member in enumerate(kind):
+                element = borrow(context, builder, member, builder.extract_value(value, place))
+                value = builder.insert_value(value, element, place)
+        return value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (result,) = arguments
-        for place, kind in enumerate(arrays.types):
-            if isinstance(kind, types.Array):
-                array = context.make_array(kind)(context, builder, builder.extract_value(result, place))
-                array.meminfo = array.meminfo.type(None)
-                array.parent = array.parent.type(None)
-                result = builder.insert_value(result, array._getvalue(), place)
-        return result
+        return borrow(context, builder, arrays, arguments[0])
 
     return arrays(arrays), generate
 
