@@ -8,6 +8,7 @@ from tritonsoft.kernels.label_targets import (
     soft_crop_resize_top,
     soft_pyramid,
 )
+from tritonsoft.kernels.losses import cross_entropy, cross_entropy_backward, overlap, overlap_backward
 
 __all__ = [
     "area_cross_entropy",
@@ -15,6 +16,10 @@ __all__ = [
     "crop_resize",
     "crop_resize_adjoint",
     "crop_resize_pair",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "overlap",
+    "overlap_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",

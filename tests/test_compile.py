@@ -33,13 +33,18 @@ STORE_WIDTHS = {
     "soft k=2 uint8 float32": 16,
     "soft k=4 uint8 float32": 16,
     "soft k=8 uint8 float32": 8,
+    "cross entropy backward C=19 float16": 16,
+    "cross entropy backward C=150 float32": 16,
+    "cross entropy backward C=150 float16 sparse": 16,
+    "overlap backward C=19 float16": 16,
+    "overlap backward C=150 float32": 16,
 }
 
 
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
     from tritonsoft.conventions import FILTERS
-    from tritonsoft.kernels import adjoint, forward
+    from tritonsoft.kernels import adjoint, forward, losses
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device="meta")
@@ -88,6 +93,48 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             grad = empty((batch, 3, height // 2, width // 2), dtype, channels_last)
             image = empty((batch, 3, height, width), dtype, channels_last)
             yield f"adjoint {filter} {name(dtype)}", adjoint.launch_configuration(image, grad, boxes, filter, platform)
+
+    def all_losses(logits: torch.Tensor, soft: torch.Tensor, index: Any, weight: Any) -> Iterator[tuple[str, Any]]:
+        _, num_classes, *size = logits.shape
+        pixels = empty((batch, *size), double if logits.dtype == double else single)
+        scalar = empty((1, 1, 1), pixels.dtype).expand(pixels.shape)
+        sums = empty((batch, num_classes, 3), pixels.dtype)
+        configuration = losses.cross_entropy_configuration
+        yield "cross entropy", configuration(pixels, pixels, pixels, logits, soft, index, weight, platform)
+        configuration = losses.cross_entropy_backward_configuration
+        launch = configuration(logits, scalar, logits, soft, index, weight, pixels, pixels, platform)
+        yield "cross entropy backward", launch
+        yield "overlap", losses.overlap_configuration(pixels, pixels, logits, soft, index, platform)
+        configuration = losses.overlap_backward_configuration
+        yield "overlap backward", configuration(logits, sums, logits, soft, index, pixels, pixels, platform)
+
+    size = (height // 4, width // 4)
+    index = empty((batch, 4, *size), byte)
+    loss_inputs = {
+        "C=19 float16": (empty((batch, 19, *size), half), empty((batch, 19, *size), half), None, None),
+        "C=19 float16 channels_last": (
+            empty((batch, 19, *size), half, True),
+            empty((batch, 19, *size), half),
+            None,
+            None,
+        ),
+        "C=150 float32": (empty((batch, 150, *size), single), empty((batch, 150, *size), single), None, None),
+        "C=150 float16 sparse": (
+            empty((batch, 150, *size), half),
+            empty(index.shape, half),
+            index,
+            empty((150,), single),
+        ),
+        "C=37 float64": (
+            empty((batch, 37, *size), double),
+            empty((batch, 37, *size), torch.bfloat16),
+            None,
+            empty((37,), double),
+        ),
+    }
+    for suffix, inputs in loss_inputs.items():
+        for loss, launch in all_losses(*inputs):
+            yield f"{loss} {suffix}", launch
 
 
 def _machine_code(compiled: Any) -> dict[str, Any]:
@@ -146,7 +193,7 @@ def test_no_local_memory(target: str) -> None:
 @pytest.mark.parametrize("target", _grouped(target for target in TARGETS if target.startswith("sm")))
 @pytest.mark.parametrize("name", STORE_WIDTHS)
 def test_store_width(name: str, target: str) -> None:
-    """Every store of the dense path is as wide as the launch heuristic means it to be."""
+    """Every store of the dense path, and of a gradient, is as wide as the launch heuristic means it to be."""
     assert set(_compiled(target)[name]["stores"]) == {STORE_WIDTHS[name]}
 
 

@@ -7,19 +7,41 @@ from tritonsoft.functional import (
     normalize,
     resize,
     soft_crop_resize,
+    soft_pyramid,
     soft_resize,
     to_soft,
 )
+from tritonsoft.losses import (
+    AreaCrossEntropyLoss,
+    SoftCrossEntropyLoss,
+    SoftDiceLoss,
+    SoftJaccardLoss,
+    area_cross_entropy,
+    soft_cross_entropy,
+    soft_dice_loss,
+    soft_jaccard_loss,
+)
+from tritonsoft.sparse import SparseLabels
 from tritonsoft.version import __version__
 
 __all__ = [
+    "AreaCrossEntropyLoss",
+    "SoftCrossEntropyLoss",
+    "SoftDiceLoss",
+    "SoftJaccardLoss",
+    "SparseLabels",
     "__version__",
+    "area_cross_entropy",
     "backend_info",
     "crop_resize",
     "crop_resize_pair",
     "normalize",
     "resize",
     "soft_crop_resize",
+    "soft_cross_entropy",
+    "soft_dice_loss",
+    "soft_jaccard_loss",
+    "soft_pyramid",
     "soft_resize",
     "to_soft",
 ]

@@ -14,6 +14,9 @@ What they share:
 * **Filter**: ``"area"`` (default; the exact average when shrinking, linear interpolation when enlarging),
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
   `tritonsoft.conventions`.
+* **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
+  without it (on a GPU for up to 16; above, by way of the soft label). An integer factor of k pixels along each axis
+  never needs more than k * k.
 * **Size**: ``(h, w)`` of the output in pixels.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no
@@ -24,14 +27,16 @@ What they share:
 Method: "Soft labelling for semantic segmentation: Bringing coherence to label down-sampling", arXiv 2302.13961.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
 
 from tritonsoft import ops
 from tritonsoft.conventions import FILTERS, Filter
+from tritonsoft.sparse import SparseLabels, check_top_k, index_type
 
 _LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _SOFT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -79,6 +84,7 @@ def crop_resize(
     return cast(Tensor, ops.crop_resize(image, boxes, size, filter, float(fill), dtype, backend))
 
 
+@overload
 def soft_crop_resize(
     labels: Tensor,
     boxes: Tensor | None,
@@ -88,9 +94,57 @@ def soft_crop_resize(
     ignore_index: int = 255,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
+    top_k: None = None,
     validate: bool | None = None,
     backend: str | None = None,
-) -> Tensor:
+) -> Tensor: ...
+
+
+@overload
+def soft_crop_resize(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    top_k: int,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> SparseLabels: ...
+
+
+@overload
+def soft_crop_resize(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    top_k: int | None,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor | SparseLabels: ...
+
+
+def soft_crop_resize(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    top_k: int | None = None,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor | SparseLabels:
     """Cut a box out of each label map and resample it to a soft label: `crop_resize` of its one-hot planes.
 
     Args:
@@ -100,12 +154,13 @@ def soft_crop_resize(
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
         filter: see the module's docstring.
-        dtype: of the soft label: float16, bfloat16, float32 or float64.
+        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` float16 or float32.
+        top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
         validate: check the values of labels and boxes on a GPU as well.
         backend: see the module's docstring.
 
     Returns:
-        ``(B, C, h, w)``, contiguous.
+        ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1, 1],
@@ -114,14 +169,34 @@ def soft_crop_resize(
         tensor([[[[0.7500, 0.0000]],
         <BLANKLINE>
                  [[0.2500, 0.7500]]]])
+        >>> soft_crop_resize(labels, None, (1, 2), num_classes=150, top_k=2)
+        SparseLabels(shape=(1, 150, 1, 2), k=2, dtype=torch.float32, device='cpu')
     """
     labels = _check_labels(labels)
     _check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     _check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
-    return cast(
-        Tensor,
-        ops.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, dtype, validate, backend),
+    if top_k is None:
+        return cast(
+            Tensor,
+            ops.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, dtype, validate, backend),
+        )
+    check_top_k(top_k, num_classes, "top_k")
+    if dtype not in (torch.float16, torch.float32):
+        raise TypeError(f"dtype of a SparseLabels must be float16 or float32, got {dtype}")
+    index, mass, rest = ops.soft_crop_resize_top(
+        labels,
+        boxes,
+        size,
+        num_classes,
+        top_k,
+        ignore_index,
+        filter,
+        index_type(num_classes),
+        dtype,
+        validate,
+        backend,
     )
+    return SparseLabels(index, mass, rest, num_classes)
 
 
 def crop_resize_pair(
@@ -214,6 +289,7 @@ def resize(
     return crop_resize(image, None, size, filter=filter, dtype=dtype, backend=backend)
 
 
+@overload
 def soft_resize(
     labels: Tensor,
     size: Sequence[int],
@@ -222,9 +298,54 @@ def soft_resize(
     ignore_index: int = 255,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
+    top_k: None = None,
     validate: bool | None = None,
     backend: str | None = None,
-) -> Tensor:
+) -> Tensor: ...
+
+
+@overload
+def soft_resize(
+    labels: Tensor,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    top_k: int,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> SparseLabels: ...
+
+
+@overload
+def soft_resize(
+    labels: Tensor,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    top_k: int | None,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor | SparseLabels: ...
+
+
+def soft_resize(
+    labels: Tensor,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    top_k: int | None = None,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor | SparseLabels:
     """Resample whole label maps to soft labels: `soft_crop_resize` with the whole label map as the box.
 
     Example:
@@ -240,6 +361,7 @@ def soft_resize(
         ignore_index=ignore_index,
         filter=filter,
         dtype=dtype,
+        top_k=top_k,
         validate=validate,
         backend=backend,
     )
@@ -274,6 +396,56 @@ def to_soft(
         validate=validate,
         backend=backend,
     )
+
+
+def soft_pyramid(
+    labels: Tensor,
+    num_classes: int,
+    factors: Sequence[int] = (2, 4, 8, 16),
+    *,
+    ignore_index: int = 255,
+    dtype: torch.dtype = torch.float32,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> list[Tensor]:
+    """Soft labels of whole label maps at several sizes, for heads at several depths: `soft_resize` at each factor.
+
+    Factors that double, as the default's, take one read of the label map; others, and on a GPU more than 255 classes or
+    a first factor other than 1, 2, 4 and 8, one for each.
+
+    Args:
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``; every factor divides H and W.
+        num_classes: C, at least 1.
+        factors: ints, at least 1, in ascending order.
+        ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
+        dtype: of the soft labels: float16, bfloat16, float32 or float64.
+        validate: check the values of labels on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        A soft label ``(B, C, H / factor, W / factor)`` for each factor.
+
+    Example:
+        >>> fine, coarse = soft_pyramid(torch.tensor([[[0, 0, 1, 1], [0, 1, 1, 1]]]), 2, factors=(1, 2))
+        >>> fine.shape, coarse[0, :, 0]
+        (torch.Size([1, 2, 2, 4]), tensor([[0.7500, 0.0000],
+                [0.2500, 1.0000]]))
+    """
+    labels = _check_labels(labels)
+    _check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    _check_backend(backend)
+    if not isinstance(factors, (tuple, list)) or not factors or not all(_is_int(factor) for factor in factors):
+        raise TypeError(f"factors must be ints, at least one, got {factors!r}")
+    if factors[0] < 1 or any(fine >= coarse for fine, coarse in itertools.pairwise(factors)):
+        raise ValueError(f"factors must be at least 1, in ascending order, got {tuple(factors)}")
+    height, width = labels.shape[1:]
+    for factor in factors:
+        if height % factor or width % factor:
+            raise ValueError(
+                f"factors must divide the height and width of labels, ({height}, {width}), got {factor}; "
+                "soft_resize takes any size"
+            )
+    return cast(list[Tensor], ops.soft_pyramid(labels, num_classes, factors, ignore_index, dtype, validate, backend))
 
 
 def normalize(soft: Tensor) -> Tensor:
@@ -390,6 +562,11 @@ def _check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: An
         raise TypeError(f"{dtype_argument} of a soft label must be {_names(_SOFT_DTYPES)}, got {dtype}")
 
 
+def _check_backend(backend: Any) -> None:
+    if backend is not None and backend not in ops.BACKENDS:
+        raise ValueError(f"backend must be None or one of {ops.BACKENDS}, got {backend!r}")
+
+
 def _check_geometry(
     boxes: Any, size: Any, filter: Any, backend: Any, batch: int, device: torch.device, owner: str
 ) -> None:
@@ -405,8 +582,7 @@ def _check_geometry(
                 f"filter={filter!r} has negative weights, which give no class distribution; choose one of {FILTERS}"
             )
         raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
-    if backend is not None and backend not in ops.BACKENDS:
-        raise ValueError(f"backend must be None or one of {ops.BACKENDS}, got {backend!r}")
+    _check_backend(backend)
     if boxes is None:
         return
     if not isinstance(boxes, Tensor):

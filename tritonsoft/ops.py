@@ -6,6 +6,7 @@ when an op runs (also inside a compiled graph), so they are checked here.
 
 import functools
 import importlib.util
+import itertools
 import math
 import os
 import threading
@@ -95,10 +96,11 @@ def is_channels_last(image: Tensor) -> bool:
     return image.shape[1] > 1 and image.stride(1) == 1 and image.stride(3) > 1
 
 
-def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, int, int, int]:
+def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
+    if not channels_last:
+        return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     _, channels, height, width = shape
-    per_sample = channels * height * width
-    return (per_sample, 1, width * channels, channels) if channels_last else (per_sample, height * width, width, 1)
+    return channels * height * width, 1, width * channels, channels
 
 
 _CACHE_LINE = 64  # bytes
@@ -361,6 +363,109 @@ def _(
     backend: str | None,
 ) -> Tensor:
     return labels.new_empty((labels.shape[0], num_classes, *size), dtype=dtype)
+
+
+# A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
+_MOST_KEPT_CLASSES = 16
+
+
+@torch.library.custom_op("tritonsoft::soft_crop_resize_top", mutates_args=())
+def soft_crop_resize_top(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    top_k: int,
+    ignore_index: int,
+    filter: str,
+    index_dtype: torch.dtype,
+    dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Label map ``(B, H, W)`` -> the k largest classes, their masses ``(B, k, h, w)``, and the rest ``(B, h, w)``."""
+    name = _backend(labels.device, backend)
+    _check_boxes(boxes, validate)
+    _check_labels(labels, num_classes, ignore_index, name, validate)
+    shape = (labels.shape[0], top_k, *size)
+    index, mass = _empty(shape, index_dtype, labels.device), _empty(shape, dtype, labels.device)
+    rest = _empty((labels.shape[0], *size), dtype, labels.device)
+    if rest.numel() == 0:
+        return index, mass, rest
+    if name == "reference" or (name == "triton" and top_k > _MOST_KEPT_CLASSES):
+        soft = _soft_crop_resize(name, labels, boxes, size, num_classes, ignore_index, filter, torch.float32)
+        for output, result in zip((index, mass, rest), reference.top_k(soft, top_k), strict=True):
+            output.copy_(result)
+    else:
+        _module(name).soft_crop_resize_top(index, mass, rest, labels, boxes, num_classes, ignore_index, filter)
+    return index, mass, rest
+
+
+@soft_crop_resize_top.register_fake
+def _(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    top_k: int,
+    ignore_index: int,
+    filter: str,
+    index_dtype: torch.dtype,
+    dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (labels.shape[0], top_k, *size)
+    rest = labels.new_empty((labels.shape[0], *size), dtype=dtype)
+    return labels.new_empty(shape, dtype=index_dtype), labels.new_empty(shape, dtype=dtype), rest
+
+
+@torch.library.custom_op("tritonsoft::soft_pyramid", mutates_args=())
+def soft_pyramid(
+    labels: Tensor,
+    num_classes: int,
+    factors: Sequence[int],
+    ignore_index: int,
+    dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> list[Tensor]:
+    """Label map ``(B, H, W)`` -> soft labels ``(B, C, H / f, W / f)``."""
+    name = _backend(labels.device, backend)
+    _check_labels(labels, num_classes, ignore_index, name, validate)
+    height, width = labels.shape[1:]
+    doubling = all(2 * fine == coarse for fine, coarse in itertools.pairwise(factors))
+    # The Triton kernel counts what the dense path of `soft_crop_resize` counts, and halves it.
+    fused = doubling and (name == "numba" or (name == "triton" and factors[0] in (1, 2, 4, 8) and num_classes <= 255))
+    if not fused or labels.shape[0] == 0:
+        return [
+            _soft_crop_resize(
+                name, labels, None, (height // factor, width // factor), num_classes, ignore_index, "area", dtype
+            )
+            for factor in factors
+        ]
+    outs = [
+        _empty((labels.shape[0], num_classes, height // factor, width // factor), dtype, labels.device)
+        for factor in factors
+    ]
+    _module(name).soft_pyramid(outs, labels, ignore_index)
+    return outs
+
+
+@soft_pyramid.register_fake
+def _(
+    labels: Tensor,
+    num_classes: int,
+    factors: Sequence[int],
+    ignore_index: int,
+    dtype: torch.dtype,
+    validate: bool | None,
+    backend: str | None,
+) -> list[Tensor]:
+    batch, height, width = labels.shape
+    return [
+        labels.new_empty((batch, num_classes, height // factor, width // factor), dtype=dtype) for factor in factors
+    ]
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

@@ -114,3 +114,77 @@ def soft_crop_resize(
     planes = (ids == classes) & (ids != ignore_index)  # (B, C, H, W)
     mass = planes.to(torch.promote_types(dtype, torch.float32))
     return crop_resize(mass, boxes, size, filter, 0.0, dtype)
+
+
+def top_k(soft: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest classes of each pixel of a soft label ``(B, C, h, w)``, and the mass of all others.
+
+    Returns:
+        The classes ``(B, k, h, w)`` as int64, largest mass first and equal masses by smaller class first; their masses
+        ``(B, k, h, w)``; the rest ``(B, h, w)``. An entry without mass is class 0.
+    """
+    # The bits of numbers that are not negative are in the order of the numbers. Below them goes the class, counted
+    # downwards: no two keys are equal, so that every device picks the same.
+    bits = soft.float().view(torch.int32).long() << 32
+    classes = torch.arange(soft.shape[1], device=soft.device)[:, None, None]
+    index = (bits | (0x7FFFFFFF - classes)).topk(k, dim=1).indices
+    mass = soft.gather(1, index)
+    return torch.where(mass > 0, index, 0), mass, soft.scatter(1, index, 0.0).sum(1)
+
+
+def dense(index: Tensor, mass: Tensor, num_classes: int) -> Tensor:
+    """The soft label ``(B, C, h, w)`` whose classes ``index (B, k, h, w)`` have these masses, all others none."""
+    soft = mass.new_zeros(mass.shape[0], num_classes, *mass.shape[2:])
+    return soft.scatter_add_(1, index.long(), mass)
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits: Tensor, soft: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of each pixel, not divided by anything: ``-sum_c w_c q_c log_softmax(z)_c``.
+
+    Args:
+        logits: z, ``(B, C, h, w)``.
+        soft: q, ``(B, C, h, w)``.
+        weight: w, ``(C,)``; None is 1 for every class.
+
+    Returns:
+        Each ``(B, h, w)``: the loss, the weighted mass ``sum_c w_c q_c``, and ``logsumexp_c z_c``. A class without mass
+        adds nothing, whatever its logit is.
+    """
+    mass = soft if weight is None else weight[:, None, None] * soft
+    lse = logits.logsumexp(1)
+    loss = torch.where(mass > 0, mass * (lse[:, None] - logits), 0)
+    return loss.sum(1), mass.sum(1), lse
+
+
+def cross_entropy_backward(
+    grad: Tensor, logits: Tensor, soft: Tensor, weight: Tensor | None, mass: Tensor, lse: Tensor
+) -> Tensor:
+    """The gradient ``(B, C, h, w)`` of the logits, given that of the loss, ``(B, h, w)``; 0 where there is no mass."""
+    labelled = soft if weight is None else weight[:, None, None] * soft
+    predicted = mass[:, None] * (logits - lse[:, None]).exp()
+    return torch.where(mass[:, None] > 0, grad[:, None] * (predicted - labelled), 0)
+
+
+def overlap(logits: Tensor, soft: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How the predicted mass of each class, ``m softmax(z)_c`` with ``m = sum_c q_c``, compares with the labelled one.
+
+    Returns:
+        Sums ``(B, C, 3)`` over the pixels: of the predicted mass, of the labelled mass, and of their distance
+        ``|m p_c - q_c|``; then m and the logsumexp, ``(B, h, w)``.
+    """
+    mass = soft.sum(1)
+    predicted = torch.where(mass[:, None] > 0, mass[:, None] * logits.softmax(1), 0)
+    sums = [term.sum((2, 3)) for term in (predicted, soft, (predicted - soft).abs())]
+    return torch.stack(sums, 2), mass, logits.logsumexp(1)
+
+
+def overlap_backward(grad: Tensor, logits: Tensor, soft: Tensor, mass: Tensor, lse: Tensor) -> Tensor:
+    """The gradient ``(B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
+    share = (logits - lse[:, None]).exp()
+    known = mass[:, None] > 0
+    sign = torch.where(known, mass[:, None] * share - soft, 0).sign()
+    pull = grad[:, :, 0, None, None] + grad[:, :, 2, None, None] * sign  # of the predicted mass
+    return torch.where(known, mass[:, None] * share * (pull - (share * pull).sum(1, keepdim=True)), 0)

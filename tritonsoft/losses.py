@@ -1,0 +1,471 @@
+"""Losses of logits against soft labels, which weigh every pixel by what is known of it.
+
+What they share:
+
+* **Logits**: float tensor ``(B, C, h, w)`` of float16, bfloat16, float32 or float64, in any memory layout. Arithmetic
+  is in float32 (float64 for float64), under autocast too; the gradient has the logits' type and memory format.
+* **Soft label**: ``(B, C, h, w)``, any float type, or a `SparseLabels` of that shape: masses, at least 0 and at most 1
+  in all classes of a pixel together. A pixel without mass has no loss and no gradient, whatever its logits are; a class
+  without mass never spoils a loss by its logit, which may be -infinity. The target has no gradient.
+* **Weight**: ``(C,)``, finite and not negative, on the logits' device: a factor for every class.
+* **Values** of targets and weights are checked on the CPU always, on a GPU (where it costs a synchronisation) with
+  ``validate=True`` or ``TRITONSOFT_VALIDATE=1``.
+* **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
+* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once.
+
+The same inputs give the same bits, whatever the number of threads.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tritonsoft import functional, loss_ops
+from tritonsoft.conventions import Filter
+from tritonsoft.functional import _SOFT_DTYPES, _name, _names
+from tritonsoft.sparse import SparseLabels
+
+Reduction = Literal["mean", "sum", "none"]
+Classes = Literal["present", "all"]
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    soft: Tensor | SparseLabels,
+    *,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Cross-entropy against a soft label: ``-sum_c w_c q_c log_softmax(z)_c`` in each pixel.
+
+    Args:
+        logits: z, ``(B, C, h, w)``.
+        soft: q, the same shape, or a `SparseLabels`, whose rest counts as unknown.
+        weight: w, ``(C,)``; None is 1 for every class.
+        reduction: "mean" divides the sum over all pixels by their total weighted mass, ``sum w_c q_c``, and is 0 where
+            there is none; "sum"; "none" gives each pixel's loss, not divided.
+        validate: check the values of target and weight on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        A number, or ``(B, h, w)`` for "none": float32, or float64 for float64 logits.
+
+    Example:
+        >>> logits = torch.zeros(1, 4, 1, 2)
+        >>> soft = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.0, 0.0], [0.0, 0.5]]).view(1, 4, 1, 2)
+        >>> soft_cross_entropy(logits, soft)  # log(4): a mean over a mass of 1.5
+        tensor(1.3863)
+        >>> soft_cross_entropy(logits, soft, reduction="none")
+        tensor([[[1.3863, 0.6931]]])
+    """
+    _check_logits(logits)
+    mass, index = _check_soft(soft, logits)
+    _check_options(weight, reduction, validate, backend, logits)
+    weight = _in_working_type(weight, logits)
+    loss, total, _ = loss_ops.cross_entropy(logits, mass, index, weight, validate, backend)
+    return _reduce(loss, total, reduction)
+
+
+def area_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None = None,
+    *,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`soft_cross_entropy` straight from the label map: no soft label is ever in memory.
+
+    The same number as ``soft_cross_entropy(logits, soft_crop_resize(labels, boxes, logits.shape[2:], C, ...))``, as
+    ``sum_x w_x (logsumexp(z) - z[label_x])`` over the labels x under each pixel. On a whole label map an integer factor
+    larger than the logits, with the area filter, it is the mean hard cross-entropy at the size of the label map of
+    logits that were enlarged by repeating them.
+
+    Beside its inputs it needs the gradient and 12 bytes for each pixel of the logits (24 for float64).
+
+    Args:
+        logits: ``(B, C, h, w)``; C is the number of classes.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
+        boxes: ``(B, 4)`` in source pixel edges: what of the label map the logits stand for; None is all of it.
+        ignore_index: the label of pixels that count nothing.
+        filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
+        weight: ``(C,)``, as for `soft_cross_entropy`.
+        reduction: as for `soft_cross_entropy`.
+        validate: check the values of labels, boxes and weight on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        A number, or ``(B, h, w)`` for "none": float32, or float64 for float64 logits.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 1, 1, 255]]])
+        >>> logits = torch.tensor([0.0, 1.0, 0.0, 2.0]).view(1, 2, 1, 2)
+        >>> area_cross_entropy(logits, labels)
+        tensor(0.5665)
+        >>> hard = logits.repeat_interleave(2, dim=3)
+        >>> torch.nn.functional.cross_entropy(hard, labels, ignore_index=255)
+        tensor(0.5665)
+    """
+    _check_logits(logits)
+    labels = functional._check_labels(labels)
+    functional._check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
+    functional._check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
+    if labels.device != logits.device:
+        raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
+    if labels.shape[0] != logits.shape[0]:
+        raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
+    _check_options(weight, reduction, validate, backend, logits)
+    weight = _in_working_type(weight, logits)
+    loss, total, _ = loss_ops.area_cross_entropy(logits, labels, boxes, ignore_index, filter, weight, validate, backend)
+    return _reduce(loss, total, reduction)
+
+
+def soft_dice_loss(
+    logits: Tensor,
+    soft: Tensor | SparseLabels,
+    *,
+    weight: Tensor | None = None,
+    classes: Classes = "present",
+    per_sample: bool = False,
+    reduction: Reduction = "mean",
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Dice loss that is right for soft targets: ``sum |p - q| / (sum p + sum q)`` of each class.
+
+    With p the softmax of the logits times the pixel's mass, and sums over the pixels. It is 0 exactly where p = q; the
+    usual ``1 - 2 sum p q / (sum p + sum q)`` is not, and draws soft targets to hard ones. For hard targets the two
+    agree. The first Dice semimetric loss of Wang et al., "Dice Semimetric Losses", arXiv 2303.16296: their
+    ``1 - (|p| + |q| - |p - q|) / (|p| + |q|)``.
+
+    Args:
+        logits: ``(B, C, h, w)``.
+        soft: the same shape, or a `SparseLabels`, whose rest counts as unknown.
+        weight: ``(C,)``; None is 1 for every class.
+        classes: which ones the reduction takes: "present" those with mass in the target, "all".
+        per_sample: sums over each sample's pixels, not over those of the batch.
+        reduction: "mean" over classes (and samples), weighted; "sum"; "none".
+        validate: check the values of target and weight on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        A number; for "none" ``(C,)``, or ``(B, C)`` if ``per_sample``, with 0 for classes that are left out. float32,
+        or float64 for float64 logits.
+
+    Example:
+        >>> soft = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1)
+        >>> soft_dice_loss(soft.log(), soft) < 1e-6
+        tensor(True)
+        >>> soft_dice_loss(torch.zeros(1, 2, 1, 1), soft, reduction="none")  # 0.25 / 0.75, 0.25 / 1.25
+        tensor([0.3333, 0.2000])
+    """
+    predicted, labelled, distance = _overlap(logits, soft, weight, classes, per_sample, reduction, validate, backend)
+    return _reduce_classes(distance, predicted + labelled, labelled, weight, classes, reduction)
+
+
+def soft_jaccard_loss(
+    logits: Tensor,
+    soft: Tensor | SparseLabels,
+    *,
+    weight: Tensor | None = None,
+    classes: Classes = "present",
+    per_sample: bool = False,
+    reduction: Reduction = "mean",
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Jaccard (IoU) loss that is right for soft targets: ``2 sum |p - q| / (sum p + sum q + sum |p - q|)`` of a class.
+
+    With J that and D the `soft_dice_loss` of a class, ``J = 2 D / (1 + D)``; arguments, results and errors as there.
+    The first Jaccard metric loss of Wang et al., "Jaccard Metric Losses", arXiv 2302.05666: their
+    ``1 - (|p + q| - |p - q|) / (|p + q| + |p - q|)``.
+
+    Example:
+        >>> soft = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1)
+        >>> soft_jaccard_loss(torch.zeros(1, 2, 1, 1), soft, reduction="none")  # 0.5 / 1, 0.5 / 1.5
+        tensor([0.5000, 0.3333])
+    """
+    predicted, labelled, distance = _overlap(logits, soft, weight, classes, per_sample, reduction, validate, backend)
+    return _reduce_classes(2 * distance, predicted + labelled + distance, labelled, weight, classes, reduction)
+
+
+# --- modules ---------------------------------------------------------------------------------------------------------
+
+
+class _Loss(nn.Module):
+    """A class weight, kept as a buffer, and keywords of a function, checked as far as they can be without tensors."""
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None, reduction: Reduction, validate: bool | None) -> None:
+        super().__init__()
+        _check_reduction(reduction)
+        if weight is not None:
+            _check_weight(weight)
+            if not bool(((weight >= 0) & weight.isfinite()).all()):
+                raise ValueError(f"weight must hold finite numbers that are not negative, got {weight.tolist()}")
+        self.register_buffer("weight", weight)
+        self.reduction, self.validate = reduction, validate
+
+    def extra_repr(self) -> str:
+        """What differs between two of them."""
+        weight = "" if self.weight is None else f"weight=({len(self.weight)},), "
+        return f"{weight}reduction={self.reduction!r}"
+
+
+class SoftCrossEntropyLoss(_Loss):
+    """`soft_cross_entropy` as a module.
+
+    Args:
+        weight: ``(C,)``; moves with the module and is saved with it.
+        reduction: "mean", "sum" or "none".
+        validate: check values on a GPU as well.
+
+    Example:
+        >>> loss = SoftCrossEntropyLoss()
+        >>> logits, soft = torch.zeros(2, 3, 4, 4, requires_grad=True), torch.full((2, 3, 4, 4), 1 / 3)
+        >>> loss(logits, soft)
+        tensor(1.0986, grad_fn=<DivBackward0>)
+    """
+
+    def __init__(
+        self, weight: Tensor | None = None, reduction: Reduction = "mean", validate: bool | None = None
+    ) -> None:
+        super().__init__(weight, reduction, validate)
+
+    def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
+        """Logits ``(B, C, h, w)`` and the soft label of that shape."""
+        return soft_cross_entropy(logits, soft, weight=self.weight, reduction=self.reduction, validate=self.validate)
+
+
+class AreaCrossEntropyLoss(_Loss):
+    """`area_cross_entropy` as a module.
+
+    Args:
+        weight: ``(C,)``; moves with the module and is saved with it.
+        ignore_index: the label of pixels that count nothing.
+        filter: "area", "triangle", "bilinear" or "nearest".
+        reduction: "mean", "sum" or "none".
+        validate: check values on a GPU as well.
+
+    Example:
+        >>> loss = AreaCrossEntropyLoss()
+        >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1, 1, 255]]]))
+        tensor(0.6931)
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        filter: Filter = "area",
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+    ) -> None:
+        super().__init__(weight, reduction, validate)
+        functional._check_classes(1, ignore_index, validate, torch.float32, "dtype")
+        functional._check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
+        self.ignore_index, self.filter = ignore_index, filter
+
+    def forward(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """Logits ``(B, C, h, w)``, label map ``(B, H, W)``, and boxes ``(B, 4)`` in it or None."""
+        return area_cross_entropy(
+            logits,
+            labels,
+            boxes,
+            ignore_index=self.ignore_index,
+            filter=self.filter,
+            weight=self.weight,
+            reduction=self.reduction,
+            validate=self.validate,
+        )
+
+    def extra_repr(self) -> str:
+        """What differs between two of them."""
+        return f"{super().extra_repr()}, ignore_index={self.ignore_index}, filter={self.filter!r}"
+
+
+class SoftDiceLoss(_Loss):
+    """`soft_dice_loss` as a module.
+
+    Args:
+        weight: ``(C,)``; moves with the module and is saved with it.
+        classes: "present" or "all".
+        per_sample: sums over each sample's pixels, not over those of the batch.
+        reduction: "mean", "sum" or "none".
+        validate: check values on a GPU as well.
+
+    Example:
+        >>> SoftDiceLoss()(torch.zeros(1, 2, 1, 1), torch.tensor([0.25, 0.75]).view(1, 2, 1, 1))
+        tensor(0.2667)
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        classes: Classes = "present",
+        per_sample: bool = False,
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+    ) -> None:
+        super().__init__(weight, reduction, validate)
+        _check_classes(classes, per_sample)
+        self.classes, self.per_sample = classes, per_sample
+
+    def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
+        """Logits ``(B, C, h, w)`` and the soft label of that shape."""
+        return soft_dice_loss(logits, soft, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        names = ("weight", "classes", "per_sample", "reduction", "validate")
+        return {name: getattr(self, name) for name in names}
+
+    def extra_repr(self) -> str:
+        """What differs between two of them."""
+        return f"{super().extra_repr()}, classes={self.classes!r}, per_sample={self.per_sample}"
+
+
+class SoftJaccardLoss(SoftDiceLoss):
+    """`soft_jaccard_loss` as a module; its arguments are those of `SoftDiceLoss`.
+
+    Example:
+        >>> SoftJaccardLoss(per_sample=True)
+        SoftJaccardLoss(reduction='mean', classes='present', per_sample=True)
+    """
+
+    def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
+        """Logits ``(B, C, h, w)`` and the soft label of that shape."""
+        return soft_jaccard_loss(logits, soft, **self._options())
+
+
+# --- reductions ------------------------------------------------------------------------------------------------------
+
+
+def _total(values: Tensor) -> Tensor:
+    # An axis at a time: torch's sum over everything at once depends on the number of threads.
+    return values.sum(2).sum(1).sum(0)
+
+
+def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return _total(loss)
+    total = _total(mass)
+    return _total(loss) / torch.where(total > 0, total, 1)
+
+
+def _overlap(
+    logits: Tensor,
+    soft: Tensor | SparseLabels,
+    weight: Tensor | None,
+    classes: Classes,
+    per_sample: bool,
+    reduction: Reduction,
+    validate: bool | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of `tritonsoft.reference.overlap`, each ``(C,)`` or ``(B, C)``."""
+    _check_logits(logits)
+    mass, index = _check_soft(soft, logits)
+    _check_options(weight, reduction, validate, backend, logits)
+    _check_classes(classes, per_sample)
+    sums, _, _ = loss_ops.overlap(logits, mass, index, validate, backend)
+    loss_ops._check_weight(weight, validate)
+    predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
+    return predicted, labelled, distance
+
+
+def _reduce_classes(
+    numerator: Tensor,
+    denominator: Tensor,
+    labelled: Tensor,
+    weight: Tensor | None,
+    classes: Classes,
+    reduction: Reduction,
+) -> Tensor:
+    loss = numerator / torch.where(denominator > 0, denominator, 1)
+    factor = (labelled > 0).to(loss.dtype) if classes == "present" else torch.ones_like(loss)
+    factor = factor if weight is None else factor * weight.to(loss.dtype)
+    loss = loss * factor
+    if reduction == "none":
+        return loss
+    total = factor.sum()
+    return loss.sum() / torch.where(total > 0, total, 1) if reduction == "mean" else loss.sum()
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_logits(logits: Any) -> None:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dtype not in _SOFT_DTYPES:
+        raise TypeError(f"logits must be {_names(_SOFT_DTYPES)}, got {_name(logits.dtype)}")
+    if logits.ndim != 4 or 0 in logits.shape[1:]:
+        raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
+
+
+def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The masses, and their classes if there are not all."""
+    if not isinstance(soft, (Tensor, SparseLabels)):
+        raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
+    if isinstance(soft, Tensor):
+        if soft.dtype not in _SOFT_DTYPES:
+            raise TypeError(f"soft must be {_names(_SOFT_DTYPES)}, got {_name(soft.dtype)}")
+        if soft.requires_grad and torch.is_grad_enabled():
+            raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
+    if soft.shape != logits.shape:
+        raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
+    if soft.device != logits.device:
+        raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
+    return (soft, None) if isinstance(soft, Tensor) else (soft.mass, soft.index)
+
+
+def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> None:
+    if weight is not None:
+        _check_weight(weight)
+        if weight.shape[0] != logits.shape[1]:
+            raise ValueError(
+                f"weight must have one number for each of {logits.shape[1]} classes, got {weight.shape[0]}"
+            )
+        if weight.device != logits.device:
+            raise ValueError(f"weight must be on the device of logits, {logits.device}, got {weight.device}")
+    _check_reduction(reduction)
+    if validate is not None and not isinstance(validate, bool):
+        raise TypeError(f"validate must be None, True or False, got {validate!r}")
+    functional._check_backend(backend)
+
+
+def _check_weight(weight: Any) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be None or a tensor, got {type(weight).__name__}")
+    if weight.dtype not in _SOFT_DTYPES:
+        raise TypeError(f"weight must be {_names(_SOFT_DTYPES)}, got {_name(weight.dtype)}")
+    if weight.ndim != 1:
+        raise ValueError(f"weight must have shape (C,), got {tuple(weight.shape)}")
+    if weight.requires_grad and torch.is_grad_enabled():
+        raise ValueError("weight must not require a gradient: the losses have none for it; detach it")
+
+
+def _check_reduction(reduction: Any) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def _check_classes(classes: Any, per_sample: Any) -> None:
+    if classes not in ("present", "all"):
+        raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
+    if not isinstance(per_sample, bool):
+        raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
+
+
+def _in_working_type(weight: Tensor | None, logits: Tensor) -> Tensor | None:
+    return None if weight is None else weight.to(loss_ops.working_type(logits))

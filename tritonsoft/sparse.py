@@ -1,0 +1,251 @@
+"""Soft labels of many classes in few bytes: the largest classes of each pixel alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import register_pytree_node
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from tritonsoft import reference
+
+_INDEX_DTYPES = (torch.uint8, torch.int16)
+_MASS_DTYPES = (torch.float16, torch.float32)
+_MOST_CLASSES = 1 << 15
+
+
+def index_type(num_classes: int) -> torch.dtype:
+    """The smallest type that holds the classes."""
+    if num_classes > _MOST_CLASSES:
+        raise ValueError(f"num_classes must be at most {_MOST_CLASSES} in a SparseLabels, got {num_classes}")
+    return torch.uint8 if num_classes <= 256 else torch.int16
+
+
+@dataclass(frozen=True, eq=False)
+class SparseLabels:
+    """A soft label as the k largest classes of each pixel, and how much mass the others have.
+
+    Made by ``soft_crop_resize(..., top_k=k)``, or from a dense soft label by `from_dense`. The losses of
+    `tritonsoft.losses` take it in place of a dense one; the rest, which belongs to no known class, is to them like
+    ignored pixels.
+
+    A batch has the axis B; a sample, as a data set returns it, has none. `torch.utils.data.default_collate` makes a
+    batch of samples, indexing a batch by an int gives a sample.
+
+    Attributes:
+        index: ``(B, k, h, w)`` or ``(k, h, w)``, the classes: uint8 up to 256 classes, int16 above. Largest mass first;
+            equal masses by smaller class first; an entry without mass is class 0.
+        mass: the same shape, float16 or float32: their masses.
+        rest: ``(B, h, w)`` or ``(h, w)``, in the type of ``mass``: the mass of all other classes together.
+        num_classes: C, at most 32768.
+
+    Raises:
+        TypeError, ValueError: naming the argument, if types, shapes or devices do not fit. Values are not looked at.
+
+    Example:
+        >>> import tritonsoft as ts
+        >>> labels = torch.tensor([[[0, 0, 1, 1], [0, 1, 1, 2]]])
+        >>> sparse = ts.soft_resize(labels, (1, 2), num_classes=150, top_k=2)
+        >>> sparse.index[0, :, 0], sparse.mass[0, :, 0], sparse.rest[0, 0]
+        (tensor([[0, 1],
+                [1, 2]], dtype=torch.uint8), tensor([[0.7500, 0.7500],
+                [0.2500, 0.2500]]), tensor([0., 0.]))
+        >>> sparse.shape, sparse.nbytes
+        (torch.Size([1, 150, 1, 2]), 28)
+    """
+
+    index: Tensor
+    mass: Tensor
+    rest: Tensor
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("index", "mass", "rest"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise TypeError(f"{name} must be a tensor, got {type(getattr(self, name)).__name__}")
+        if not isinstance(self.num_classes, int) or isinstance(self.num_classes, bool):
+            raise TypeError(f"num_classes must be an int, got {type(self.num_classes).__name__}")
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
+        if self.index.dtype != index_type(self.num_classes):
+            raise TypeError(
+                f"index must be {index_type(self.num_classes)} for {self.num_classes} classes, got {self.index.dtype}"
+            )
+        if self.mass.dtype not in _MASS_DTYPES:
+            raise TypeError(f"mass must be float16 or float32, got {self.mass.dtype}")
+        if self.rest.dtype != self.mass.dtype:
+            raise TypeError(f"rest must have the type of mass, {self.mass.dtype}, got {self.rest.dtype}")
+        if self.index.ndim not in (3, 4):
+            raise ValueError(f"index must have shape (B, k, h, w) or (k, h, w), got {tuple(self.index.shape)}")
+        if not 1 <= self.index.shape[-3] <= self.num_classes:
+            raise ValueError(f"index must have 1 to {self.num_classes} entries, got {self.index.shape[-3]}")
+        if self.mass.shape != self.index.shape:
+            raise ValueError(
+                f"mass must have the shape of index, {tuple(self.index.shape)}, got {tuple(self.mass.shape)}"
+            )
+        expected = (*self.index.shape[:-3], *self.index.shape[-2:])
+        if self.rest.shape != expected:
+            raise ValueError(f"rest must have shape {tuple(expected)}, got {tuple(self.rest.shape)}")
+        for name in ("mass", "rest"):
+            if getattr(self, name).device != self.index.device:
+                raise ValueError(
+                    f"{name} must be on the device of index, {self.index.device}, got {getattr(self, name).device}"
+                )
+
+    # --- what it is ---
+
+    @property
+    def k(self) -> int:
+        """How many classes are kept of each pixel."""
+        return self.index.shape[-3]
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the dense soft label: ``(B, C, h, w)`` or ``(C, h, w)``."""
+        return torch.Size((*self.index.shape[:-3], self.num_classes, *self.index.shape[-2:]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where all tensors are."""
+        return self.index.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the masses."""
+        return self.mass.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return self.index.nbytes + self.mass.nbytes + self.rest.nbytes
+
+    # --- dense ---
+
+    @classmethod
+    def from_dense(cls, soft: Tensor, k: int, dtype: torch.dtype = torch.float16) -> "SparseLabels":
+        """The k largest classes of a dense soft label ``(B, C, h, w)``, masses rounded to ``dtype``.
+
+        Example:
+            >>> SparseLabels.from_dense(torch.tensor([0.1, 0.7, 0.2]).view(1, 3, 1, 1), 2).index.flatten()
+            tensor([1, 2], dtype=torch.uint8)
+        """
+        if not isinstance(soft, Tensor):
+            raise TypeError(f"soft must be a tensor, got {type(soft).__name__}")
+        if not soft.is_floating_point():
+            raise TypeError(f"soft must be floating point, got {soft.dtype}")
+        if soft.ndim != 4:
+            raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
+        check_top_k(k, soft.shape[1], "k")
+        if dtype not in _MASS_DTYPES:
+            raise TypeError(f"dtype must be float16 or float32, got {dtype}")
+        index, mass, rest = reference.top_k(soft.detach(), k)
+        return cls(index.to(index_type(soft.shape[1])), mass.to(dtype), rest.to(dtype), soft.shape[1])
+
+    def to_dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The soft label ``(B, C, h, w)``, or ``(C, h, w)`` of a sample, without the rest; None keeps the type."""
+        index, mass = (self.index, self.mass) if self.index.ndim == 4 else (self.index[None], self.mass[None])
+        soft = reference.dense(index, mass.to(dtype or mass.dtype), self.num_classes)
+        return soft if self.index.ndim == 4 else soft[0]
+
+    # --- moving ---
+
+    def to(
+        self,
+        device: torch.device | str | int | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        non_blocking: bool = False,
+    ) -> "SparseLabels":
+        """On another device, or with masses of another type: ``to("cuda")``, ``to(torch.float16)``, or both."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        device, dtype = self.device if device is None else device, dtype or self.dtype
+        index = self.index.to(device, non_blocking=non_blocking)
+        mass, rest = (tensor.to(device, dtype, non_blocking=non_blocking) for tensor in (self.mass, self.rest))
+        return SparseLabels(index, mass, rest, self.num_classes)
+
+    def cpu(self) -> "SparseLabels":
+        """In ordinary memory."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> "SparseLabels":
+        """On a GPU: the current one, or that one."""
+        return self.to("cuda" if device is None else device, non_blocking=non_blocking)
+
+    def pin_memory(self) -> "SparseLabels":
+        """In page-locked memory, from which a GPU copies in the background; data loaders call this."""
+        return SparseLabels(self.index.pin_memory(), self.mass.pin_memory(), self.rest.pin_memory(), self.num_classes)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All of it as a dictionary of contiguous tensors, which safetensors and the like save as they are."""
+        return {
+            "index": self.index.contiguous(),
+            "mass": self.mass.contiguous(),
+            "rest": self.rest.contiguous(),
+            "num_classes": torch.tensor(self.num_classes),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "SparseLabels":
+        """What `to_tensors` gave."""
+        names = ("index", "mass", "rest", "num_classes")
+        if missing := [name for name in names if name not in tensors]:
+            raise ValueError(f"tensors must hold {names}, got no {', '.join(missing)}")
+        index, mass, rest, num_classes = (tensors[name] for name in names)
+        return cls(index, mass, rest, int(num_classes))
+
+    # --- batches ---
+
+    def __len__(self) -> int:
+        self._check_batch()
+        return self.index.shape[0]
+
+    def __getitem__(self, item: Any) -> "SparseLabels":
+        """A sample by an int; a batch by a slice, or by a tensor or list of ints or booleans."""
+        self._check_batch()
+        if isinstance(item, tuple) or item is None or item is Ellipsis:
+            raise TypeError(f"a SparseLabels is indexed along its batch alone, got {item!r}")
+        return SparseLabels(self.index[item], self.mass[item], self.rest[item], self.num_classes)
+
+    def __iter__(self) -> Iterator["SparseLabels"]:
+        return (self[sample] for sample in range(len(self)))
+
+    def _check_batch(self) -> None:
+        if self.index.ndim != 4:
+            raise TypeError("this SparseLabels is one sample and has no batch axis")
+
+    def __repr__(self) -> str:
+        return f"SparseLabels(shape={tuple(self.shape)}, k={self.k}, dtype={self.dtype}, device='{self.device}')"
+
+
+def check_top_k(k: Any, num_classes: int, argument: str) -> None:
+    """An int from 1 to C, or an error that names the argument."""
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"{argument} must be an int, got {type(k).__name__}")
+    if not 1 <= k <= num_classes:
+        raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {k}")
+
+
+def _flatten(labels: SparseLabels) -> tuple[list[Tensor], int]:
+    return [labels.index, labels.mass, labels.rest], labels.num_classes
+
+
+def _unflatten(tensors: Any, num_classes: Any) -> SparseLabels:
+    labels = object.__new__(SparseLabels)  # unchecked: a tree may hold anything in place of its tensors for a while
+    for name, value in zip(("index", "mass", "rest", "num_classes"), (*tensors, num_classes), strict=True):
+        object.__setattr__(labels, name, value)
+    return labels
+
+
+def _collate(batch: Sequence[SparseLabels], *, collate_fn_map: Any = None) -> SparseLabels:
+    num_classes = {labels.num_classes for labels in batch}
+    if len(num_classes) > 1:
+        raise ValueError(f"num_classes must be the same in all samples of a batch, got {sorted(num_classes)}")
+    index, mass, rest = (torch.stack([getattr(labels, name) for labels in batch]) for name in ("index", "mass", "rest"))
+    return SparseLabels(index, mass, rest, batch[0].num_classes)
+
+
+register_pytree_node(SparseLabels, _flatten, _unflatten, serialized_type_name="tritonsoft.SparseLabels")
+default_collate_fn_map[SparseLabels] = _collate
