@@ -28,7 +28,7 @@ from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, pow
 # `pixels`: rows, columns and which of them exist, each (1, PIXELS).
 # `view`:   what a program sees of a tensor (B, C, h, w): where its sample starts, the stride of the classes, and the
 #           offsets of a tile (LANES, PIXELS) from its first class.
-# `target`: views of the masses and of their classes (None: dense), how many there are of each pixel, class weights.
+# `target`: of a dense one the view alone; of a sparse one the views of masses and classes, and how many a pixel has.
 
 
 @triton.jit
@@ -55,15 +55,15 @@ def _view(tensor, strides, sample, pixels, LANES: tl.constexpr, OFFSET: tl.const
 
 
 @triton.jit
-def _target(target, strides, weights, sample, pixels, LANES: tl.constexpr, OFFSET: tl.constexpr):
+def _target(target, strides, sample, pixels, LANES: tl.constexpr, OFFSET: tl.constexpr):
     """The target that `_launch` made arguments of."""
     soft, index, num_kept = target
     if index is None:
-        views = (_view(soft, strides[0], sample, pixels, LANES, OFFSET), None)
+        result = (_view(soft, strides[0], sample, pixels, LANES, OFFSET),)
     else:
-        one_lane = _view(index, strides[1], sample, pixels, 1, OFFSET)
-        views = (_view(soft, strides[0], sample, pixels, 1, OFFSET), one_lane)
-    return views[0], views[1], num_kept, weights
+        masses = _view(soft, strides[0], sample, pixels, 1, OFFSET)
+        result = (masses, _view(index, strides[1], sample, pixels, 1, OFFSET), num_kept)
+    return result
 
 
 @triton.jit
@@ -111,7 +111,7 @@ def _store(view, first, num_classes, inside, value):
 def _kept(target, place, num_classes, inside, LANES: tl.constexpr, ACCUMULATOR: tl.constexpr):
     """One entry of a sparse target, for all lanes: its class, and its mass; none where there is no such class."""
     # Loaded by every lane: they need no exchange, and all but one of them meet a cache.
-    masses, index, _, _ = target
+    masses, index, _ = target
     inside = tl.broadcast_to(inside, [LANES, inside.shape[1]])
     mass_offsets = tl.broadcast_to(masses[2], inside.shape)
     index_offsets = tl.broadcast_to(index[2], inside.shape)
@@ -146,7 +146,7 @@ def _steps_around(
     steps, target, first, num_classes, inside, STEP: tl.constexpr, LANES: tl.constexpr, ACCUMULATOR: tl.constexpr
 ):
     """``steps``, or those that begin with class ``first`` where it is the first of 32."""
-    if target[1] is not None:  # noqa: SIM102 - the outer one is decided when it is compiled
+    if len(target) > 1:  # noqa: SIM102 - the outer one is decided when it is compiled
         if first // STEP % 32 == 0:
             steps = _steps_with_mass(target, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
     return steps
@@ -155,6 +155,7 @@ def _steps_around(
 @triton.jit
 def _masses(
     target,
+    weights,
     steps,  # a sparse target: `_steps_with_mass` around this step
     first,
     num_classes,
@@ -164,18 +165,18 @@ def _masses(
     ACCUMULATOR: tl.constexpr,
 ):
     """The weighted masses of one step: UNROLL tiles, the first of which begins with class ``first``."""
-    soft, index, num_kept, weights = target
     masses = ()
-    if index is None:
+    if len(target) == 1:
         for tile in tl.static_range(UNROLL):
-            masses = masses + (_load(soft, first + tile * LANES, num_classes, inside, 0.0, ACCUMULATOR),)  # noqa: RUF005
+            mass = _load(target[0], first + tile * LANES, num_classes, inside, 0.0, ACCUMULATOR)
+            masses = masses + (mass,)  # noqa: RUF005
     else:
         nothing = tl.zeros([LANES, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
             masses = masses + (nothing,)  # noqa: RUF005 - Triton unpacks nothing here
         if (steps >> (first // (LANES * UNROLL) % 32)) & 1:
             # What the entries of a sparse target are is read again, from a cache: registers would not hold them.
-            for place in range(0, num_kept):
+            for place in range(0, target[2]):
                 class_index, mass = _kept(target, place, num_classes, inside, LANES, ACCUMULATOR)
                 sums = ()
                 for tile in tl.static_range(UNROLL):
@@ -206,6 +207,7 @@ def _read(
     logits,  # view
     gathered,  # sparse target: view of the logits with one lane
     target,
+    weights,
     num_classes,
     inside,
     DISTANCE: tl.constexpr,  # whether the third result is wanted
@@ -229,8 +231,8 @@ def _read(
             value = _load(logits, first + tile * LANES, num_classes, inside, float("-inf"), ACCUMULATOR)
             values = values + (value,)  # noqa: RUF005
             larger = tl.maximum(larger, value)
-        if target[1] is None:
-            masses = _masses(target, None, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+        if len(target) == 1:
+            masses = _masses(target, weights, None, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         fall = _fall(largest, larger, LOWEST)
         largest = larger
         total *= _exp(fall)
@@ -239,7 +241,7 @@ def _read(
         for tile in tl.static_range(UNROLL):
             below = values[tile] - largest
             total += _exp(below)
-            if target[1] is None:
+            if len(target) == 1:
                 mass += masses[tile]
                 if DISTANCE:  # a logit without mass may be infinite
                     distance = tl.where(masses[tile] == 0, distance, distance - masses[tile] * below)
@@ -250,9 +252,8 @@ def _read(
         total = tl.sum(total * _exp(fall), axis=0, keep_dims=True)
         distance = tl.sum(distance - mass * fall, axis=0, keep_dims=True)
         mass = tl.sum(mass, axis=0, keep_dims=True)
-    if target[1] is not None:
+    if len(target) > 1:
         start, stride, offsets = gathered
-        weights = target[3]
         for place in range(0, target[2]):
             class_index, part = _kept(target, place, num_classes, inside, 1, ACCUMULATOR)
             if weights is not None:
@@ -315,7 +316,8 @@ def cross_entropy_kernel(
     lse_here, mass_here, loss_here = _read(
         _view(logits, logits_strides, sample, pixels, LANES, OFFSET),
         _view(logits, logits_strides, sample, pixels, 1, OFFSET),
-        _target(target, target_strides, weights, sample, pixels, LANES, OFFSET),
+        _target(target, target_strides, sample, pixels, LANES, OFFSET),
+        weights,
         num_classes,
         inside,
         True,
@@ -359,7 +361,7 @@ def cross_entropy_backward_kernel(
     inside = pixels[2]
     out_view = _view(out, out_strides, sample, pixels, LANES, OFFSET)
     logits_view = _view(logits, logits_strides, sample, pixels, LANES, OFFSET)
-    target_view = _target(target, target_strides, weights, sample, pixels, LANES, OFFSET)
+    target_view = _target(target, target_strides, sample, pixels, LANES, OFFSET)
     plane = _plane(sample, pixels, height, width)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
     lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
@@ -371,7 +373,7 @@ def cross_entropy_backward_kernel(
             value = _load(logits_view, first + tile * LANES, num_classes, inside, None, ACCUMULATOR)
             values = values + (value,)  # noqa: RUF005
         steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-        masses = _masses(target_view, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+        masses = _masses(target_view, weights, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
             value = scale * mass_here * _exp(values[tile] - lse_here) - scale * masses[tile]
             value = tl.where(mass_here == 0, 0.0, value)
@@ -404,9 +406,9 @@ def overlap_kernel(
     inside = pixels[2]
     logits_view = _view(logits, logits_strides, sample, pixels, LANES, OFFSET)
     gathered = _view(logits, logits_strides, sample, pixels, 1, OFFSET)
-    target_view = _target(target, target_strides, None, sample, pixels, LANES, OFFSET)
+    target_view = _target(target, target_strides, sample, pixels, LANES, OFFSET)
     lse_here, mass_here, _ = _read(
-        logits_view, gathered, target_view, num_classes, inside, False, LANES, UNROLL, ACCUMULATOR
+        logits_view, gathered, target_view, None, num_classes, inside, False, LANES, UNROLL, ACCUMULATOR
     )
     plane = _plane(sample, pixels, height, width)
     tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
@@ -418,7 +420,7 @@ def overlap_kernel(
             value = _load(logits_view, first + tile * LANES, num_classes, inside, None, ACCUMULATOR)
             values = values + (value,)  # noqa: RUF005
         steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-        masses = _masses(target_view, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+        masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
             predicted = mass_here * _exp(values[tile] - lse_here)
             predicted = tl.where(mass_here == 0, 0.0, predicted)
@@ -460,7 +462,7 @@ def overlap_backward_kernel(
     inside = pixels[2]
     out_view = _view(out, out_strides, sample, pixels, LANES, OFFSET)
     logits_view = _view(logits, logits_strides, sample, pixels, LANES, OFFSET)
-    target_view = _target(target, target_strides, None, sample, pixels, LANES, OFFSET)
+    target_view = _target(target, target_strides, sample, pixels, LANES, OFFSET)
     grad_sample = grad + sample * grad_strides[0]
     plane = _plane(sample, pixels, height, width)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
@@ -474,7 +476,7 @@ def overlap_backward_kernel(
                 value = _load(logits_view, first + tile * LANES, num_classes, inside, float("-inf"), ACCUMULATOR)
                 values = values + (value,)  # noqa: RUF005
             steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-            masses = _masses(target_view, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+            masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
             for tile in tl.static_range(UNROLL):
                 probability = _exp(values[tile] - lse_here)
                 slope = _slope(
@@ -544,9 +546,10 @@ def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str) -> tupl
         threads = min(threads, pixels // per_thread)
     pixels = min(pixels, all_pixels)
     tiles = triton.cdiv(num_classes, lanes)
-    # Padding costs as much as classes do: the largest step of those with the least padding. Where a sparse target is
-    # made dense on the way, what is summed for each class takes registers.
-    steps = (6, 5, 4) if index is None or kind == "cross entropy" else (3, 2)
+    # Padding costs as much as classes do: the largest step of those with the least padding. Registers limit a step: of
+    # float64, and where a sparse target is made dense on the way.
+    expands = index is not None and kind != "cross entropy"
+    steps = (3, 2) if expands or accumulator_type(logits, soft) is tl.float64 else (6, 5, 4)
     unroll = min(steps, key=lambda count: -tiles % count) if tiles > min(steps) else tiles
     return lanes, pixels, unroll, threads
 

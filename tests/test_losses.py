@@ -1,0 +1,699 @@
+"""Losses of soft labels and of label maps: every backend against the float64 reference, torch's own and MONAI's."""
+
+import itertools
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.library import opcheck
+
+import tritonsoft as ts
+from tests.cases import LAYOUTS, SOFT_DTYPES, _layout, assert_close, random_case
+from tritonsoft import loss_ops, reference
+
+NAN, INF = float("nan"), float("inf")
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """Logits with a target, and the float64 soft label that the target stands for."""
+
+    logits: Tensor  # (B, C, h, w)
+    soft: Tensor | ts.SparseLabels
+    exact: Tensor  # (B, C, h, w)
+    weight: Tensor | None
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """Worst error of a loss that sums up the classes in float32 (or float64), then rounds to ``dtype``."""
+        working = torch.float64 if self.logits.dtype == torch.float64 else torch.float32
+        largest = self.logits.double().abs().max().item() + 8  # a logsumexp is at most log(C) above
+        terms = 4 * (self.logits.shape[1] + 8)
+        return largest * terms * torch.finfo(working).eps + torch.finfo(dtype).eps
+
+
+def loss_case(seed: int, target: tuple[str, str]) -> LossCase:
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    interpreted = target == ("cpu", "triton")
+    batch, num_classes = rng.randint(1, 3), rng.choice([1, 2, 5, 19, 37])
+    size = (rng.randint(1, 5), rng.randint(1, 9)) if interpreted else (rng.randint(1, 30), rng.randint(1, 70))
+    shape = (batch, num_classes, *size)
+    dtype, soft_dtype = rng.choice(SOFT_DTYPES), rng.choice(SOFT_DTYPES)
+    logits = torch.randn(shape, generator=generator) * rng.choice([0.1, 3.0, 30.0])
+    soft = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.4)
+    soft = soft / (soft.sum(1, keepdim=True) + 0.05) * (torch.rand(batch, 1, *size, generator=generator) < 0.8)
+    soft = soft.to(soft_dtype)
+    exact = soft.double()
+    weight = torch.rand(num_classes, generator=generator) if rng.random() < 0.5 else None
+    if rng.random() < 0.4:
+        soft = ts.SparseLabels.from_dense(soft, min(3, num_classes), rng.choice([torch.float16, torch.float32]))
+        exact = soft.to_dense(torch.float32).double()
+    else:
+        soft = _layout(soft, rng.choice(LAYOUTS[:-1]))
+    logits = _layout(logits.to(dtype), rng.choice(LAYOUTS[:-1]))
+    device = target[0]
+    weight = None if weight is None else weight.to(device)
+    return LossCase(logits.to(device), soft.to(device), exact, weight)
+
+
+def leaf(logits: Tensor) -> Tensor:
+    """The same values and strides, with a gradient to come."""
+    return logits.detach().requires_grad_()
+
+
+def expected_gradient(loss: Tensor, logits: Tensor, grad: Tensor | None = None) -> Tensor:
+    return torch.autograd.grad(loss, logits, grad)[0]
+
+
+# --- every backend against the reference ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cross_entropy(target, seed):
+    case = loss_case(seed, target)
+    options = {"weight": case.weight, "backend": target[1]}
+    weight = None if case.weight is None else case.weight.double().cpu()
+    exact = case.logits.double().cpu().requires_grad_()
+    loss, mass, _ = reference.cross_entropy(exact, case.exact, weight)
+    tolerance = case.tolerance(torch.float32)
+
+    logits = leaf(case.logits)
+    each = ts.soft_cross_entropy(logits, case.soft, reduction="none", **options)
+    assert each.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    assert_close(each, loss, tolerance, "each pixel")
+    grad = torch.rand(each.shape, generator=torch.Generator().manual_seed(0), dtype=each.dtype)
+    each.backward(grad.to(each.device))
+    assert logits.grad.dtype == logits.dtype
+    expected = expected_gradient(loss, exact, grad.double())
+    assert_close(logits.grad, expected, case.tolerance(logits.dtype), "gradient of each")
+
+    exact = exact.detach().requires_grad_()
+    loss, mass, _ = reference.cross_entropy(exact, case.exact, weight)
+    total = mass.sum()
+    mean = loss.sum() / torch.where(total > 0, total, 1)
+    logits = leaf(case.logits)
+    actual = ts.soft_cross_entropy(logits, case.soft, **options)
+    assert_close(actual, mean, 2 * tolerance * max(1, loss.numel() / max(total.item(), 1)), "mean")
+    actual.backward()
+    scale = 1 / max(total.item(), 1e-3)
+    smallest = torch.finfo(logits.dtype).tiny
+    assert_close(
+        logits.grad, expected_gradient(mean, exact), case.tolerance(logits.dtype) * scale + smallest, "gradient"
+    )
+    actual = ts.soft_cross_entropy(leaf(case.logits), case.soft, reduction="sum", **options)
+    assert_close(actual, loss.sum(), 2 * tolerance * loss.numel(), "sum")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_area_cross_entropy(target, seed):
+    rng = random.Random(seed)
+    device, backend = target
+    case = random_case(rng, 14 if target == ("cpu", "triton") else 40)
+    soft = reference.soft_crop_resize(
+        case.labels, case.boxes, case.size, case.num_classes, case.ignore_index, case.filter, torch.float64
+    )
+    logits = torch.randn(soft.shape, generator=torch.Generator().manual_seed(seed)) * rng.choice([0.3, 5.0])
+    logits = _layout(logits.to(rng.choice(SOFT_DTYPES)), rng.choice(LAYOUTS[:-1]))
+    weight = torch.rand(case.num_classes) if rng.random() < 0.5 else None
+    there = case.to(device)
+    options = {
+        "ignore_index": case.ignore_index,
+        "filter": case.filter,
+        "weight": None if weight is None else weight.to(device),
+        "backend": backend,
+    }
+    exact = logits.double().requires_grad_()
+    loss, mass, _ = reference.cross_entropy(exact, soft, None if weight is None else weight.double())
+    as_loss = LossCase(logits, soft, soft, weight)
+    largest = logits.double().abs().max().item() + 8
+    tolerance = as_loss.tolerance(torch.float32) + largest * case.num_classes * case.tolerance(torch.float32, 1.0)
+
+    actual = leaf(logits.to(device))
+    each = ts.area_cross_entropy(actual, there.labels, there.boxes, reduction="none", **options)
+    assert_close(each, loss, tolerance, "each pixel")
+    grad = torch.rand(each.shape, generator=torch.Generator().manual_seed(0), dtype=each.dtype)
+    each.backward(grad.to(device))
+    expected = expected_gradient(loss, exact, grad.double())
+    assert_close(actual.grad, expected, tolerance + torch.finfo(logits.dtype).eps, "gradient")
+    total = mass.sum().item()
+    if total > 0.1:
+        mean = ts.area_cross_entropy(logits.to(device), there.labels, there.boxes, **options)
+        assert_close(mean, loss.sum() / total, 2 * tolerance * max(1, loss.numel() / total), "mean")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_overlap(target, seed):
+    case = loss_case(seed, target)
+    exact = case.logits.double().cpu().requires_grad_()
+    sums, _, _ = reference.overlap(exact, case.exact)
+    logits = leaf(case.logits)
+    mass, index = (case.soft, None) if isinstance(case.soft, Tensor) else (case.soft.mass, case.soft.index)
+    actual, _, _ = loss_ops.overlap(logits, mass, index, None, target[1])
+    pixels = sums.shape[0] * case.logits.shape[2] * case.logits.shape[3]
+    assert_close(actual, sums, case.tolerance(torch.float32) * pixels, "sums")
+    grad = torch.rand(sums.shape, generator=torch.Generator().manual_seed(0), dtype=actual.dtype)
+    actual.backward(grad.to(actual.device))
+    expected = expected_gradient(sums, exact, grad.double())
+    # Where p = q but for rounding, the sign of p - q is anybody's: such entries may be off by twice the slope.
+    m = case.exact.sum(1, keepdim=True)
+    near = ((m * exact.detach().softmax(1) - case.exact).abs() < case.tolerance(torch.float32)).any(1, keepdim=True)
+    difference = torch.where(near, 0, logits.grad.double().cpu() - expected)
+    assert_close(difference, torch.zeros_like(difference), 4 * case.tolerance(logits.dtype), "gradient")
+
+
+@pytest.mark.parametrize("num_classes", [1, 300, 1000])
+def test_any_number_of_classes(target, num_classes):
+    device, backend = target
+    if num_classes == 1000 and target == ("cpu", "triton"):
+        pytest.skip("the interpreter takes a minute for it; 300 classes take the same path")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(num_classes, (1, 4, 6), generator=generator)
+    logits = torch.randn(1, num_classes, 2, 3, generator=generator)
+    soft = ts.soft_resize(labels, (2, 3), num_classes, ignore_index=-1, backend="reference")
+    expected = reference.cross_entropy(logits.double(), soft.double(), None)[0].mean()
+    options = {"backend": backend}
+    sparse = ts.SparseLabels.from_dense(soft, min(4, num_classes)).to(device)
+    for loss in (
+        ts.soft_cross_entropy(leaf(logits.to(device)), soft.to(device), **options),
+        ts.soft_cross_entropy(leaf(logits.to(device)), sparse, **options),
+        ts.area_cross_entropy(leaf(logits.to(device)), labels.to(device), ignore_index=-1, **options),
+    ):
+        assert_close(loss, expected, 1e-5 * expected.item() + 1e-6, "loss")
+        loss.backward()
+
+
+# --- against torch's own, MONAI's and the papers' -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_area_is_the_hard_loss_of_enlarged_logits(target, factor, weighted):
+    device, backend = target
+    generator = torch.Generator().manual_seed(factor)
+    logits = torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64).to(device)
+    labels = torch.randint(5, (2, 3 * factor, 4 * factor), generator=generator)
+    labels = labels.masked_fill(torch.rand(labels.shape, generator=generator) < 0.2, 255).to(device)
+    weight = torch.rand(5, generator=generator, dtype=torch.float64).to(device) if weighted else None
+    first, second = leaf(logits), leaf(logits)
+    actual = ts.area_cross_entropy(first, labels, weight=weight, backend=backend)
+    enlarged = second.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    expected = F.cross_entropy(enlarged, labels, weight, ignore_index=255)
+    assert_close(actual, expected, 1e-6, "loss")
+    actual.backward()
+    expected.backward()
+    assert_close(first.grad, second.grad, 1e-6, "gradient")
+
+
+def test_area_equals_soft_with_boxes(target):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (2, 13, 17), generator=generator).to(device)
+    boxes = torch.tensor([[1.5, 0.0, 16.0, 12.5], [20.0, -3.0, 2.0, 9.0]], device=device)
+    logits = torch.randn(2, 5, 4, 5, generator=generator).to(device)
+    for filter in ts.conventions.FILTERS:
+        soft = ts.soft_crop_resize(labels, boxes, (4, 5), 5, filter=filter, backend=backend)
+        expected = ts.soft_cross_entropy(logits, soft, backend=backend)
+        assert_close(
+            ts.area_cross_entropy(logits, labels, boxes, filter=filter, backend=backend), expected, 1e-5, filter
+        )
+
+
+def test_cross_entropy_is_torchs_where_all_is_known(target):
+    device, backend = target
+    logits = torch.randn(2, 7, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    soft = (
+        torch.randn(2, 7, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(1).to(device)
+    )
+    assert_close(ts.soft_cross_entropy(logits, soft, backend=backend), F.cross_entropy(logits, soft), 1e-9, "loss")
+    each = ts.soft_cross_entropy(logits, soft, reduction="none", backend=backend)
+    assert_close(each, F.cross_entropy(logits, soft, reduction="none"), 1e-9, "each")
+
+
+def _published(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice semimetric loss 1 and Jaccard metric loss 1 of each class, as printed: p, q (C, pixels), sums of norms."""
+    norm_p, norm_q, distance = p.norm(1, 1), q.norm(1, 1), (p - q).norm(1, 1)
+    dice = 1 - (norm_p + norm_q - distance) / (norm_p + norm_q)
+    norm_sum = (p + q).norm(1, 1)
+    return dice, 1 - (norm_sum - distance) / (norm_sum + distance)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_dice_and_jaccard_are_the_published_ones(target, per_sample):
+    device, backend = target
+    case = loss_case(3, target)
+    soft = case.exact.float().to(device)
+    options = {"classes": "all", "per_sample": per_sample, "reduction": "none", "backend": backend}
+    p = case.logits.double().cpu().softmax(1) * case.exact.sum(1, keepdim=True)
+    if per_sample:
+        pairs = [_published(a.flatten(1), b.flatten(1)) for a, b in zip(p, case.exact, strict=True)]
+        dice, jaccard = (torch.stack(losses) for losses in zip(*pairs, strict=True))
+    else:
+        dice, jaccard = _published(p.transpose(0, 1).flatten(1), case.exact.transpose(0, 1).flatten(1))
+    known = ~dice.isnan()
+    for loss, expected in ((ts.soft_dice_loss, dice), (ts.soft_jaccard_loss, jaccard)):
+        actual = loss(case.logits, soft, **options).double().cpu()
+        assert actual.shape == expected.shape
+        assert_close(actual[known], expected[known], 1e-4, loss.__name__)
+        assert not actual[~known].any()
+
+
+@pytest.mark.parametrize("loss", [ts.soft_dice_loss, ts.soft_jaccard_loss])
+def test_zero_exactly_where_prediction_and_target_agree(target, loss):
+    device, backend = target
+    soft = (
+        torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).softmax(1).to(device)
+    )
+    assert loss(soft.log(), soft, backend=backend) < 1e-12
+    assert loss(soft.log() + 0.1 * torch.arange(4, device=device)[:, None, None], soft, backend=backend) > 1e-3
+    hard = F.one_hot(soft.argmax(1), 4).movedim(3, 1).double()
+    assert loss(hard * 1e3, hard, backend=backend) == 0
+    # The usual form is not: its least value for a soft target is not 0.
+    assert 1 - 2 * (soft * soft).sum() / (2 * soft.sum()) > 0.5
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_dice_is_monais(target, per_sample):
+    dice = pytest.importorskip("monai.losses.dice", reason="MONAI is not installed")
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 4, 6, generator=generator, dtype=torch.float64).to(device)
+    soft = torch.randn(2, 5, 4, 6, generator=generator, dtype=torch.float64).softmax(1).to(device)
+    monai = dice.DiceLoss(softmax=True, soft_label=True, batch=not per_sample, smooth_nr=0.0, smooth_dr=0.0)
+    first, second = leaf(logits), leaf(logits)
+    actual = ts.soft_dice_loss(first, soft, per_sample=per_sample, backend=backend)
+    expected = monai(second, soft)
+    assert_close(actual, expected, 1e-9, "loss")
+    actual.backward()
+    expected.backward()
+    assert_close(first.grad, second.grad, 1e-9, "gradient")
+
+
+def test_classes_and_weights_of_the_overlap_losses(target):
+    device, backend = target
+    soft = torch.tensor([0.5, 0.5, 0.0]).view(1, 3, 1, 1).to(device)
+    logits = torch.log(torch.tensor([0.25, 0.5, 0.25])).view(1, 3, 1, 1).to(device)
+    each = torch.tensor([0.25 / 0.75, 0.0, 1.0])  # |p - q| / (p + q)
+    options = {"backend": backend}
+    assert_close(ts.soft_dice_loss(logits, soft, **options), each[:2].mean(), 1e-6, "present")
+    assert_close(ts.soft_dice_loss(logits, soft, classes="all", **options), each.mean(), 1e-6, "all")
+    assert_close(ts.soft_dice_loss(logits, soft, classes="all", reduction="sum", **options), each.sum(), 1e-6, "sum")
+    assert_close(
+        ts.soft_dice_loss(logits, soft, reduction="none", **options), each * torch.tensor([1, 1, 0]), 1e-6, "none"
+    )
+    weight = torch.tensor([3.0, 1.0, 2.0], device=device)
+    expected = (each * weight.cpu()).sum() / 6
+    assert_close(ts.soft_dice_loss(logits, soft, classes="all", weight=weight, **options), expected, 1e-6, "weighted")
+    nothing = ts.soft_dice_loss(leaf(logits), torch.zeros_like(soft), **options)
+    assert nothing == 0
+
+
+# --- odd numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", SOFT_DTYPES)
+def test_huge_logits(target, dtype):
+    device, backend = target
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], dtype=dtype).T.reshape(1, 3, 1, 2).to(device)
+    soft = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]).T.reshape(1, 3, 1, 2).to(device)
+    for loss in (ts.soft_cross_entropy, ts.soft_dice_loss, ts.soft_jaccard_loss):
+        actual = leaf(logits)
+        value = loss(actual, soft, backend=backend)
+        value.backward()
+        assert value.isfinite()
+        assert actual.grad.isfinite().all()
+    each = ts.soft_cross_entropy(logits, soft, reduction="none", backend=backend)[0, 0].cpu()
+    exact = 2 * logits.double().max().item()
+    assert_close(each, torch.tensor([0.0, exact / 2]), 1e-6 * exact, "loss")
+
+
+def test_infinite_logits_of_classes_without_mass(target):
+    device, backend = target
+    logits = torch.tensor([0.0, 1.0, -INF]).view(1, 3, 1, 1).to(device)
+    soft = torch.tensor([0.25, 0.75, 0.0]).view(1, 3, 1, 1).to(device)
+    expected = F.cross_entropy(logits[:, :2], soft[:, :2])
+    actual = leaf(logits)
+    loss = ts.soft_cross_entropy(actual, soft, backend=backend)
+    assert_close(loss, expected, 1e-6, "loss")
+    loss.backward()
+    share = logits[:, :2].softmax(1) - soft[:, :2]
+    assert_close(actual.grad, torch.cat([share, torch.zeros_like(share[:, :1])], 1), 1e-6, "gradient")
+    for overlap in (ts.soft_dice_loss, ts.soft_jaccard_loss):
+        assert overlap(logits, soft, backend=backend).isfinite()
+
+
+@pytest.mark.parametrize("spoiled", [NAN, INF, -INF])
+def test_pixels_without_mass_count_nothing_whatever_their_logits(target, spoiled):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (1, 4, 6), generator=generator)
+    labels[:, :2, :2] = 255
+    logits = torch.randn(1, 4, 2, 3, generator=generator)
+    bad = logits.clone()
+    bad[:, :, 0, 0] = spoiled
+    labels, logits, bad = labels.to(device), logits.to(device), bad.to(device)
+    soft = ts.soft_resize(labels, (2, 3), 4, backend=backend)
+    losses = [
+        lambda z: ts.soft_cross_entropy(z, soft, backend=backend),
+        lambda z: ts.area_cross_entropy(z, labels, backend=backend),
+        lambda z: ts.soft_dice_loss(z, soft, backend=backend),
+    ]
+    for loss in losses:
+        first, second = leaf(logits), leaf(bad)
+        expected, actual = loss(first), loss(second)
+        assert torch.equal(actual, expected)
+        expected.backward()
+        actual.backward()
+        assert torch.equal(first.grad, second.grad)
+        assert not second.grad[:, :, 0, 0].any()
+
+
+def test_nothing_known(target):
+    device, backend = target
+    logits = torch.randn(2, 3, 2, 2).to(device)
+    labels = torch.full((2, 4, 4), 255, device=device)
+    soft = torch.zeros_like(logits)
+    zero_weight = torch.zeros(3, device=device)
+    calls = [
+        lambda z: ts.soft_cross_entropy(z, soft, backend=backend),
+        lambda z: ts.soft_cross_entropy(z, soft + 0.25, weight=zero_weight, backend=backend),
+        lambda z: ts.area_cross_entropy(z, labels, backend=backend),
+        lambda z: ts.soft_dice_loss(z, soft, backend=backend),
+        lambda z: ts.soft_jaccard_loss(z, soft + 0.25, weight=zero_weight, backend=backend),
+    ]
+    for call in calls:
+        actual = leaf(logits)
+        loss = call(actual)
+        loss.backward()
+        assert loss == 0
+        assert not actual.grad.any()
+
+
+def test_empty_batch(target):
+    device, backend = target
+    logits, soft = torch.zeros(0, 3, 2, 2, device=device), torch.zeros(0, 3, 2, 2, device=device)
+    labels = torch.zeros(0, 4, 4, dtype=torch.uint8, device=device)
+    for call in (
+        lambda z: ts.soft_cross_entropy(z, soft, backend=backend),
+        lambda z: ts.area_cross_entropy(z, labels, backend=backend),
+        lambda z: ts.soft_dice_loss(z, soft, backend=backend),
+    ):
+        actual = leaf(logits)
+        loss = call(actual)
+        loss.backward()
+        assert loss == 0
+        assert actual.grad.shape == logits.shape
+
+
+# --- citizens of PyTorch ---------------------------------------------------------------------------------------------
+
+
+def _inputs(device: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 2, 3, generator=generator, dtype=torch.float64).to(device, dtype)
+    labels = torch.randint(4, (2, 6, 6), generator=generator).to(device)
+    boxes = torch.tensor([[0.5, 0.0, 6.0, 5.0], [5.0, 1.0, 0.0, 6.0]], device=device)
+    soft = ts.soft_crop_resize(labels, boxes, (2, 3), 4, dtype=dtype, backend="reference")
+    return logits, soft, labels, boxes
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_opcheck(target, sparse):
+    device, backend = target
+    logits, soft, labels, boxes = _inputs(device)
+    logits = leaf(logits.contiguous(memory_format=torch.channels_last))
+    weight = torch.rand(4, dtype=torch.float64, device=device)
+    index = None
+    if sparse:
+        kept = ts.SparseLabels.from_dense(soft, 2, torch.float32)
+        soft, index = kept.mass, kept.index
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    opcheck(loss_ops.cross_entropy, (logits, soft, index, weight, None, backend), test_utils=utils)
+    opcheck(loss_ops.overlap, (logits, soft, index, None, backend), test_utils=utils)
+    if not sparse:
+        arguments = (logits, labels, boxes, 255, "area", weight, None, backend)
+        opcheck(loss_ops.area_cross_entropy, arguments, test_utils=utils)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradcheck(target, reduction):
+    device, backend = target
+    logits, soft, labels, boxes = _inputs(device)
+    weight = torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
+    options = {"weight": weight, "reduction": reduction, "backend": backend}
+    soft = soft * 0.9  # so that no p is a q
+    for call in (
+        lambda z: ts.soft_cross_entropy(z, soft, **options),
+        lambda z: ts.area_cross_entropy(z, labels, boxes, **options),
+        lambda z: ts.soft_dice_loss(z, soft, **options),
+        lambda z: ts.soft_jaccard_loss(z, soft, per_sample=True, **options),
+    ):
+        assert torch.autograd.gradcheck(call, leaf(logits), fast_mode=True)
+
+
+def test_no_second_derivative(target):
+    device, backend = target
+    logits, soft, _, _ = _inputs(device)
+    logits = leaf(logits)
+    (grad,) = torch.autograd.grad(ts.soft_cross_entropy(logits, soft, backend=backend), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        grad.sum().backward()
+
+
+def test_compile_fullgraph(target):
+    device, backend = target
+    logits, soft, labels, boxes = _inputs(device, torch.float32)
+    sparse = ts.SparseLabels.from_dense(soft, 3)
+
+    def step(logits, soft, sparse, labels, boxes):
+        loss = ts.soft_cross_entropy(logits, soft, backend=backend) + ts.soft_dice_loss(logits, soft, backend=backend)
+        loss = loss + ts.soft_cross_entropy(logits * 2, sparse, backend=backend)
+        return loss + ts.area_cross_entropy(logits, labels, boxes, backend=backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    first, second = leaf(logits), leaf(logits)
+    actual, expected = compiled(first, soft, sparse, labels, boxes), step(second, soft, sparse, labels, boxes)
+    torch.testing.assert_close(actual, expected)
+    actual.backward()
+    expected.backward()
+    torch.testing.assert_close(first.grad, second.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(target, dtype):
+    device, backend = target
+    logits, soft, labels, _ = _inputs(device, torch.float32)
+    layer = torch.nn.Conv2d(4, 4, 1).to(device)
+    with torch.autocast(device, dtype):
+        out = layer(logits)
+        loss = ts.soft_cross_entropy(out, soft, backend=backend) + ts.area_cross_entropy(out, labels, backend=backend)
+        loss = loss + ts.soft_dice_loss(out, soft, backend=backend)
+    assert out.dtype == dtype
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert layer.weight.grad.isfinite().all()
+    half = leaf(out)
+    single = leaf(out.float())
+    ts.soft_cross_entropy(half, soft, backend=backend).backward()
+    ts.soft_cross_entropy(single, soft, backend=backend).backward()
+    assert_close(
+        half.grad, single.grad.to(dtype), torch.finfo(dtype).eps * single.grad.abs().max().item(), "one rounding"
+    )
+
+
+def test_small_gradients_survive_a_loss_scale(target):
+    """The gradient is rounded to half precision with its final scale, not before."""
+    device, backend = target
+    logits = torch.zeros(1, 2, 4, 4, dtype=torch.float16, device=device)
+    soft = torch.zeros(1, 2, 4, 4, device=device)
+    soft[:, 0] = 1
+    actual = leaf(logits)
+    (1e-6 * ts.soft_cross_entropy(actual, soft, backend=backend) * 2**20).backward()
+    expected = torch.full((1, 4, 4), 0.5 / 16 * 1e-6 * 2**20)
+    assert_close(actual.grad[:, 1], expected, torch.finfo(torch.float16).eps * 0.04, "scaled")
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradient_keeps_the_memory_format(target, memory_format):
+    device, backend = target
+    logits, soft, labels, _ = _inputs(device)
+    logits = logits.contiguous(memory_format=memory_format)
+    for call in (ts.soft_cross_entropy, ts.soft_dice_loss):
+        actual = leaf(logits)
+        call(actual, soft, backend=backend).backward()
+        assert actual.grad.is_contiguous(memory_format=memory_format)
+    actual = leaf(logits)
+    ts.area_cross_entropy(actual, labels, backend=backend).backward()
+    assert actual.grad.is_contiguous(memory_format=memory_format)
+
+
+def test_same_bits_whatever_the_number_of_threads():
+    pytest.importorskip("numba", reason="Numba is not installed")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(19, (2, 512, 512), generator=generator).to(torch.uint8)
+    logits = torch.randn(2, 19, 128, 128, generator=generator)
+    soft = ts.soft_resize(labels, (128, 128), 19)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            actual = leaf(logits)
+            losses = [
+                ts.soft_cross_entropy(actual, soft),
+                ts.area_cross_entropy(actual, labels),
+                ts.soft_dice_loss(actual, soft),
+            ]
+            sum(losses).backward()
+            results.append([*losses, actual.grad])
+    finally:
+        torch.set_num_threads(before)
+    for first, second in itertools.pairwise(results):
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gpu_losses_do_not_synchronise_and_repeat_their_bits():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(19, (2, 256, 512), generator=generator).to("cuda", torch.uint8)
+    logits = torch.randn(2, 19, 64, 128, generator=generator).to("cuda", torch.float16)
+    boxes = torch.tensor([[0.0, 0.0, 512.0, 256.0], [300.0, 10.0, 20.0, 200.0]], device="cuda")
+    results = []
+    for attempt in range(3):
+        actual = leaf(logits)
+        torch.cuda.set_sync_debug_mode("error" if attempt else "default")
+        try:
+            soft = ts.soft_crop_resize(labels, boxes, (64, 128), 19)
+            sparse = ts.soft_crop_resize(labels, boxes, (64, 128), 19, top_k=4)
+            loss = ts.soft_cross_entropy(actual, soft) + ts.soft_cross_entropy(actual, sparse)
+            loss = loss + ts.area_cross_entropy(actual, labels, boxes) + ts.soft_dice_loss(actual, soft)
+            loss.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        results.append((loss, actual.grad))
+    for first, second in itertools.pairwise(results):
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+
+
+# --- modules and errors ----------------------------------------------------------------------------------------------
+
+
+def test_modules():
+    logits, soft, labels, boxes = _inputs("cpu", torch.float32)
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.5])
+    pairs = [
+        (ts.SoftCrossEntropyLoss(weight, "sum"), ts.soft_cross_entropy, (soft,), {"reduction": "sum"}),
+        (
+            ts.AreaCrossEntropyLoss(weight, 3, "triangle"),
+            ts.area_cross_entropy,
+            (labels, boxes),
+            {"ignore_index": 3, "filter": "triangle"},
+        ),
+        (ts.SoftDiceLoss(weight, "all", True), ts.soft_dice_loss, (soft,), {"classes": "all", "per_sample": True}),
+        (ts.SoftJaccardLoss(weight), ts.soft_jaccard_loss, (soft,), {}),
+    ]
+    for module, function, target, options in pairs:
+        assert torch.equal(module(logits, *target), function(logits, *target, weight=weight, **options))
+        assert torch.equal(module.state_dict()["weight"], weight)
+        assert module.double().weight.dtype == torch.float64
+        assert "reduction=" in repr(module)
+        assert "weight=(4,)" in repr(module)
+
+
+LOGITS, SOFT = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.25)
+LABELS = torch.zeros(2, 8, 10, dtype=torch.uint8)
+
+
+def _spoiled(value: float) -> Tensor:
+    soft = SOFT.clone()
+    soft[1, 2, 3, 4] = value
+    return soft
+
+
+BAD = [
+    # function, changes, error, the words that its message must hold
+    ("soft", {"logits": LOGITS.long()}, TypeError, ["logits", "int64"]),
+    ("soft", {"logits": [1]}, TypeError, ["logits", "list"]),
+    ("soft", {"logits": LOGITS[0]}, ValueError, ["logits", "(B, C, h, w)", "(3, 4, 5)"]),
+    ("soft", {"soft": SOFT[:, :2]}, ValueError, ["soft", "(2, 3, 4, 5)", "(2, 2, 4, 5)"]),
+    ("soft", {"soft": SOFT[:1]}, ValueError, ["soft", "(1, 3, 4, 5)"]),
+    ("soft", {"soft": SOFT.long()}, TypeError, ["soft", "int64"]),
+    ("soft", {"soft": None}, TypeError, ["soft", "NoneType"]),
+    ("soft", {"soft": SOFT.to("meta")}, ValueError, ["soft", "device", "meta"]),
+    ("soft", {"soft": SOFT.clone().requires_grad_()}, ValueError, ["soft", "gradient", "detach"]),
+    ("soft", {"soft": _spoiled(-0.01)}, ValueError, ["soft", "at least 0", "-0.01"]),
+    ("soft", {"soft": _spoiled(0.75)}, ValueError, ["soft", "at most 1", "1.25"]),
+    ("soft", {"soft": _spoiled(NAN)}, ValueError, ["soft", "nan"]),
+    ("soft", {"soft": ts.SparseLabels.from_dense(torch.zeros(2, 4, 4, 5), 2)}, ValueError, ["soft", "(2, 4, 4, 5)"]),
+    ("soft", {"weight": torch.ones(4)}, ValueError, ["weight", "3 classes", "4"]),
+    ("soft", {"weight": torch.ones(1, 3)}, ValueError, ["weight", "(C,)", "(1, 3)"]),
+    ("soft", {"weight": [1.0, 1.0, 1.0]}, TypeError, ["weight", "list"]),
+    ("soft", {"weight": torch.ones(3, dtype=torch.long)}, TypeError, ["weight", "int64"]),
+    ("soft", {"weight": torch.ones(3, device="meta")}, ValueError, ["weight", "device", "meta"]),
+    ("soft", {"weight": torch.tensor([1.0, -1.0, 1.0])}, ValueError, ["weight", "negative", "-1.0"]),
+    ("soft", {"weight": torch.tensor([1.0, NAN, 1.0])}, ValueError, ["weight", "finite", "nan"]),
+    ("soft", {"weight": torch.ones(3).requires_grad_()}, ValueError, ["weight", "gradient"]),
+    ("soft", {"reduction": "avg"}, ValueError, ["reduction", "mean", "avg"]),
+    ("soft", {"validate": 1}, TypeError, ["validate", "1"]),
+    ("soft", {"backend": "cuda"}, ValueError, ["backend", "cuda"]),
+    ("area", {"labels": LABELS + 3}, ValueError, ["labels", "0..2", "3"]),
+    ("area", {"labels": LABELS.float()}, TypeError, ["labels", "float32"]),
+    ("area", {"labels": LABELS[:1]}, ValueError, ["labels", "batch", "2", "1"]),
+    ("area", {"labels": LABELS.to("meta")}, ValueError, ["labels", "device", "meta"]),
+    ("area", {"boxes": torch.zeros(2, 3)}, ValueError, ["boxes", "(2, 4)"]),
+    ("area", {"boxes": torch.zeros(2, 4)}, ValueError, ["boxes", "zero"]),
+    ("area", {"filter": "cubic"}, ValueError, ["filter", "cubic"]),
+    ("area", {"ignore_index": 1.0}, TypeError, ["ignore_index", "float"]),
+    ("area", {"weight": torch.tensor([1.0, INF, 1.0])}, ValueError, ["weight", "inf"]),
+    ("dice", {"classes": "some"}, ValueError, ["classes", "some"]),
+    ("dice", {"per_sample": 1}, TypeError, ["per_sample", "1"]),
+    ("dice", {"soft": _spoiled(-1.0)}, ValueError, ["soft", "at least 0"]),
+    ("dice", {"weight": torch.tensor([1.0, -1.0, 1.0])}, ValueError, ["weight", "negative"]),
+]
+CALLS = {
+    "soft": (ts.soft_cross_entropy, {"logits": LOGITS, "soft": SOFT}),
+    "area": (ts.area_cross_entropy, {"logits": LOGITS, "labels": LABELS}),
+    "dice": (ts.soft_dice_loss, {"logits": LOGITS, "soft": SOFT}),
+}
+
+
+@pytest.mark.parametrize(("name", "changes", "error", "words"), BAD)
+def test_bad_argument(name, changes, error, words):
+    function, arguments = CALLS[name]
+    with pytest.raises(error) as caught:
+        function(**{**arguments, **changes})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_sparse_target_whose_classes_do_not_exist(target):
+    device, backend = target
+    if device != "cpu":
+        pytest.skip("a GPU checks values on request only")
+    sparse = ts.SparseLabels.from_dense(SOFT, 2)
+    sparse.index[0, 0, 0, 0] = 3
+    with pytest.raises(ValueError, match=r"soft.index must lie in 0\.\.2, got values from 0 to 3"):
+        ts.soft_cross_entropy(LOGITS, sparse, backend=backend)
+
+
+@pytest.mark.parametrize("soft", [_spoiled(-0.01), _spoiled(0.75), _spoiled(NAN)])
+def test_every_backend_finds_bad_masses(target, soft):
+    device, backend = target
+    with pytest.raises(ValueError, match="soft must hold masses"):
+        ts.soft_cross_entropy(LOGITS.to(device), soft.to(device), validate=True, backend=backend)
+
+
+def test_modules_check_their_arguments():
+    with pytest.raises(ValueError, match="reduction"):
+        ts.SoftCrossEntropyLoss(reduction="avg")
+    with pytest.raises(ValueError, match="weight"):
+        ts.AreaCrossEntropyLoss(torch.tensor([-1.0]))
+    with pytest.raises(ValueError, match="filter"):
+        ts.AreaCrossEntropyLoss(filter="cubic")
+    with pytest.raises(ValueError, match="classes"):
+        ts.SoftDiceLoss(classes="some")
