@@ -140,14 +140,14 @@ class TopTarget(NamedTuple):
             for n in range(count):
                 candidate[n] = masses.lines[line + n]
                 candidate_class[n] = label
-            # It goes before the first that is smaller, so equal ones stay in the order of their classes; the one that
-            # it displaces goes on as the candidate.
+            # It goes before the first that is smaller, or as large with a larger class; the one that it displaces goes
+            # on as the candidate.
             for place in range(kept):
                 begin = place * pitch
                 for n in range(count):
                     mass, held = candidate[n], best[begin + n]
                     label_here, label_held = candidate_class[n], best_class[begin + n]
-                    larger = mass > held
+                    larger = (mass > held) | ((mass == held) & (label_here < label_held))
                     best[begin + n] = mass if larger else held
                     candidate[n] = held if larger else mass
                     best_class[begin + n] = label_here if larger else label_held

@@ -1,0 +1,342 @@
+"""SparseLabels: made right by every backend, nothing lost, and at home in loaders, graphs and files; pyramids."""
+
+import copy
+import pickle
+import random
+
+import pytest
+import torch
+
+import tritonsoft as ts
+from tests.cases import assert_close, random_case
+from tritonsoft import ops, reference
+
+
+def _labels(num_classes=5, shape=(2, 8, 12), device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(num_classes, shape, generator=generator).to(device)
+
+
+def _sparse(device="cpu", **options):
+    return ts.soft_resize(_labels(device=device), (4, 6), 150, top_k=3, **options)
+
+
+def check_order(sparse):
+    """Largest mass first, equal masses by smaller class first, empty entries class 0."""
+    index, mass = sparse.index.long(), sparse.mass
+    before, after = mass[:, :-1], mass[:, 1:]
+    assert ((before > after) | ((before == after) & ((index[:, :-1] < index[:, 1:]) | (after == 0)))).all()
+    assert not index[mass == 0].any()
+    assert (mass >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_cases(target, seed):
+    device, backend = target
+    rng = random.Random(seed)
+    case = random_case(rng, 14 if target == ("cpu", "triton") else 40)
+    soft = reference.soft_crop_resize(
+        case.labels, case.boxes, case.size, case.num_classes, case.ignore_index, case.filter, torch.float64
+    )
+    k = rng.choice([1, min(2, case.num_classes), min(5, case.num_classes), min(17, case.num_classes)])
+    dtype = rng.choice([torch.float16, torch.float32])
+    there = case.to(device)
+    sparse = ts.soft_crop_resize(
+        there.labels,
+        there.boxes,
+        case.size,
+        case.num_classes,
+        ignore_index=case.ignore_index,
+        filter=case.filter,
+        dtype=dtype,
+        top_k=k,
+        backend=backend,
+    )
+    assert sparse.shape == soft.shape
+    assert sparse.k == k
+    assert sparse.dtype == dtype
+    tolerance = case.tolerance(dtype, 1.0)
+    sparse = sparse.cpu()
+    # float16 can make equal what was not, so that only float32 masses are in order for sure.
+    if dtype == torch.float32:
+        check_order(sparse)
+    largest = soft.topk(k, 1).values
+    assert_close(sparse.mass, largest, tolerance, "masses")
+    assert_close(
+        sparse.mass, torch.where(sparse.mass > 0, soft.gather(1, sparse.index.long()), 0), tolerance, "of their class"
+    )
+    assert_close(sparse.rest, soft.sum(1) - largest.sum(1), tolerance * case.num_classes, "rest")
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_as_many_entries_as_taps_lose_nothing(target, factor):
+    device, backend = target
+    labels = _labels(150, (1, 2 * factor, 3 * factor), device).to(torch.uint8)
+    sparse = ts.soft_resize(labels, (2, 3), 150, top_k=factor**2, backend=backend)
+    dense = ts.soft_resize(labels, (2, 3), 150, backend=backend)
+    assert torch.equal(sparse.to_dense(), dense)
+    assert not sparse.rest.any()
+    check_order(sparse)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 19])
+def test_equals_from_dense(target, top_k):
+    device, backend = target
+    labels = _labels(19, (2, 8, 12), device)
+    for boxes in (None, torch.tensor([[1.5, 0.0, 11.0, 7.5], [12.0, 8.0, 0.0, 0.0]], device=device)):
+        direct = ts.soft_crop_resize(labels, boxes, (2, 3), 19, top_k=top_k, backend=backend)
+        soft = ts.soft_crop_resize(labels, boxes, (2, 3), 19, backend=backend)
+        later = ts.SparseLabels.from_dense(soft, top_k, torch.float32)
+        assert torch.equal(direct.index, later.index)
+        assert torch.equal(direct.mass, later.mass)
+        assert_close(direct.rest, later.rest, 1e-6, "rest")
+
+
+def test_ties_go_to_the_smaller_class(target):
+    device, backend = target
+    labels = torch.tensor([[[3, 1, 7, 7], [2, 0, 7, 7]]], device=device)
+    sparse = ts.soft_resize(labels, (1, 2), 9, top_k=3, backend=backend)
+    assert sparse.index[0, :, 0].tolist() == [[0, 7], [1, 0], [2, 0]]
+    assert sparse.mass[0, :, 0].tolist() == [[0.25, 1.0], [0.25, 0.0], [0.25, 0.0]]
+    assert sparse.rest[0, 0].tolist() == [0.25, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "dtype"), [(1, torch.uint8), (256, torch.uint8), (257, torch.int16), (1000, torch.int16)]
+)
+def test_type_of_the_index(target, num_classes, dtype):
+    device, backend = target
+    labels = torch.full((1, 2, 2), num_classes - 1, device=device)
+    sparse = ts.soft_resize(labels, (1, 1), num_classes, ignore_index=-1, top_k=1, backend=backend)
+    assert sparse.index.dtype == dtype
+    assert sparse.index.item() == num_classes - 1
+    assert sparse.to_dense()[0, -1].item() == 1
+
+
+def test_empty_batch(target):
+    device, backend = target
+    sparse = ts.soft_resize(_labels(device=device)[:0], (4, 6), 5, top_k=2, backend=backend)
+    assert sparse.shape == (0, 5, 4, 6)
+    assert len(sparse) == 0
+    assert sparse.to_dense().shape == (0, 5, 4, 6)
+
+
+def test_size():
+    sparse = ts.soft_resize(_labels(150, (2, 64, 64)), (16, 16), 150, top_k=4, dtype=torch.float16)
+    dense = ts.soft_resize(_labels(150, (2, 64, 64)), (16, 16), 150)
+    assert dense.nbytes / sparse.nbytes > 20
+    assert sparse.nbytes == 2 * 16 * 16 * (4 * 3 + 2)
+    assert ts.soft_resize(_labels(150, (2, 64, 64)), (16, 16), 150, top_k=4).nbytes * 20 < dense.nbytes
+
+
+# --- at home ---------------------------------------------------------------------------------------------------------
+
+
+def assert_same(first, second):
+    assert first.num_classes == second.num_classes
+    for name in ("index", "mass", "rest"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert getattr(first, name).dtype == getattr(second, name).dtype
+
+
+def test_indexing():
+    sparse = _sparse()
+    assert len(sparse) == 2
+    assert sparse[0].shape == (150, 4, 6)
+    assert sparse[-1].rest.shape == (4, 6)
+    assert torch.equal(sparse[1].to_dense(), sparse.to_dense()[1])
+    assert sparse[:1].shape == (1, 150, 4, 6)
+    for item in ([1, 0], torch.tensor([1, 0]), torch.tensor([True, False])):
+        assert torch.equal(sparse[item].to_dense(), sparse.to_dense()[item])
+    assert [sample.shape for sample in sparse] == [(150, 4, 6)] * 2
+    with pytest.raises(TypeError, match="batch"):
+        sparse[0, 1]
+    with pytest.raises(TypeError, match="one sample"):
+        len(sparse[0])
+    with pytest.raises(IndexError):
+        sparse[2]
+
+
+def test_moving():
+    sparse = _sparse()
+    assert sparse.to("cpu", torch.float16).mass.dtype == torch.float16
+    assert sparse.to(torch.float16).rest.dtype == torch.float16
+    assert sparse.to(torch.float16).index.dtype == torch.uint8
+    assert sparse.to("meta").device.type == "meta"
+    assert sparse.to("meta").rest.device.type == "meta"
+    assert_same(sparse.cpu(), sparse)
+
+
+class _Samples(torch.utils.data.Dataset):
+    def __init__(self, sparse):
+        self.sparse = sparse
+
+    def __len__(self):
+        return len(self.sparse)
+
+    def __getitem__(self, index):
+        return {"image": torch.zeros(3), "soft": self.sparse[index]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_loader(workers):
+    sparse = _sparse()
+    (batch,) = torch.utils.data.DataLoader(_Samples(sparse), batch_size=2, num_workers=workers)
+    assert_same(batch["soft"], sparse)
+    assert_same(torch.utils.data.default_collate([sparse[0], sparse[1]]), sparse)
+    with pytest.raises(ValueError, match="num_classes"):
+        torch.utils.data.default_collate([sparse[0], ts.soft_resize(_labels(), (4, 6), 7, top_k=3)[0]])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gpu_pinned_batches():
+    (batch,) = torch.utils.data.DataLoader(_Samples(_sparse()), batch_size=2, pin_memory=True)
+    assert batch["soft"].mass.is_pinned()
+    assert_same(batch["soft"].cuda(non_blocking=True).cpu(), _sparse())
+
+
+def test_files(tmp_path):
+    sparse = _sparse()
+    torch.save(sparse.to_tensors(), tmp_path / "labels.pt")
+    assert_same(ts.SparseLabels.from_tensors(torch.load(tmp_path / "labels.pt")), sparse)
+    assert_same(pickle.loads(pickle.dumps(sparse)), sparse)
+    assert_same(copy.deepcopy(sparse), sparse)
+    with pytest.raises(ValueError, match="rest"):
+        ts.SparseLabels.from_tensors({"index": sparse.index, "mass": sparse.mass, "num_classes": torch.tensor(150)})
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    safetensors.save_file(sparse[1:].to_tensors(), tmp_path / "labels.safetensors")
+    assert_same(ts.SparseLabels.from_tensors(safetensors.load_file(tmp_path / "labels.safetensors")), sparse[1:])
+
+
+def test_trees():
+    sparse = _sparse()
+    doubled = torch.utils._pytree.tree_map(
+        lambda leaf: leaf + leaf if leaf.is_floating_point() else leaf, {"a": sparse}
+    )
+    assert isinstance(doubled["a"], ts.SparseLabels)
+    assert torch.equal(doubled["a"].mass, 2 * sparse.mass)
+    assert torch.utils._pytree.tree_map(type, sparse).index is torch.Tensor
+
+
+def test_opcheck(target):
+    device, backend = target
+    labels, boxes = _labels(device=device), torch.tensor([[0.5, 0.0, 9.0, 8.0], [7.5, 1.0, 1.0, 6.0]], device=device)
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    arguments = (labels, boxes, [3, 4], 5, 2, 255, "area", torch.uint8, torch.float32, None, backend)
+    torch.library.opcheck(ops.soft_crop_resize_top, arguments, test_utils=utils)
+    arguments = (labels, 5, [1, 2, 4], 255, torch.float32, None, backend)
+    torch.library.opcheck(ops.soft_pyramid, arguments, test_utils=utils)
+
+
+def test_compile_fullgraph(target):
+    device, backend = target
+
+    def step(labels, sparse):
+        made = ts.soft_resize(labels, (4, 6), 150, top_k=3, backend=backend)
+        fine, coarse = ts.soft_pyramid(labels, 5, (2, 4), backend=backend)
+        return made, sparse.to_dense() + made.to_dense(), ts.SparseLabels.from_dense(fine, 2), coarse
+
+    torch._dynamo.reset()
+    labels, sparse = _labels(device=device), _sparse(device, backend=backend)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(labels, sparse), step(labels, sparse)
+    assert_same(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+    assert_same(actual[2], expected[2])
+    assert torch.equal(actual[3], expected[3])
+
+
+# --- pyramid ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factors", [(2, 4, 8, 16), (1, 2), (4,), (8, 16), (1, 3, 6), (2, 4, 16), (3, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pyramid_is_a_resize_at_each_factor(target, factors, dtype):
+    device, backend = target
+    labels = _labels(6, (2, 48, 96) if target != ("cpu", "triton") else (1, 48, 48), device).to(torch.uint8)
+    labels[:, :20, 5:30] = 3
+    labels[0, 30:, :7] = 255
+    levels = ts.soft_pyramid(labels, 5 + 1, factors, dtype=dtype, backend=backend)
+    assert len(levels) == len(factors)
+    for level, factor in zip(levels, factors, strict=True):
+        size = (labels.shape[1] // factor, labels.shape[2] // factor)
+        expected = ts.soft_resize(labels, size, 6, dtype=torch.float64, backend="reference")
+        assert level.dtype == dtype
+        assert_close(
+            level, expected, torch.finfo(dtype).eps * (1 if dtype == torch.float16 else 64), f"factor {factor}"
+        )
+
+
+def test_pyramid_of_many_classes_and_of_none(target):
+    device, backend = target
+    labels = _labels(300, (1, 8, 8), device)
+    fine, coarse = ts.soft_pyramid(labels, 300, (2, 4), ignore_index=-1, backend=backend)
+    assert_close(coarse, torch.nn.functional.avg_pool2d(fine, 2), 1e-6, "coarse")
+    assert [level.shape for level in ts.soft_pyramid(labels[:0], 300, (2, 4), backend=backend)] == [
+        (0, 300, 4, 4),
+        (0, 300, 2, 2),
+    ]
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+INDEX = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+MASS, REST = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5)
+BAD = [
+    # changes, error, the words that its message must hold
+    ({"index": [1]}, TypeError, ["index", "list"]),
+    ({"index": INDEX.long()}, TypeError, ["index", "uint8", "int64"]),
+    ({"num_classes": 300}, TypeError, ["index", "int16", "300"]),
+    ({"num_classes": 10**6}, ValueError, ["num_classes", "32768"]),
+    ({"num_classes": 2.0}, TypeError, ["num_classes", "float"]),
+    ({"num_classes": 0}, ValueError, ["num_classes", "at least 1"]),
+    ({"num_classes": 2}, ValueError, ["index", "1 to 2 entries", "3"]),
+    ({"index": INDEX[0, 0]}, ValueError, ["index", "(B, k, h, w)", "(4, 5)"]),
+    ({"mass": MASS.double()}, TypeError, ["mass", "float64"]),
+    ({"mass": MASS[:1]}, ValueError, ["mass", "(2, 3, 4, 5)", "(1, 3, 4, 5)"]),
+    ({"rest": REST.half()}, TypeError, ["rest", "float16"]),
+    ({"rest": REST[0]}, ValueError, ["rest", "(2, 4, 5)", "(4, 5)"]),
+    ({"mass": MASS.to("meta")}, ValueError, ["mass", "device", "meta"]),
+    ({"rest": REST.to("meta")}, ValueError, ["rest", "device", "meta"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), BAD)
+def test_bad_argument_of_the_constructor(changes, error, words):
+    with pytest.raises(error) as caught:
+        ts.SparseLabels(**{"index": INDEX, "mass": MASS, "rest": REST, "num_classes": 150, **changes})
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=0), ValueError, ["top_k", "1..5", "0"]),
+        (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=6), ValueError, ["top_k", "1..5", "6"]),
+        (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=2.0), TypeError, ["top_k", "float"]),
+        (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=True), TypeError, ["top_k", "bool"]),
+        (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=2, dtype=torch.bfloat16), TypeError, ["dtype", "bfloat16"]),
+        (lambda: ts.soft_resize(_labels(), (4, 6), 10**5, top_k=2), ValueError, ["num_classes", "32768"]),
+        (lambda: ts.soft_resize(_labels() + 3, (4, 6), 5, top_k=2), ValueError, ["labels", "0..4"]),
+        (lambda: ts.SparseLabels.from_dense(MASS, 4), ValueError, ["k", "1..3", "4"]),
+        (lambda: ts.SparseLabels.from_dense(MASS.long(), 1), TypeError, ["soft", "int64"]),
+        (lambda: ts.SparseLabels.from_dense(MASS[0], 1), ValueError, ["soft", "(3, 4, 5)"]),
+        (lambda: ts.SparseLabels.from_dense(MASS, 1, torch.float64), TypeError, ["dtype", "float64"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, (2, 3)), ValueError, ["factors", "(8, 12)", "3", "soft_resize"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, (4, 2)), ValueError, ["factors", "ascending", "(4, 2)"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, (0, 2)), ValueError, ["factors", "at least 1"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, ()), TypeError, ["factors", "at least one"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, 2), TypeError, ["factors", "2"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, (2.0,)), TypeError, ["factors", "2.0"]),
+        (lambda: ts.soft_pyramid(_labels() + 1, 5, (2,)), ValueError, ["labels", "0..4"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, (2,), dtype=torch.int32), TypeError, ["dtype", "int32"]),
+        (lambda: ts.soft_pyramid(_labels(), 5, (2,), backend="gpu"), ValueError, ["backend", "gpu"]),
+    ],
+)
+def test_bad_argument(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
