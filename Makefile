@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py sparse.py augmentation)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 .PHONY: demo test bench cost lint types test-backends test-kernels gpu format clean
@@ -27,7 +28,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and every kernel compiled for four GPUs
-	$(PYTEST) --doctest-modules tests tritonsoft/functional.py tritonsoft/augmentation
+	$(PYTEST) --doctest-modules tests $(DOCUMENTED)
 
 test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
 	TRITON_INTERPRET=1 $(PYTEST) tests -k triton --ignore tests/test_compile.py

@@ -1,5 +1,6 @@
 """What is timed: the inputs, the right answer and the rivals of each case, small on a CPU and large on a GPU."""
 
+import dataclasses
 import functools
 import importlib.util
 from dataclasses import dataclass
@@ -13,7 +14,18 @@ from bench.rivals import IGNORED, Rival
 from tritonsoft import reference
 from tritonsoft.scenes import street_scene
 
-Task = Literal["shrink labels", "shrink image", "crop image", "crop pair", "pipeline"]
+Task = Literal[
+    "shrink labels",
+    "shrink image",
+    "crop image",
+    "crop pair",
+    "pipeline",
+    "top classes",
+    "cross entropy",
+    "area cross entropy",
+    "dice",
+]
+LOSSES = ("cross entropy", "area cross entropy", "dice")
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class Case:
 
     task: Task
     device: str
-    dtype: torch.dtype  # of the image and of the soft label
+    dtype: torch.dtype  # of the image, the soft label and the logits
     batch: int
     source: tuple[int, int]  # (H, W)
     factor: float  # a footprint of the whole image is factor x factor pixels
@@ -42,14 +54,14 @@ class Case:
             "random boxes" if self.has_boxes else f"k = {self.factor:g}",
             "" if self.task.endswith("image") else f"C = {self.num_classes}",
             "" if self.task.endswith("image") else f"{name_of(self.label_dtype)} labels",
-            f"{name_of(self.dtype)} out",
+            f"{name_of(self.dtype)} {'logits' if self.task in LOSSES else 'out'}",
             self.content,
         ]
         return ", ".join(filter(None, parts))
 
     @property
     def has_boxes(self) -> bool:
-        return not self.task.startswith("shrink")
+        return self.task.startswith(("crop", "pipeline"))
 
     @property
     def rivals(self) -> list[Rival]:
@@ -62,13 +74,20 @@ class Case:
             "crop image": rivals.CROP_IMAGE,
             "crop pair": rivals.CROP_PAIR,
             "pipeline": rivals.PIPELINE,
+            "top classes": rivals.TOP_CLASSES,
+            "cross entropy": rivals.CROSS_ENTROPY,
+            "area cross entropy": rivals.AREA_CROSS_ENTROPY,
+            "dice": rivals.DICE,
         }
         return [rival for rival in by_task[self.task] if rival.only_on in (None, self.device)]
 
     def arguments(self) -> tuple[Any, ...]:
         """What each rival is called with."""
-        if self.task == "shrink labels":
+        if self.task in ("shrink labels", "top classes"):
             return self._labels(), self.size, self.num_classes, self.dtype
+        if self.task in LOSSES:
+            logits = self._logits().requires_grad_()
+            return logits, self._labels() if self.task == "area cross entropy" else self._soft(self.dtype)
         if self.task == "shrink image":
             return self._image(), self.size
         if self.task == "crop image":
@@ -80,6 +99,13 @@ class Case:
 
     def expected(self, filter: str) -> tuple[Tensor, ...]:
         """The reference's outputs, sample by sample: its one-hot planes would not all fit."""
+        if self.task in LOSSES:
+            logits = self._logits().double().requires_grad_()
+            soft = self._soft(self.dtype if self.task != "area cross entropy" else torch.float64).double()
+            loss = rivals.dice if self.task == "dice" else rivals.soft_cross_entropy
+            return rivals.decode_loss(rivals.with_gradient(loss, logits, soft), self.num_classes)
+        if self.task == "top classes":
+            return (rivals.decode_dense(self._soft(self.dtype), self.num_classes),)
         boxes = self._boxes() if self.has_boxes else None
         results = []
         if not self.task.endswith("labels"):
@@ -107,6 +133,12 @@ class Case:
     def floor_bytes(self) -> int:
         """What must move: each source pixel of a box read once, each output written once."""
         pixels, cells = self.batch * self.source[0] * self.source[1], self.batch * self.size[0] * self.size[1]
+        if self.task in LOSSES:  # logits and target, and the gradient
+            planes = cells * self.num_classes * self.dtype.itemsize
+            return 2 * planes + (pixels * self.label_dtype.itemsize if self.task == "area cross entropy" else planes)
+        if self.task == "top classes":  # an index and a mass each, and what is left
+            kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
+            return pixels * self.label_dtype.itemsize + cells * kept
         if self.has_boxes:
             boxes = self._boxes()
             pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
@@ -130,6 +162,18 @@ class Case:
             # The scene has 19 classes; among more they lie as far apart as they can.
             labels = torch.where(labels == IGNORED, IGNORED, labels * (self.num_classes // 19))
         return labels.to(self.device, self.label_dtype)
+
+    def _logits(self) -> Tensor:  # (B, C, h, w)
+        shape = (self.batch, self.num_classes, *self.size)
+        return torch.randn(shape, generator=_generator()).to(self.device, self.dtype)
+
+    def _soft(self, dtype: torch.dtype) -> Tensor:  # (B, C, h, w)
+        return torch.cat(
+            [
+                reference.soft_crop_resize(labels[None], None, self.size, self.num_classes, IGNORED, "area", dtype)
+                for labels in self._labels()
+            ]
+        )
 
     def _boxes(self) -> Tensor:  # (B, 4): whole edges, between the size of the output and of the source
         if self.task == "pipeline":
@@ -178,4 +222,17 @@ def cases(device: str) -> list[Case]:
         Case("crop image", *crop_shape),
         *([Case("pipeline", *crop_shape)] if importlib.util.find_spec("kornia") else []),
         Case("shrink image", *crop_shape),
+        *(
+            dataclasses.replace(whole(factor, num_classes), task=task)
+            for task, factor, num_classes in (
+                ("top classes", 4, many),
+                ("cross entropy", 2, 19),
+                ("cross entropy", 4, many),
+                ("area cross entropy", 2, 19),
+                ("area cross entropy", 4, 19),
+                ("area cross entropy", 4, many),
+                ("dice", 2, 19),
+                ("dice", 4, many),
+            )
+        ),
     ]

@@ -7,10 +7,14 @@ A rival is a plain function of the arguments that its task gets, listed at the e
     crop and shrink images         (image, boxes, size)                            -> (B, K, h, w)
     crop and shrink the pair       (image, labels, boxes, size, num_classes)       -> (B, K, h, w), (B, C, h, w)
     a training pipeline            (image, labels, int64 mask, size, num_classes)  -> (B, K, h, w), (B, C, h, w)
+    the largest classes            (labels, size, num_classes, dtype)              -> (B, k, h, w) classes and masses
+    a loss of a soft label         (logits, soft)                                  -> a number
+    a loss of a label map          (logits, labels)                                -> a number
 
 Label maps are ``(B, H, W)``, of uint8 or int64, `IGNORED` where nothing is known; a cast that a rival needs is part
 of its call. Boxes ``(B, 4)`` have whole edges inside the image and are never smaller than ``size``, which all rivals
-can do. A pipeline draws its boxes itself, from one seed (`drawn_boxes`).
+can do. A pipeline draws its boxes itself, from one seed (`crop_parameters`). Logits are ``(B, C, h, w)``; losses are
+timed with the gradient of the logits.
 """
 
 import functools
@@ -32,6 +36,7 @@ IGNORED = 255
 Size = tuple[int, int]
 LabelRival = Callable[[Tensor, Size, int, torch.dtype], Tensor]
 PairResult = tuple[Tensor, Tensor]
+Computes = Literal["area", "triangle", "approximates", "fills"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,12 @@ class Rival:
 
     name: str
     call: Callable[..., Any]
-    computes: Literal["area", "triangle", "approximates", "fills"] = "area"
+    computes: Computes = "area"
     compiled: bool = False
     package: str | None = None  # the optional package it needs
     only_on: str | None = None  # the one device type it runs on
     decode: Callable[[Any, int], Any] = lambda result, num_classes: result  # to floats, soft: for the check, not timed
+    is_loss: bool = False
 
     def missing(self, device: str) -> str | None:
         """Why it cannot run here, or None."""
@@ -64,11 +70,11 @@ class Rival:
 
     def prepare(self) -> Callable[..., Any]:
         """The function as it is timed."""
-        if not self.compiled:
-            return self.call
-        torch.compiler.reset()  # else the eighth shape of one function silently runs uncompiled
-        compiled: Callable[..., Any] = torch.compile(self.call, dynamic=False)
-        return compiled
+        call = self.call
+        if self.compiled:
+            torch.compiler.reset()  # else the eighth shape of one function silently runs uncompiled
+            call = torch.compile(call, dynamic=False)
+        return functools.partial(with_gradient, call) if self.is_loss else call
 
 
 # --- one-hot planes and what follows ---------------------------------------------------------------------------------
@@ -390,6 +396,102 @@ def unflip(result: PairResult, num_classes: int) -> PairResult:
     return result[0].flip(3), result[1].flip(3)
 
 
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def with_gradient(loss: Callable[..., Tensor], logits: Tensor, *target: Tensor) -> PairResult:
+    """The loss and its gradient."""
+    value = loss(logits, *target)
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.detach(), gradient
+
+
+def decode_loss(result: PairResult, num_classes: int) -> PairResult:
+    """The gradient of the sum over the pixels in place of that of their mean: numbers around 1, like the loss."""
+    value, gradient = result
+    return value.view(1), gradient * (gradient.numel() / num_classes)
+
+
+def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    mass = soft.sum(1)
+    return ((logits.logsumexp(1) * mass).sum() - (logits * soft).sum()) / mass.sum()
+
+
+def normalized_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    """torch's own for probabilities divides by the number of pixels, so it is given back what that takes."""
+    return F.cross_entropy(logits, soft) * (soft[:, 0].numel() / soft.sum())
+
+
+def gathered_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """No soft label: the logits of the k x k labels under each pixel."""
+    batch, num_classes, height, width = logits.shape
+    factor = labels.shape[1] // height
+    blocks = labels.view(batch, height, factor, width, factor).permute(0, 2, 4, 1, 3).reshape(batch, -1, height, width)
+    known = blocks != IGNORED
+    picked = logits.gather(1, blocks.long().clamp(max=num_classes - 1))
+    return ((logits.logsumexp(1, keepdim=True) - picked) * known).sum() / known.sum()
+
+
+def upsampled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Hard labels at full resolution."""
+    shown = F.interpolate(logits, labels.shape[1:], mode="nearest")
+    return F.cross_entropy(shown, labels.long(), ignore_index=IGNORED)
+
+
+def shrunk_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """By way of the best eager soft label."""
+    size = (logits.shape[2], logits.shape[3])
+    return soft_cross_entropy(logits, scatter_blocks(labels, size, logits.shape[1], logits.dtype))
+
+
+def dice(logits: Tensor, soft: Tensor) -> Tensor:
+    """The |p - q| form over the batch, a mean over the classes."""
+    predicted = logits.softmax(1) * soft.sum(1, keepdim=True)
+    difference = (predicted - soft).abs().sum((0, 2, 3))
+    return (difference / (predicted + soft).sum((0, 2, 3))).mean()
+
+
+def monai_dice(logits: Tensor, soft: Tensor) -> Tensor:
+    """Knows no mass: where pixels are ignored its number is another."""
+    from monai.losses.dice import DiceLoss
+
+    loss: Tensor = DiceLoss(softmax=True, soft_label=True, batch=True, smooth_nr=0.0, smooth_dr=0.0)(logits, soft)
+    return loss
+
+
+def _loss(name: str, call: Callable[..., Any], computes: Computes = "area", **options: Any) -> Rival:
+    return Rival(name, call, computes, decode=decode_loss, is_loss=True, **options)
+
+
+# --- the largest classes ---------------------------------------------------------------------------------------------
+
+TOP = 4
+
+
+def our_top(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> ts.SparseLabels:
+    return ts.soft_resize(labels, size, num_classes, ignore_index=IGNORED, dtype=dtype, top_k=TOP)
+
+
+def dense_top(
+    shrink: LabelRival, labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    mass, index = shrink(labels, size, num_classes, dtype).topk(TOP, dim=1)
+    return index.to(torch.uint8), mass
+
+
+def decode_top(result: tuple[Tensor, Tensor], num_classes: int) -> Tensor:
+    """The kept masses in order, then the classes above the smallest of them: which of equal classes is kept is free."""
+    index, mass = result
+    dense = mass.new_zeros(mass.shape[0], num_classes, *mass.shape[2:]).scatter_add_(1, index.long(), mass)
+    masses = mass.sort(1, descending=True).values
+    return torch.cat([masses, dense.where(dense > masses[:, -1:], 0)], 1)
+
+
+def decode_dense(soft: Tensor, num_classes: int) -> Tensor:
+    mass, index = soft.topk(TOP, dim=1)
+    return decode_top((index, mass), num_classes)
+
+
 # --- ours, and filling the output ------------------------------------------------------------------------------------
 
 
@@ -544,4 +646,37 @@ PIPELINE = [
         decode=lambda result, num_classes: unflip(decode_hard(result, num_classes), num_classes),
     ),
     Rival("kornia, one-hot mask", functools.partial(run_pipeline, "kornia, one-hot"), "approximates", package="kornia"),
+]
+TOP_CLASSES = [
+    Rival(
+        "tritonsoft", our_top, decode=lambda result, num_classes: decode_top((result.index, result.mass), num_classes)
+    ),
+    Rival("tritonsoft, the dense label", functools.partial(our_labels, "area"), decode=decode_dense),
+    Rival(
+        "tritonsoft's dense label + topk",
+        functools.partial(dense_top, functools.partial(our_labels, "area")),
+        decode=decode_top,
+    ),
+    Rival("scatter_add of k x k blocks + topk", functools.partial(dense_top, scatter_blocks), decode=decode_top),
+]
+CROSS_ENTROPY = [
+    _loss("tritonsoft", ts.soft_cross_entropy),
+    _loss("logsumexp and product", soft_cross_entropy),
+    _loss("logsumexp and product, compiled", soft_cross_entropy, compiled=True),
+    _loss("F.cross_entropy of probabilities", normalized_cross_entropy),
+    _loss("F.cross_entropy of probabilities, compiled", normalized_cross_entropy, compiled=True),
+]
+AREA_CROSS_ENTROPY = [
+    _loss("tritonsoft", ts.area_cross_entropy),
+    _loss("logsumexp and gather", gathered_cross_entropy),
+    _loss("logsumexp and gather, compiled", gathered_cross_entropy, compiled=True),
+    _loss("scatter_add, then logsumexp and product", shrunk_cross_entropy),
+    _loss("F.cross_entropy at full resolution", upsampled_cross_entropy),
+    _loss("F.cross_entropy at full resolution, compiled", upsampled_cross_entropy, compiled=True),
+]
+DICE = [
+    _loss("tritonsoft", functools.partial(ts.soft_dice_loss, classes="all")),
+    _loss("softmax and |p - q|", dice),
+    _loss("softmax and |p - q|, compiled", dice, compiled=True),
+    _loss("MONAI DiceLoss(softmax, soft_label)", monai_dice, "approximates", package="monai"),
 ]

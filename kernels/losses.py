@@ -584,7 +584,7 @@ def _launch(
         {
             "logits": logits,
             "logits_strides": strides(logits),
-            "target": (soft, index, soft.shape[1]),
+            "target": (soft, index, 0 if index is None else soft.shape[1]),
             "target_strides": (strides(soft), None if index is None else strides(index)),
             **strided,
             **{f"{name}_strides": strides(tensor) for name, tensor in strided.items()},

@@ -29,7 +29,7 @@ def test_rivals_are_right(case: Case) -> None:
         if rival.missing("cpu") is not None or rival.compiled or (half and rival.only_on == "cpu"):
             continue
         try:
-            result = rival.call(*case.arguments())
+            result = rival.prepare()(*case.arguments())
         except NotImplementedError:
             if half:  # torch lacks some kernels in half precision on a CPU
                 continue
