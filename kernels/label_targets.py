@@ -220,6 +220,8 @@ def _launch(
     """What to launch; ``element_size`` is that of the planes that are read or written, ``tensors`` the arguments."""
     factor = dense_factor(labels, boxes, size, num_classes, filter)
     if factor > 0:
+        if sink == "loss" and factor * labels.element_size() > 32:
+            element_size = 16  # what the labels leave of the registers holds the sums of one pixel, not of two
         options, elements, unit = dense_tile(factor, element_size, platform)
     else:
         # What a sink keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.

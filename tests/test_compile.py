@@ -44,7 +44,7 @@ STORE_WIDTHS = {
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
     from tritonsoft.conventions import FILTERS
-    from tritonsoft.kernels import adjoint, forward, losses
+    from tritonsoft.kernels import adjoint, forward, label_targets, losses
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device="meta")
@@ -135,6 +135,39 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     for suffix, inputs in loss_inputs.items():
         for loss, launch in all_losses(*inputs):
             yield f"{loss} {suffix}", launch
+
+    def of_a_label_map(
+        labels: torch.Tensor, out: torch.dtype, num_classes: int, k: int, boxes: Any, filter: Any
+    ) -> Any:
+        """What is made of a label map other than the dense soft label."""
+        logits = empty((batch, num_classes, height // k, width // k), out)
+        pixels = empty((batch, height // k, width // k), double if out == double else single)
+        if out != double:
+            index = empty((batch, 4, height // k, width // k), byte if num_classes <= 256 else torch.int16)
+            tops = (index, empty(index.shape, out), empty(pixels.shape, out))
+            yield "top", label_targets.top_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
+        maps = {"loss": pixels, "mass": pixels, "lse": pixels, "weights": empty((num_classes,), pixels.dtype)}
+        yield "area loss", label_targets.loss_configuration(labels, boxes, 255, filter, logits, maps, platform)
+        scale = empty((1, 1, 1), pixels.dtype).expand(pixels.shape)
+        maps = {"gradient": logits, "scale": scale, "mass": pixels, "lse": pixels, "weights": None}
+        yield "area gradient", label_targets.loss_configuration(labels, boxes, 255, filter, logits, maps, platform)
+
+    bytes_, integers = empty((batch, height, width), byte), empty((batch, height, width), torch.int64)
+    for labels, out, num_classes, k, some_boxes, filter in (
+        (bytes_, half, 19, 2, None, "area"),
+        (bytes_, half, 150, 4, None, "area"),
+        (integers, single, 19, 8, None, "area"),
+        (bytes_, half, 150, 4, boxes, "area"),
+        (integers, single, 1000, 4, None, "triangle"),
+        (bytes_, double, 19, 4, boxes, "area"),
+    ):
+        suffix = f"C={num_classes} k={k} {name(labels.dtype)} {name(out)}{' boxes' if some_boxes is not None else ''}"
+        for target, launch in of_a_label_map(labels, out, num_classes, k, some_boxes, filter):
+            yield f"{target} {suffix}", launch
+    for labels, out, factors in ((bytes_, half, (2, 4, 8, 16)), (integers, single, (4, 8)), (bytes_, double, (1, 2))):
+        outs = [empty((batch, 19, height // factor, width // factor), out) for factor in factors]
+        suffix = f"{'-'.join(map(str, factors))} {name(labels.dtype)} {name(out)}"
+        yield f"pyramid {suffix}", label_targets.pyramid_configuration(outs, labels, 255, platform)
 
 
 def _machine_code(compiled: Any) -> dict[str, Any]:
