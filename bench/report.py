@@ -34,6 +34,7 @@ class Row:
     ratio: float | None = None  # to ours: above 1 is slower
     peak_bytes: int | None = None  # above the inputs, output included
     share_of_copy_rate: float | None = None  # floor_bytes in that time
+    usual: bool = False  # what most people run today
     note: str = ""  # why missing or failed
 
 
@@ -52,6 +53,7 @@ class Machine:
     numpy: str
     opencv: str
     kornia: str
+    monai: str
     commit: str
     date: str
 
@@ -71,6 +73,7 @@ def machine(device: str) -> Machine:
         numpy=version_of("numpy"),
         opencv=version_of("opencv-python-headless"),
         kornia=version_of("kornia"),
+        monai=version_of("monai"),
         commit=commit(),
         date=date.today().isoformat(),
     )
@@ -162,7 +165,7 @@ def print_table(rows: list[Row], machine: Machine) -> None:
         f"\n{machine.device_name}: {machine.threads} threads, backend {machine.backend}, "
         f"copies {machine.copy_gigabytes_per_second:.1f} GB/s (read + written)\n"
         f"Python {machine.python}, torch {machine.torch}, Triton {machine.triton}, Numba {machine.numba}, "
-        f"NumPy {machine.numpy}, OpenCV {machine.opencv}, kornia {machine.kornia}; "
+        f"NumPy {machine.numpy}, OpenCV {machine.opencv}, kornia {machine.kornia}, MONAI {machine.monai}; "
         f"commit {machine.commit}, {machine.date}\n"
     )
     for title, group in groupby(rows, key=lambda row: row.case):

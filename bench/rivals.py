@@ -55,6 +55,7 @@ class Rival:
     only_on: str | None = None  # the one device type it runs on
     decode: Callable[[Any, int], Any] = lambda result, num_classes: result  # to floats, soft: for the check, not timed
     is_loss: bool = False
+    usual: bool = False  # what most people run today
 
     def missing(self, device: str) -> str | None:
         """Why it cannot run here, or None."""
@@ -549,7 +550,7 @@ SHRINK_LABELS_BY_INTEGER = [
     Rival("bincount", bincount),
     *_OPENCV_LABELS,
     Rival("compare + interpolate(area)", compare_interpolate_area),
-    Rival("one_hot + interpolate(area)", one_hot_interpolate_area),
+    Rival("one_hot + interpolate(area)", one_hot_interpolate_area, usual=True),
 ]
 SHRINK_LABELS_BY_FRACTION = [
     *SHRINK_LABELS,
@@ -559,12 +560,12 @@ SHRINK_LABELS_BY_FRACTION = [
     Rival("matrices: A_y @ one_hot @ A_x.T", matrix_resize_labels),
     Rival("compare + interpolate(antialias)", compare_interpolate_antialias, "triangle"),
     Rival("compare + interpolate(area)", compare_interpolate_area, "approximates"),
-    Rival("one_hot + interpolate(area)", one_hot_interpolate_area, "approximates"),
+    Rival("one_hot + interpolate(area)", one_hot_interpolate_area, "approximates", usual=True),
 ]
 SHRINK_IMAGE = [
     Rival("tritonsoft", ts.resize),
     Rival("tritonsoft, triangle", functools.partial(ts.resize, filter="triangle"), "triangle"),
-    Rival("interpolate(antialias)", interpolate_antialias, "triangle"),
+    Rival("interpolate(antialias)", interpolate_antialias, "triangle", usual=True),
     Rival("interpolate(area)", functools.partial(F.interpolate, mode="area")),
     Rival("OpenCV INTER_AREA per plane", opencv_image, package="cv2", only_on="cpu"),
     Rival("matrices: A_y @ image @ A_x.T", matrix_resize),
@@ -581,7 +582,7 @@ CROP_IMAGE = [
         only_on="cpu",
     ),
     Rival("einsum with a matrix per box", matrix_crop),
-    Rival("kornia RandomResizedCrop", kornia_image, "approximates", package="kornia"),
+    Rival("kornia RandomResizedCrop", kornia_image, "approximates", package="kornia", usual=True),
 ]
 CROP_PAIR = [
     Rival("tritonsoft", functools.partial(our_pair, "area")),
@@ -615,6 +616,7 @@ CROP_PAIR = [
         "approximates",
         package="kornia",
         decode=decode_hard,
+        usual=True,
     ),
 ]
 PIPELINE = [
@@ -637,6 +639,7 @@ PIPELINE = [
         "approximates",
         package="kornia",
         decode=decode_hard,
+        usual=True,
     ),
     Rival(
         "kornia, crop + flip + resize, hard int64 mask",
@@ -656,6 +659,7 @@ TOP_CLASSES = [
         "tritonsoft's dense label + topk",
         functools.partial(dense_top, functools.partial(our_labels, "area")),
         decode=decode_top,
+        usual=True,
     ),
     Rival("scatter_add of k x k blocks + topk", functools.partial(dense_top, scatter_blocks), decode=decode_top),
 ]
@@ -663,7 +667,7 @@ CROSS_ENTROPY = [
     _loss("tritonsoft", ts.soft_cross_entropy),
     _loss("logsumexp and product", soft_cross_entropy),
     _loss("logsumexp and product, compiled", soft_cross_entropy, compiled=True),
-    _loss("F.cross_entropy of probabilities", normalized_cross_entropy),
+    _loss("F.cross_entropy of probabilities", normalized_cross_entropy, usual=True),
     _loss("F.cross_entropy of probabilities, compiled", normalized_cross_entropy, compiled=True),
 ]
 AREA_CROSS_ENTROPY = [
@@ -671,12 +675,12 @@ AREA_CROSS_ENTROPY = [
     _loss("logsumexp and gather", gathered_cross_entropy),
     _loss("logsumexp and gather, compiled", gathered_cross_entropy, compiled=True),
     _loss("scatter_add, then logsumexp and product", shrunk_cross_entropy),
-    _loss("F.cross_entropy at full resolution", upsampled_cross_entropy),
+    _loss("F.cross_entropy at full resolution", upsampled_cross_entropy, usual=True),
     _loss("F.cross_entropy at full resolution, compiled", upsampled_cross_entropy, compiled=True),
 ]
 DICE = [
     _loss("tritonsoft", functools.partial(ts.soft_dice_loss, classes="all")),
     _loss("softmax and |p - q|", dice),
     _loss("softmax and |p - q|, compiled", dice, compiled=True),
-    _loss("MONAI DiceLoss(softmax, soft_label)", monai_dice, "approximates", package="monai"),
+    _loss("MONAI DiceLoss(softmax, soft_label)", monai_dice, "approximates", package="monai", usual=True),
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tritonsoft import ops
+from tritonsoft import backends, memory
 
 
 def _target(device: str, backend: str, *marks: pytest.MarkDecorator) -> Any:
@@ -14,7 +14,7 @@ def _target(device: str, backend: str, *marks: pytest.MarkDecorator) -> Any:
     if device != "cpu" and not (torch.cuda.is_available() if device == "cuda" else torch.xpu.is_available()):
         runnable, reason = False, f"no {device} device on this machine"
     else:
-        name, reason = ops.explain_backend(device, backend)
+        name, reason = backends.explain_backend(device, backend)
         runnable = name is not None
     return pytest.param(
         (device, backend), id=f"{device}-{backend}", marks=[*marks, pytest.mark.skipif(not runnable, reason=reason)]
@@ -40,12 +40,12 @@ def target(request: pytest.FixtureRequest) -> tuple[str, str]:
 @pytest.fixture(autouse=True, scope="session")
 def poisoned_outputs() -> Iterator[None]:
     """Outputs start as NaN (77 for uint8), so an element that a kernel skips cannot pass for a right one."""
-    allocate = ops._empty
+    allocate = memory.empty
 
     def poisoned(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Any:
         return allocate(shape, dtype, device, channels_last).fill_(float("nan") if dtype.is_floating_point else 77)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(ops, "_empty", poisoned)
+    patch.setattr(memory, "empty", poisoned)
     yield
     patch.undo()

@@ -7,7 +7,7 @@ import torch
 
 import tritonsoft as ts
 from tests.cases import Case, assert_close, random_case
-from tritonsoft import ops, reference
+from tritonsoft import memory, reference
 
 
 def _expected_image(case: Case) -> torch.Tensor:
@@ -47,7 +47,7 @@ def check_pair(case: Case, device: str, backend: str) -> None:
     assert image.dtype == case.image_dtype
     assert soft.dtype == case.soft_dtype
     assert soft.is_contiguous()
-    assert ops.is_channels_last(image) == (ops.is_channels_last(case.image) and image.stride(3) > 1)
+    assert memory.is_channels_last(image) == (memory.is_channels_last(case.image) and image.stride(3) > 1)
     assert_close(image, _expected_image(case), _image_tolerance(case), "image")
     assert_close(soft, _expected_soft(case), case.tolerance(case.soft_dtype, 1.0), "soft label")
 

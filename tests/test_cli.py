@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tritonsoft import ops, reference, scenes
+from tritonsoft import backends, reference, scenes
 
 Image = pytest.importorskip("PIL.Image", reason="the command line needs Pillow")
 pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
@@ -214,8 +214,8 @@ def test_doctor_checks_every_backend() -> None:
     output = flat(result.output)
     for text in ("tritonsoft", torch.__version__, "cpu reference pass", "Numba"):
         assert text in output
-    for backend in ops.BACKENDS:
-        available, _ = ops.explain_backend("cpu", backend)
+    for backend in backends.BACKENDS:
+        available, _ = backends.explain_backend("cpu", backend)
         assert f"cpu {backend} {'pass' if available else 'not available'}" in output
 
 

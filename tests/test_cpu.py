@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("numba")
 
 import tritonsoft as ts
-from tritonsoft import cpu, ops, reference
+from tritonsoft import cpu, memory, reference
 from tritonsoft.cpu.taps import ends_of, taps_of
 
 
@@ -299,13 +299,13 @@ threading.Thread(target=late).start()
 @pytest.fixture
 def blocks(monkeypatch):
     """A cache of its own for a test."""
-    blocks = ops._Blocks()
-    monkeypatch.setattr(ops, "_blocks", blocks)
+    blocks = memory.Blocks()
+    monkeypatch.setattr(memory, "blocks", blocks)
     return blocks
 
 
 def _large_output(num_mebibytes=8, dtype=torch.float32):
-    return ops._empty((1, 1, num_mebibytes << 10, (1 << 10) // dtype.itemsize), dtype, torch.device("cpu"))
+    return memory.empty((1, 1, num_mebibytes << 10, (1 << 10) // dtype.itemsize), dtype, torch.device("cpu"))
 
 
 def test_memory_of_an_output_is_reused(blocks):
@@ -393,7 +393,7 @@ def test_two_threads_never_share_memory(blocks):
 
 
 def test_kept_memory_is_bounded(blocks, monkeypatch):
-    monkeypatch.setattr(ops, "_MOST_KEPT", 20 << 20)
+    monkeypatch.setattr(memory, "MOST_KEPT", 20 << 20)
     outputs = [_large_output().fill_(number) for number in range(5)]
     assert sum(block.size for block, _ in blocks._kept) <= 20 << 20
     newest = outputs[-1].data_ptr()
@@ -416,18 +416,18 @@ def test_a_much_larger_block_is_not_used(blocks):
 def test_a_forked_child_forgets_its_parents_blocks():
     program = """
 import os, torch
-from tritonsoft import ops
+from tritonsoft import memory
 torch.set_num_threads(1)  # torch's own operators would wait for threads that a child has not
-def output(): return ops._empty((1, 1, 2048, 1024), torch.float32, torch.device("cpu"))
+def output(): return memory.empty((1, 1, 2048, 1024), torch.float32, torch.device("cpu"))
 held, free = output().fill_(1), output()
 del free
-ops._blocks._lock.acquire()  # as another thread might at the moment of the fork
+memory.blocks._lock.acquire()  # as another thread might at the moment of the fork
 child = os.fork()
 if child == 0:
     mine = output().fill_(2)
-    os._exit(0 if len(ops._blocks._kept) == 1 and (held == 1).all() and (mine == 2).all() else 1)
+    os._exit(0 if len(memory.blocks._kept) == 1 and (held == 1).all() and (mine == 2).all() else 1)
 assert os.waitpid(child, 0)[1] == 0
-ops._blocks._lock.release()
-assert (held == 1).all() and len(ops._blocks._kept) == 2
+memory.blocks._lock.release()
+assert (held == 1).all() and len(memory.blocks._kept) == 2
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tritonsoft as ts
-from tritonsoft import ops
+from tritonsoft import backends
 
 IMAGE = torch.rand(2, 3, 8, 9)
 LABELS = torch.randint(5, (2, 8, 9))
@@ -91,30 +91,30 @@ def test_bad_argument(changes, error, words):
 @pytest.mark.parametrize("device_and_backend", [("cpu", "numba"), ("cpu", "triton"), ("cuda", "numba")])
 def test_a_forced_backend_that_cannot_run(device_and_backend, monkeypatch):
     device, backend = device_and_backend
-    monkeypatch.setattr(ops, "_installed", lambda package: False)
-    monkeypatch.setattr(ops, "_INTERPRETED", False)
-    ops.explain_backend.cache_clear()
+    monkeypatch.setattr(backends, "_installed", lambda package: False)
+    monkeypatch.setattr(backends, "_INTERPRETED", False)
+    backends.explain_backend.cache_clear()
     try:
-        name, reason = ops.explain_backend(device, backend)
+        name, reason = backends.explain_backend(device, backend)
         assert name is None
         assert reason
         if device == "cpu":
             with pytest.raises(ValueError, match=rf"backend='{backend}' cannot run on cpu: .*install"):
                 ts.soft_resize(LABELS, (3, 4), 5, backend=backend)
-        assert ops.explain_backend("cpu", None)[0] == "reference"
-        assert "Numba is not installed" in ops.explain_backend("cpu", None)[1]
+        assert backends.explain_backend("cpu", None)[0] == "reference"
+        assert "Numba is not installed" in backends.explain_backend("cpu", None)[1]
     finally:
-        ops.explain_backend.cache_clear()
+        backends.explain_backend.cache_clear()
 
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
-    monkeypatch.setattr(ops, "_INTERPRETED", False)
-    ops.explain_backend.cache_clear()
+    monkeypatch.setattr(backends, "_INTERPRETED", False)
+    backends.explain_backend.cache_clear()
     try:
         with pytest.raises(ValueError, match=r"backend='triton' cannot run on cpu: .*TRITON_INTERPRET=1"):
             ts.soft_resize(LABELS, (3, 4), 5, backend="triton")
     finally:
-        ops.explain_backend.cache_clear()
+        backends.explain_backend.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])

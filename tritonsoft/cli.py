@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft import ops, reference, scenes
+from tritonsoft import backends, reference, scenes
 from tritonsoft.conventions import FILTERS
 
 if TYPE_CHECKING:
@@ -700,8 +700,8 @@ def doctor() -> None:
     )
     passed = True
     for name in ts.backend_info():
-        for backend in ops.BACKENDS:
-            available, reason = ops.explain_backend(torch.device(name).type, backend)
+        for backend in backends.BACKENDS:
+            available, reason = backends.explain_backend(torch.device(name).type, backend)
             if available is None:
                 checks.add_row(name, backend, Text("not available", "yellow"), reason)
                 continue

@@ -29,19 +29,29 @@ Method: "Soft labelling for semantic segmentation: Bringing coherence to label d
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, cast, overload
+from typing import cast, overload
 
 import torch
 from torch import Tensor
 
 from tritonsoft import ops
-from tritonsoft.conventions import FILTERS, Filter
-from tritonsoft.sparse import SparseLabels, check_top_k, index_type
-
-_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
-_SOFT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_IMAGE_DTYPES = (torch.uint8, *_SOFT_DTYPES)
-_LARGEST_SIZE = 2**31 - 1
+from tritonsoft.backends import explain_backend
+from tritonsoft.checks import (
+    FLOAT_DTYPES,
+    check_backend,
+    check_classes,
+    check_fill,
+    check_geometry,
+    check_image,
+    check_labels,
+    check_top_k,
+    image_dtype,
+    is_int,
+    name_of,
+    names_of,
+)
+from tritonsoft.conventions import Filter
+from tritonsoft.sparse import SparseLabels, index_type
 
 
 def crop_resize(
@@ -77,10 +87,10 @@ def crop_resize(
         tensor([[[[ 4.5000,  2.5000],
                   [12.5000, 10.5000]]]])
     """
-    _check_image(image)
-    dtype = _image_dtype(image, dtype)
-    _check_fill(fill, dtype)
-    _check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    check_image(image)
+    dtype = image_dtype(image, dtype)
+    check_fill(fill, dtype)
+    check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
     return cast(Tensor, ops.crop_resize(image, boxes, size, filter, float(fill), dtype, backend))
 
 
@@ -172,9 +182,9 @@ def soft_crop_resize(
         >>> soft_crop_resize(labels, None, (1, 2), num_classes=150, top_k=2)
         SparseLabels(shape=(1, 150, 1, 2), k=2, dtype=torch.float32, device='cpu')
     """
-    labels = _check_labels(labels)
-    _check_classes(num_classes, ignore_index, validate, dtype, "dtype")
-    _check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
+    labels = check_labels(labels)
+    check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
     if top_k is None:
         return cast(
             Tensor,
@@ -240,11 +250,11 @@ def crop_resize_pair(
         >>> small.shape, soft.shape
         (torch.Size([2, 3, 16, 32]), torch.Size([2, 19, 16, 32]))
     """
-    _check_image(image)
-    labels = _check_labels(labels)
-    dtype = _image_dtype(image, dtype)
-    _check_fill(fill, dtype)
-    _check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
+    check_image(image)
+    labels = check_labels(labels)
+    dtype = image_dtype(image, dtype)
+    check_fill(fill, dtype)
+    check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     if labels.device != image.device:
         raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
     if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
@@ -252,7 +262,7 @@ def crop_resize_pair(
             f"labels must have the image's batch, height and width {(image.shape[0], *image.shape[2:])}, "
             f"got {tuple(labels.shape)}"
         )
-    _check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
     return cast(
         tuple[Tensor, Tensor],
         ops.crop_resize_pair(
@@ -385,7 +395,7 @@ def to_soft(
         tensor([[1., 0., 0.],
                 [0., 1., 0.]])
     """
-    labels = _check_labels(labels)
+    labels = check_labels(labels)
     return soft_crop_resize(
         labels,
         None,
@@ -431,10 +441,10 @@ def soft_pyramid(
         (torch.Size([1, 2, 2, 4]), tensor([[0.7500, 0.0000],
                 [0.2500, 1.0000]]))
     """
-    labels = _check_labels(labels)
-    _check_classes(num_classes, ignore_index, validate, dtype, "dtype")
-    _check_backend(backend)
-    if not isinstance(factors, (tuple, list)) or not factors or not all(_is_int(factor) for factor in factors):
+    labels = check_labels(labels)
+    check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    check_backend(backend)
+    if not isinstance(factors, (tuple, list)) or not factors or not all(is_int(factor) for factor in factors):
         raise TypeError(f"factors must be ints, at least one, got {factors!r}")
     if factors[0] < 1 or any(fine >= coarse for fine, coarse in itertools.pairwise(factors)):
         raise ValueError(f"factors must be at least 1, in ascending order, got {tuple(factors)}")
@@ -466,8 +476,8 @@ def normalize(soft: Tensor) -> Tensor:
     """
     if not isinstance(soft, Tensor):
         raise TypeError(f"soft must be a tensor, got {type(soft).__name__}")
-    if soft.dtype not in _SOFT_DTYPES:
-        raise TypeError(f"soft must be {_names(_SOFT_DTYPES)}, got {_name(soft.dtype)}")
+    if soft.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
     if soft.ndim != 4:
         raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
     mass = soft.sum(1, keepdim=True)  # (B, 1, h, w)
@@ -488,112 +498,7 @@ def backend_info() -> dict[str, tuple[str, str]]:
     devices = ["cpu"]
     devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     devices += [f"xpu:{index}" for index in range(torch.xpu.device_count())]
-    return {device: cast(tuple[str, str], ops.explain_backend(device.split(":")[0], forced=None)) for device in devices}
+    return {device: cast(tuple[str, str], explain_backend(device.split(":")[0], forced=None)) for device in devices}
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(map(_name, dtypes[:-1])) + f" or {_name(dtypes[-1])}"
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def _check_image(image: Tensor) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"image must be a tensor, got {type(image).__name__}")
-    if image.dtype not in _IMAGE_DTYPES:
-        raise TypeError(f"image must be {_names(_IMAGE_DTYPES)}, got {_name(image.dtype)}")
-    if image.ndim != 4 or image.shape[2] == 0 or image.shape[3] == 0:
-        raise ValueError(f"image must have shape (B, K, H, W) with H, W >= 1, got {tuple(image.shape)}")
-
-
-def _image_dtype(image: Tensor, dtype: Any) -> torch.dtype:
-    if dtype is None:
-        return image.dtype
-    if dtype not in _IMAGE_DTYPES:
-        raise TypeError(f"dtype must be None, {_names(_IMAGE_DTYPES)}, got {dtype}")
-    if dtype == torch.uint8 and image.dtype != torch.uint8:
-        raise TypeError(f"dtype=uint8 needs a uint8 image, got {_name(image.dtype)}: scale and round it yourself")
-    return cast(torch.dtype, dtype)
-
-
-def _check_fill(fill: Any, dtype: torch.dtype) -> None:
-    if not isinstance(fill, (int, float)) or isinstance(fill, bool):
-        raise TypeError(f"fill must be a number, got {type(fill).__name__}")
-    if dtype == torch.uint8 and not 0 <= fill <= 255:
-        raise ValueError(f"fill must lie in 0..255 for a uint8 output, got {fill}")
-
-
-def _check_labels(labels: Tensor) -> Tensor:
-    """The label map as ``(B, H, W)``."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
-    if labels.dtype not in _LABEL_DTYPES:
-        raise TypeError(f"labels must be {_names(_LABEL_DTYPES)}, got {_name(labels.dtype)}")
-    if labels.ndim == 4 and labels.shape[1] == 1:
-        labels = labels.squeeze(1)
-    if labels.ndim != 3 or labels.shape[1] == 0 or labels.shape[2] == 0:
-        raise ValueError(f"labels must have shape (B, H, W) or (B, 1, H, W) with H, W >= 1, got {tuple(labels.shape)}")
-    return labels
-
-
-def _check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str) -> None:
-    if not _is_int(num_classes):
-        raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if num_classes > _LARGEST_SIZE:
-        raise ValueError(f"num_classes must be at most {_LARGEST_SIZE}, got {num_classes}")
-    if not _is_int(ignore_index):
-        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    if not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
-    if validate is not None and not isinstance(validate, bool):
-        raise TypeError(f"validate must be None, True or False, got {validate!r}")
-    if dtype not in _SOFT_DTYPES:
-        raise TypeError(f"{dtype_argument} of a soft label must be {_names(_SOFT_DTYPES)}, got {dtype}")
-
-
-def _check_backend(backend: Any) -> None:
-    if backend is not None and backend not in ops.BACKENDS:
-        raise ValueError(f"backend must be None or one of {ops.BACKENDS}, got {backend!r}")
-
-
-def _check_geometry(
-    boxes: Any, size: Any, filter: Any, backend: Any, batch: int, device: torch.device, owner: str
-) -> None:
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or not (_is_int(size[0]) and _is_int(size[1])):
-        raise TypeError(f"size must be two ints (h, w), got {size!r}")
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
-    if size[0] > _LARGEST_SIZE or size[1] > _LARGEST_SIZE:
-        raise ValueError(f"size must be at most {_LARGEST_SIZE} along each axis, got {tuple(size)}")
-    if filter not in FILTERS:
-        if isinstance(filter, str) and filter.lower().startswith(("bicubic", "cubic", "lanczos")):
-            raise ValueError(
-                f"filter={filter!r} has negative weights, which give no class distribution; choose one of {FILTERS}"
-            )
-        raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
-    _check_backend(backend)
-    if boxes is None:
-        return
-    if not isinstance(boxes, Tensor):
-        raise TypeError(f"boxes must be None or a tensor, got {type(boxes).__name__}")
-    if boxes.dtype not in _SOFT_DTYPES:
-        raise TypeError(f"boxes must be floating point ({_names(_SOFT_DTYPES)}), got {_name(boxes.dtype)}")
-    if boxes.ndim != 2 or boxes.shape[0] != batch or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (B, 4) = ({batch}, 4), got {tuple(boxes.shape)}")
-    if boxes.device != device:
-        raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
-    if boxes.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "boxes must not require a gradient: the operators differentiate in the image only; detach them"
-        )

@@ -11,17 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonsoft import reference
-from tritonsoft.ops import (
-    _backend,
-    _check_boxes,
-    _check_labels,
-    _empty,
-    _fake,
-    _module,
-    _wants_validation,
-    is_channels_last,
-)
+from tritonsoft import memory, reference
+from tritonsoft.backends import backend_of, module_of
+from tritonsoft.checks import check_box_values, check_label_values, wants_validation
 
 _Maps = tuple[Tensor, Tensor, Tensor]  # loss, mass and logsumexp, each (B, h, w)
 
@@ -31,11 +23,11 @@ def working_type(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _check_soft(soft: Tensor, index: Tensor | None, num_classes: int, name: str, validate: bool | None) -> None:
-    if soft.numel() == 0 or not _wants_validation(soft, validate):
+def check_soft_values(soft: Tensor, index: Tensor | None, num_classes: int, name: str, validate: bool | None) -> None:
+    if soft.numel() == 0 or not wants_validation(soft, validate):
         return
     limit = 1 + 2 * torch.finfo(soft.dtype).eps + 1e-5  # a sum of rounded masses
-    if not (_module(name).soft_in_range(soft, limit) if name == "numba" else _soft_in_range(soft, limit)):
+    if not (module_of(name).soft_in_range(soft, limit) if name == "numba" else _soft_in_range(soft, limit)):
         mass = soft.sum(1, dtype=torch.float64)
         raise ValueError(
             f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, "
@@ -51,10 +43,10 @@ def _soft_in_range(soft: Tensor, limit: float) -> bool:
     return bool((soft >= 0).all() & (soft.sum(1, dtype=torch.float64) <= limit).all())
 
 
-def _check_weight(weight: Tensor | None, validate: bool | None) -> None:
+def check_weight_values(weight: Tensor | None, validate: bool | None) -> None:
     if (
         weight is not None
-        and _wants_validation(weight, validate)
+        and wants_validation(weight, validate)
         and not bool(((weight >= 0) & weight.isfinite()).all())
     ):
         raise ValueError(f"weight must hold finite numbers that are not negative, got {weight.tolist()}")
@@ -73,12 +65,12 @@ def _dense(logits: Tensor, soft: Tensor, index: Tensor | None) -> Tensor:
 
 def _empty_maps(logits: Tensor) -> _Maps:
     shape = (logits.shape[0], *logits.shape[2:])
-    loss, mass, lse = (_empty(shape, working_type(logits), logits.device) for _ in range(3))
+    loss, mass, lse = (memory.empty(shape, working_type(logits), logits.device) for _ in range(3))
     return loss, mass, lse
 
 
 def _empty_like(logits: Tensor) -> Tensor:
-    return _empty(logits.shape, logits.dtype, logits.device, is_channels_last(logits))
+    return memory.empty(logits.shape, logits.dtype, logits.device, memory.is_channels_last(logits))
 
 
 def _fake_maps(logits: Tensor) -> _Maps:
@@ -109,9 +101,9 @@ def cross_entropy(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, mass and logsumexp ``(B, h, w)``; with ``index``, ``soft`` holds the masses of those classes alone."""
-    name = _backend(logits.device, backend)
-    _check_soft(soft, index, logits.shape[1], name, validate)
-    _check_weight(weight, validate)
+    name = backend_of(logits.device, backend)
+    check_soft_values(soft, index, logits.shape[1], name, validate)
+    check_weight_values(weight, validate)
     maps = _empty_maps(logits)
     if maps[0].numel() == 0:
         return maps
@@ -120,7 +112,7 @@ def cross_entropy(
         with torch.autocast(logits.device.type, enabled=False):
             _copy(maps, reference.cross_entropy(logits, _dense(logits, soft, index), weight))
     else:
-        _module(name).cross_entropy(*maps, logits, soft, index, weight)
+        module_of(name).cross_entropy(*maps, logits, soft, index, weight)
     return maps
 
 
@@ -148,7 +140,7 @@ def cross_entropy_backward(
     backend: str | None,
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
-    name = _backend(logits.device, backend)
+    name = backend_of(logits.device, backend)
     out = _empty_like(logits)
     if out.numel() == 0:
         return out
@@ -156,7 +148,7 @@ def cross_entropy_backward(
         logits, weight = _in_working_type(logits, weight)
         soft = _dense(logits, soft, index)
         return out.copy_(reference.cross_entropy_backward(grad, logits, soft, weight, mass, lse))
-    _module(name).cross_entropy_backward(out, grad, logits, soft, index, weight, mass, lse)
+    module_of(name).cross_entropy_backward(out, grad, logits, soft, index, weight, mass, lse)
     return out
 
 
@@ -171,7 +163,7 @@ def _(
     lse: Tensor,
     backend: str | None,
 ) -> Tensor:
-    return _fake(logits, logits.shape, logits.dtype)
+    return memory.fake(logits, logits.shape, logits.dtype)
 
 
 def _setup_cross_entropy(ctx: Any, inputs: tuple[Any, ...], output: _Maps) -> None:
@@ -205,10 +197,10 @@ def area_cross_entropy(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, which is never stored."""
-    name = _backend(logits.device, backend)
-    _check_boxes(boxes, validate)
-    _check_labels(labels, logits.shape[1], ignore_index, name, validate)
-    _check_weight(weight, validate)
+    name = backend_of(logits.device, backend)
+    check_box_values(boxes, validate)
+    check_label_values(labels, logits.shape[1], ignore_index, name, validate)
+    check_weight_values(weight, validate)
     maps = _empty_maps(logits)
     if maps[0].numel() == 0:
         return maps
@@ -218,7 +210,7 @@ def area_cross_entropy(
         with torch.autocast(logits.device.type, enabled=False):
             _copy(maps, reference.cross_entropy(logits, soft, weight))
     else:
-        _module(name).area_cross_entropy(*maps, logits, labels, boxes, ignore_index, filter, weight)
+        module_of(name).area_cross_entropy(*maps, logits, labels, boxes, ignore_index, filter, weight)
     return maps
 
 
@@ -256,7 +248,7 @@ def area_cross_entropy_backward(
     backend: str | None,
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
-    name = _backend(logits.device, backend)
+    name = backend_of(logits.device, backend)
     out = _empty_like(logits)
     if out.numel() == 0:
         return out
@@ -264,7 +256,9 @@ def area_cross_entropy_backward(
         soft = _soft_of(logits, labels, boxes, ignore_index, filter)
         logits, weight = _in_working_type(logits, weight)
         return out.copy_(reference.cross_entropy_backward(grad, logits, soft, weight, mass, lse))
-    _module(name).area_cross_entropy_backward(out, grad, logits, labels, boxes, ignore_index, filter, weight, mass, lse)
+    module_of(name).area_cross_entropy_backward(
+        out, grad, logits, labels, boxes, ignore_index, filter, weight, mass, lse
+    )
     return out
 
 
@@ -281,7 +275,7 @@ def _(
     lse: Tensor,
     backend: str | None,
 ) -> Tensor:
-    return _fake(logits, logits.shape, logits.dtype)
+    return memory.fake(logits, logits.shape, logits.dtype)
 
 
 def _setup_area(ctx: Any, inputs: tuple[Any, ...], output: _Maps) -> None:
@@ -312,10 +306,10 @@ def overlap(
     logits: Tensor, soft: Tensor, index: Tensor | None, validate: bool | None, backend: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted mass, labelled mass and their distance ``(B, C, 3)``; mass and logsumexp ``(B, h, w)``."""
-    name = _backend(logits.device, backend)
-    _check_soft(soft, index, logits.shape[1], name, validate)
+    name = backend_of(logits.device, backend)
+    check_soft_values(soft, index, logits.shape[1], name, validate)
     _, mass, lse = _empty_maps(logits)
-    sums = _empty((*logits.shape[:2], 3), working_type(logits), logits.device)
+    sums = memory.empty((*logits.shape[:2], 3), working_type(logits), logits.device)
     if mass.numel() == 0:
         return sums, mass, lse
     if name == "reference":
@@ -323,7 +317,7 @@ def overlap(
         with torch.autocast(logits.device.type, enabled=False):
             _copy((sums, mass, lse), reference.overlap(logits, _dense(logits, soft, index)))
     else:
-        _module(name).overlap(sums, mass, lse, logits, soft, index)
+        module_of(name).overlap(sums, mass, lse, logits, soft, index)
     return sums, mass, lse
 
 
@@ -340,7 +334,7 @@ def overlap_backward(
     grad: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, mass: Tensor, lse: Tensor, backend: str | None
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
-    name = _backend(logits.device, backend)
+    name = backend_of(logits.device, backend)
     out = _empty_like(logits)
     if out.numel() == 0:
         return out
@@ -348,7 +342,7 @@ def overlap_backward(
         (logits,) = _in_working_type(logits)
         soft = _dense(logits, soft, index)
         return out.copy_(reference.overlap_backward(grad, logits, soft, mass, lse))
-    _module(name).overlap_backward(out, grad, logits, soft, index, mass, lse)
+    module_of(name).overlap_backward(out, grad, logits, soft, index, mass, lse)
     return out
 
 
@@ -356,7 +350,7 @@ def overlap_backward(
 def _(
     grad: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, mass: Tensor, lse: Tensor, backend: str | None
 ) -> Tensor:
-    return _fake(logits, logits.shape, logits.dtype)
+    return memory.fake(logits, logits.shape, logits.dtype)
 
 
 def _setup_overlap(ctx: Any, inputs: tuple[Any, ...], output: _Maps) -> None:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tritonsoft import functional, loss_ops
+from tritonsoft import checks, loss_ops
+from tritonsoft.checks import FLOAT_DTYPES, name_of, names_of
 from tritonsoft.conventions import Filter
-from tritonsoft.functional import _SOFT_DTYPES, _name, _names
 from tritonsoft.sparse import SparseLabels
 
 Reduction = Literal["mean", "sum", "none"]
@@ -114,9 +114,9 @@ def area_cross_entropy(
         tensor(0.5665)
     """
     _check_logits(logits)
-    labels = functional._check_labels(labels)
-    functional._check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
-    functional._check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
+    labels = checks.check_labels(labels)
+    checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
+    checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
     if labels.device != logits.device:
         raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
     if labels.shape[0] != logits.shape[0]:
@@ -270,8 +270,8 @@ class AreaCrossEntropyLoss(_Loss):
         validate: bool | None = None,
     ) -> None:
         super().__init__(weight, reduction, validate)
-        functional._check_classes(1, ignore_index, validate, torch.float32, "dtype")
-        functional._check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
+        checks.check_classes(1, ignore_index, validate, torch.float32, "dtype")
+        checks.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
         self.ignore_index, self.filter = ignore_index, filter
 
     def forward(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
@@ -378,7 +378,7 @@ def _overlap(
     _check_options(weight, reduction, validate, backend, logits)
     _check_classes(classes, per_sample)
     sums, _, _ = loss_ops.overlap(logits, mass, index, validate, backend)
-    loss_ops._check_weight(weight, validate)
+    loss_ops.check_weight_values(weight, validate)
     predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
     return predicted, labelled, distance
 
@@ -407,8 +407,8 @@ def _reduce_classes(
 def _check_logits(logits: Any) -> None:
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
-    if logits.dtype not in _SOFT_DTYPES:
-        raise TypeError(f"logits must be {_names(_SOFT_DTYPES)}, got {_name(logits.dtype)}")
+    if logits.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}")
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
 
@@ -418,8 +418,8 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     if not isinstance(soft, (Tensor, SparseLabels)):
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
     if isinstance(soft, Tensor):
-        if soft.dtype not in _SOFT_DTYPES:
-            raise TypeError(f"soft must be {_names(_SOFT_DTYPES)}, got {_name(soft.dtype)}")
+        if soft.dtype not in FLOAT_DTYPES:
+            raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
         if soft.requires_grad and torch.is_grad_enabled():
             raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
     if soft.shape != logits.shape:
@@ -441,14 +441,14 @@ def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, log
     _check_reduction(reduction)
     if validate is not None and not isinstance(validate, bool):
         raise TypeError(f"validate must be None, True or False, got {validate!r}")
-    functional._check_backend(backend)
+    checks.check_backend(backend)
 
 
 def _check_weight(weight: Any) -> None:
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight must be None or a tensor, got {type(weight).__name__}")
-    if weight.dtype not in _SOFT_DTYPES:
-        raise TypeError(f"weight must be {_names(_SOFT_DTYPES)}, got {_name(weight.dtype)}")
+    if weight.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"weight must be {names_of(FLOAT_DTYPES)}, got {name_of(weight.dtype)}")
     if weight.ndim != 1:
         raise ValueError(f"weight must have shape (C,), got {tuple(weight.shape)}")
     if weight.requires_grad and torch.is_grad_enabled():

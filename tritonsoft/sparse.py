@@ -10,6 +10,7 @@ from torch.utils._pytree import register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tritonsoft import reference
+from tritonsoft.checks import check_top_k
 
 _INDEX_DTYPES = (torch.uint8, torch.int16)
 _MASS_DTYPES = (torch.float16, torch.float32)
@@ -218,14 +219,6 @@ class SparseLabels:
 
     def __repr__(self) -> str:
         return f"SparseLabels(shape={tuple(self.shape)}, k={self.k}, dtype={self.dtype}, device='{self.device}')"
-
-
-def check_top_k(k: Any, num_classes: int, argument: str) -> None:
-    """An int from 1 to C, or an error that names the argument."""
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"{argument} must be an int, got {type(k).__name__}")
-    if not 1 <= k <= num_classes:
-        raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {k}")
 
 
 def _flatten(labels: SparseLabels) -> tuple[list[Tensor], int]:
