@@ -159,8 +159,9 @@ class Case:
             labels = torch.randint(self.num_classes, (self.batch, *self.source), generator=_generator())
         else:
             labels = torch.stack([labels for _, labels in self._scenes()]).long()
-            # The scene has 19 classes; among more they lie as far apart as they can.
-            labels = torch.where(labels == IGNORED, IGNORED, labels * (self.num_classes // 19))
+            # The scene has 19 classes; among more they lie as far apart as they can, fewer are shared.
+            spread = labels * (self.num_classes // 19) if self.num_classes >= 19 else labels % self.num_classes
+            labels = torch.where(labels == IGNORED, IGNORED, spread)
         return labels.to(self.device, self.label_dtype)
 
     def _logits(self) -> Tensor:  # (B, C, h, w)

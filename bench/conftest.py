@@ -1,21 +1,26 @@
-"""Collects the rows of `test_speed`, and at the end prints their table and writes them to ``bench/results/``."""
+"""Collects what the tests measured, and at the end prints the tables and writes them to ``bench/results/``."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bench import measure, report
 from bench.cases import cases
-from bench.report import Row
+from bench.report import Overhead, Point, Row
+from bench.test_scaling import CALLS, POINTS
 
 ROWS = pytest.StashKey[list[Row]]()
+SCALING = pytest.StashKey[list[Point]]()
+OVERHEADS = pytest.StashKey[list[Overhead]]()
 RESULTS = Path(__file__).parent / "results"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
+    config.stash[ROWS], config.stash[SCALING], config.stash[OVERHEADS] = [], [], []
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
     config.option.reportchars = "fE"  # the table lists what is missing
     if importlib.util.find_spec("pytest_benchmark") is not None:
@@ -33,22 +38,47 @@ def rows(request: pytest.FixtureRequest) -> list[Row]:
     return request.config.stash[ROWS]
 
 
+@pytest.fixture
+def points(request: pytest.FixtureRequest) -> list[Point]:
+    return request.config.stash[SCALING]
+
+
+@pytest.fixture
+def overheads(request: pytest.FixtureRequest) -> list[Overhead]:
+    return request.config.stash[OVERHEADS]
+
+
 def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
     for device in ("cpu", "cuda"):
-        rows = [row for row in config.stash[ROWS] if row.device == device]
-        if not rows:
-            continue
-        report.add_ratios(rows)
-        report.print_table(rows, report.machine(device))
-        if exitstatus != 0:
-            print("not written: the run has failed")
-        elif len(rows) != sum(len(case.rivals) for case in cases(device)):
-            print("not written: some rows were not selected")
-        else:
-            path = report.csv_path(RESULTS, report.machine(device))
-            report.write_csv(path, rows, report.machine(device))
-            print(f"written to {path}")
+        rows, points, overheads = (
+            [row for row in config.stash[key] if row.device == device] for key in (ROWS, SCALING, OVERHEADS)
+        )
+        if rows or points or overheads:
+            report.print_machine(report.machine(device))
+        if rows:
+            report.add_ratios(rows)
+            report.print_table(rows)
+            write(rows, "", sum(len(case.rivals) for case in cases(device)), exitstatus)
+        if points:
+            report.print_points(points, report.machine(device))
+            write(points, "-scaling", sum(point[0] == device for point in POINTS), exitstatus)
+        if overheads:
+            report.print_overheads(overheads)
+            write(overheads, "-overhead", sum(call[0] == device for call in CALLS), exitstatus)
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("cpu: not timed, pytest-benchmark is not installed")
     if not torch.cuda.is_available():
         print("cuda: not timed, torch sees no device")
+
+
+def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int) -> None:
+    """One CSV, unless it would be a part of one or hold a wrong answer."""
+    if exitstatus != 0:
+        print("not written: the run has failed\n")
+    elif len(rows) != selectable:
+        print("not written: some rows were not selected\n")
+    else:
+        machine = report.machine(rows[0].device)
+        path = report.csv_path(RESULTS, machine, suffix)
+        report.write_csv(path, rows, machine)
+        print(f"written to {path}\n")

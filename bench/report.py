@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from itertools import groupby
@@ -36,6 +37,32 @@ class Row:
     share_of_copy_rate: float | None = None  # floor_bytes in that time
     usual: bool = False  # what most people run today
     note: str = ""  # why missing or failed
+
+
+@dataclass
+class Point:
+    """One time on one axis of `test_scaling`."""
+
+    device: str
+    operation: str
+    base: str  # the case in which the axis is not varied
+    axis: str
+    value: float
+    floor_bytes: int
+    milliseconds: float  # median
+
+
+@dataclass
+class Overhead:
+    """What a call on a few pixels costs; the counts of one call, the last three on a GPU only."""
+
+    device: str
+    call: str
+    microseconds: float  # median
+    operators: int  # of ours
+    kernel_launches: int | None = None
+    copies: int | None = None
+    synchronizations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +132,7 @@ def commit() -> str:
         return "unknown"
 
 
-def add_ratios(rows: list[Row]) -> None:
+def add_ratios(rows: Sequence[Row]) -> None:
     """How much slower each row is than ours in its case."""
     for _, group in groupby(rows, key=lambda row: (row.device, row.case)):
         case = list(group)
@@ -115,18 +142,18 @@ def add_ratios(rows: list[Row]) -> None:
                 row.ratio = row.milliseconds / ours
 
 
-def write_csv(path: Path, rows: list[Row], machine: Machine) -> None:
+def write_csv(path: Path, rows: Sequence[Row | Point | Overhead], machine: Machine) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for kind in (Row, Machine) for field in fields(kind)])
+        writer = csv.DictWriter(file, [field.name for kind in (type(rows[0]), Machine) for field in fields(kind)])
         writer.writeheader()
         for row in rows:
             values = {**asdict(row), **asdict(machine)}
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
 
 
-def csv_path(directory: Path, machine: Machine) -> Path:
-    return directory / (re.sub(r"[^a-z0-9]+", "-", machine.device_name.lower()).strip("-") + ".csv")
+def csv_path(directory: Path, machine: Machine, suffix: str = "") -> Path:
+    return directory / (re.sub(r"[^a-z0-9]+", "-", machine.device_name.lower()).strip("-") + suffix + ".csv")
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -159,8 +186,8 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def print_table(rows: list[Row], machine: Machine) -> None:
-    """Grouped by case, ours first; plain text where rich is not installed."""
+def print_machine(machine: Machine) -> None:
+    """What the tables that follow hold for."""
     print(
         f"\n{machine.device_name}: {machine.threads} threads, backend {machine.backend}, "
         f"copies {machine.copy_gigabytes_per_second:.1f} GB/s (read + written)\n"
@@ -168,32 +195,61 @@ def print_table(rows: list[Row], machine: Machine) -> None:
         f"NumPy {machine.numpy}, OpenCV {machine.opencv}, kornia {machine.kornia}, MONAI {machine.monai}; "
         f"commit {machine.commit}, {machine.date}\n"
     )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Grouped by case, ours first; plain text where rich is not installed."""
     for title, group in groupby(rows, key=lambda row: row.case):
-        lines = [cells(row) for row in group]
-        try:
-            print_rich(title, lines)
-        except ModuleNotFoundError:
-            print_plain(title, lines)
+        print_lines(title, COLUMNS, WIDTHS, [cells(row) for row in group])
     print(LEGEND)
 
 
-def print_plain(title: str, lines: list[tuple[str, ...]]) -> None:
+def print_points(points: Sequence[Point], machine: Machine) -> None:
+    """Scaling: a line for each operation and axis."""
+    rate = machine.copy_gigabytes_per_second * 1e6  # bytes per millisecond
+    for (axis, operation), group in groupby(points, key=lambda point: (point.axis, point.operation)):
+        lines = [
+            (f"{point.value:g}", f"{point.milliseconds:.3f}", f"{point.floor_bytes / rate:.3f}") for point in group
+        ]
+        print_lines(f"{operation} over {axis}", ("", "ms", "its bytes at the copy rate, ms"), (8, 10, 30), lines)
+
+
+def print_overheads(overheads: Sequence[Overhead]) -> None:
+    """One line for each call."""
+    columns = ("", "µs", "operators", "launches", "copies", "waits")
+    lines = []
+    for row in overheads:
+        counts = (row.operators, row.kernel_launches, row.copies, row.synchronizations)
+        text = ("" if count is None else str(count) for count in counts)
+        lines.append((row.call, f"{row.microseconds:.0f}", *text))
+    print_lines("calls on a few pixels", columns, (54, 7, 9, 8, 6, 5), lines)
+
+
+def print_lines(title: str, columns: Sequence[str], widths: Sequence[int], lines: Sequence[tuple[str, ...]]) -> None:
+    """A table."""
+    try:
+        print_rich(title, columns, widths, lines)
+    except ModuleNotFoundError:
+        print_plain(title, columns, widths, lines)
+
+
+def print_plain(title: str, columns: Sequence[str], widths: Sequence[int], lines: Sequence[tuple[str, ...]]) -> None:
     print(title)
-    for line in (COLUMNS, *lines):
-        left = f"  {line[0]:{WIDTHS[0]}}  {line[1]:{WIDTHS[1]}}"
-        print((left + "".join(f"  {cell:>{width}}" for cell, width in zip(line[2:], WIDTHS[2:], strict=True))).rstrip())
+    for line in (columns, *lines):
+        cells = (f"{cell:{'<' if cell == line[0] else '>'}{width}}" for cell, width in zip(line, widths, strict=True))
+        print(("  " + "  ".join(cells)).rstrip())
     print()
 
 
-def print_rich(title: str, lines: list[tuple[str, ...]]) -> None:
+def print_rich(title: str, columns: Sequence[str], widths: Sequence[int], lines: Sequence[tuple[str, ...]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, (column, width) in enumerate(zip(COLUMNS, WIDTHS, strict=True)):
-        table.add_column(column, justify="left" if index < 2 else "right", width=width)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, justify="left" if column in ("", "answer") else "right", width=width)
     for line in lines:
         style = "green" if line[0] == "tritonsoft" else "red" if line[1].startswith(("WRONG", "failed")) else None
         table.add_row(*line, style=style if style or line[2] else "dim")
-    Console(width=sum(WIDTHS) + 3 * len(WIDTHS)).print(table)
+    Console(width=sum(widths) + 3 * len(widths)).print(table)

@@ -19,7 +19,7 @@ SMALL = {
     for device in ("cpu", "cuda")
     for case in cases(device)
 }
-MACHINE = Machine("Test Device, 2 cores", 2, "numba", 10.0, *["1.0"] * 7, "abc", "2026-01-01")
+MACHINE = Machine("Test Device, 2 cores", 2, "numba", 10.0, *["1.0"] * 8, "abc", "2026-01-01")
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.title)
@@ -70,9 +70,10 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1][1] == "approximate: off by 0.25"
     assert lines[2] == ("bad", "WRONG: off by 0.5", "", "", "", "", "")
     assert lines[3][1] == "missing: absent is not installed"
-    report.print_table(rows, MACHINE)
+    report.print_machine(MACHINE)
+    report.print_table(rows)
     rich = capsys.readouterr().out
-    report.print_plain("a case", lines)
+    report.print_plain("a case", report.COLUMNS, report.WIDTHS, lines)
     for text in (rich, capsys.readouterr().out):
         assert "missing: absent is not installed" in text
         assert "WRONG: off by 0.5" in text

@@ -1,0 +1,225 @@
+"""What the README shows of the results: figures and tables, drawn from the CSVs alone.
+
+    python bench/plot.py            writes the figures beside the CSVs, and the tables into the README
+    python bench/plot.py --check    fails where the README's tables are not those of the CSVs
+
+Needs matplotlib and typer, and neither torch nor tritonsoft.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HERE = Path(__file__).parent
+RESULTS, README = HERE / "results", HERE.parent / "README.md"
+BEGIN, END = "<!-- written by bench/plot.py -->\n", "<!-- end -->"
+OURS = "tritonsoft"
+
+Row = dict[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
+    """The CSVs of all devices whose names end like this, with their rows."""
+    for path in sorted(RESULTS.glob("*.csv")):
+        kind = next((end for end in ("-scaling", "-overhead") if path.stem.endswith(end)), "")
+        if kind == suffix and not path.stem.startswith("kernel-cost"):
+            yield path, read(path)
+
+
+def by_case(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Task and title of each case, with its rows."""
+    for case, group in groupby(rows, key=lambda row: row["case"]):
+        yield case, list(group)
+
+
+def is_rival(row: Row) -> bool:
+    return not row["rival"].startswith(OURS) and row["answer"] != "no answer" and bool(row["milliseconds"])
+
+
+def is_exact(row: Row) -> bool:
+    return row["answer"].startswith("exact")
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def versus(row: Row | None, ours: Row) -> str:
+    """How a rival did beside us."""
+    if row is None:
+        return ""
+    text = f"{row['rival']}: {number(float(row['ratio']))}x the time"
+    if row["peak_bytes"] and float(ours["peak_bytes"] or 0) > 0:
+        text += f", {number(float(row['peak_bytes']) / float(ours['peak_bytes']))}x the memory"
+    if row["answer"] == "approximate":
+        text += f", off by up to {float(row['error']):.2g}"
+    return text
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: ours beside the fastest right rival and beside what most people run, case by case."""
+    lines = []
+    for task, group in groupby(by_case(rows), key=lambda item: item[0].partition(": ")[0]):
+        lines += [
+            "",
+            f"| {task} | tritonsoft | of the copy rate | peak memory | the fastest right rival | the usual way |",
+            "|---|---|---|---|---|---|",
+        ]
+        for case, members in group:
+            ours = next(row for row in members if row["rival"] == OURS)
+            exact = [row for row in members if is_rival(row) and is_exact(row)]
+            best = min(exact, key=lambda row: float(row["milliseconds"]), default=None)
+            usual = next((row for row in members if row["usual"] == "True" and row["milliseconds"]), None)
+            lines.append(
+                f"| {case.partition(': ')[2]} | {float(ours['milliseconds']):.3g} ms | "
+                f"{float(ours['share_of_copy_rate']):.0%} | {float(ours['peak_bytes'] or 0) / 1e6:.0f} MB | "
+                f"{versus(best, ours)} | {versus(usual, ours)} |"
+            )
+    return "\n".join(lines[1:])
+
+
+def setting(row: Row) -> str:
+    """What the numbers hold for."""
+    versions = ", ".join(
+        f"{name} {row[name.lower()]}"
+        for name in ("torch", "Triton", "Numba", "OpenCV", "kornia", "MONAI")
+        if row.get(name.lower())
+    )
+    return (
+        f"**{row['device_name']}**, {row['threads']} threads, which copy "
+        f"{float(row['copy_gigabytes_per_second']):.3g} GB/s (read + written); {versions}; commit {row['commit']}, "
+        f"{row['date']}."
+    )
+
+
+def section() -> str:
+    """What stands between the README's marks."""
+    parts = []
+    for path, rows in results():
+        parts += [
+            setting(rows[0]),
+            f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})",
+            table(rows),
+        ]
+    for path, _ in results("-scaling"):
+        parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
+    for _, rows in results("-overhead"):
+        lines = ["| smallest call | time | operators run |", "|---|---|---|"]
+        lines += [f"| {row['call']} | {float(row['microseconds']):.3g} µs | {row['operators']} |" for row in rows]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(README.parent).as_posix()
+
+
+def with_section(text: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + section() + END + after
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+KINDS = {"exact, eager": "C0", "exact, compiled": "C1", "approximate": "C7"}
+
+
+def kind_of(row: Row) -> str:
+    if not is_exact(row):
+        return "approximate"
+    return "exact, compiled" if row["rival"].endswith("compiled") else "exact, eager"
+
+
+def draw_rivals(rows: Sequence[Row], path: Path) -> None:
+    """A line for each case, a dot for each rival: its time over ours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cases = list(by_case(rows))
+    figure, axes = plt.subplots(figsize=(10, 0.28 * len(cases) + 1.4), layout="constrained")
+    for line, (_, members) in enumerate(cases):
+        for row in filter(is_rival, members):
+            kind = kind_of(row)
+            filled = "none" if kind == "approximate" else KINDS[kind]
+            axes.scatter(float(row["ratio"]), line, s=26, facecolors=filled, edgecolors=KINDS[kind], zorder=3)
+    axes.axvline(1, color="black", linewidth=1)
+    for kind, colour in KINDS.items():
+        axes.scatter(
+            [], [], s=26, facecolors="none" if kind == "approximate" else colour, edgecolors=colour, label=kind
+        )
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(cases)), [case for case, _ in cases], fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel("time over tritonsoft's (right of the line: slower)")
+    axes.set_title(f"Every rival on {rows[0]['device_name']}, {rows[0]['threads']} threads", fontsize=10)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_scaling(rows: Sequence[Row], path: Path) -> None:
+    """Time over each axis, and the time that the floor's bytes take at the copy rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    axes_of = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row["axis"])]
+    figure, panels = plt.subplots(1, len(axes_of), figsize=(3.2 * len(axes_of), 3.4), layout="constrained", sharey=True)
+    for panel, (name, points) in zip(panels, axes_of, strict=True):
+        for colour, (operation, group) in enumerate(groupby(points, key=lambda row: row["operation"])):
+            line(panel, list(group), operation, f"C{colour}")
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xlabel(name)
+        panel.grid(alpha=0.3, which="both")
+    panels[0].set_ylabel("milliseconds")
+    panels[0].legend(fontsize=7)
+    figure.suptitle(f"{rows[0]['device_name']}: {rows[0]['base']}; dashed: its bytes at the copy rate", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def line(panel: "Axes", rows: Sequence[Row], label: str, colour: str) -> None:
+    values = [float(row["value"]) for row in rows]
+    rate = float(rows[0]["copy_gigabytes_per_second"]) * 1e6  # bytes per millisecond
+    panel.plot(values, [float(row["milliseconds"]) for row in rows], "o-", color=colour, markersize=3, label=label)
+    panel.plot(values, [float(row["floor_bytes"]) / rate for row in rows], "--", color=colour, linewidth=0.8)
+
+
+def main(check: Annotated[bool, typer.Option(help="Only compare the README's tables with the CSVs.")] = False) -> None:
+    """Draw the figures and write the README's tables."""
+    text = README.read_text()
+    if check:
+        if text != with_section(text):
+            raise SystemExit("the README's tables are not those of bench/results: run python bench/plot.py")
+        return
+    for path, rows in results():
+        draw_rivals(rows, path.with_suffix(".png"))
+    for path, rows in results("-scaling"):
+        draw_scaling(rows, path.with_suffix(".png"))
+    README.write_text(with_section(text))
+
+
+if __name__ == "__main__":
+    typer.run(main)
