@@ -26,7 +26,7 @@ def working_type(logits: Tensor) -> torch.dtype:
 def check_soft_values(soft: Tensor, index: Tensor | None, num_classes: int, name: str, validate: bool | None) -> None:
     if soft.numel() == 0 or not wants_validation(soft, validate):
         return
-    limit = 1 + 2 * torch.finfo(soft.dtype).eps + 1e-5  # a sum of rounded masses
+    limit = 1 + 1e-5 + 2 * torch.finfo(soft.dtype).eps + soft.shape[1] * 1e-7  # rounded masses, their sum in float32
     if not (module_of(name).soft_in_range(soft, limit) if name == "numba" else _soft_in_range(soft, limit)):
         mass = soft.sum(1, dtype=torch.float64)
         raise ValueError(

@@ -17,14 +17,17 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from tritonsoft.cpu.elements import fence, flat, narrow, reinterpret, streaming, widen, write
+from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, reinterpret, streaming, widen, write
 from tritonsoft.cpu.labels import TILE, label_rows
 from tritonsoft.cpu.threads import jit, pool, unsigned
-from tritonsoft.cpu.vectors import CHUNK
 
 _KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int16)
 _FLOAT32, _FLOAT16, _BFLOAT16, _FLOAT64, _UINT8 = range(5)
-_TILE_ELEMENTS = 1 << 15  # logits of a tile: with their masses they stay in a core's own cache
+_SIZES = (4, 2, 2, 8, 1, 2)
+_TILE_ELEMENTS = 1 << 16  # logits of a tile that is read twice: with their masses they stay in a core's own cache
+_LONG_TILE = 1 << 10  # pixels of a tile that is read once: a page of each class, and the lines at work in L1
+_GROUP = 8  # classes that are met at once: an exponential for each, and one for all
+_CLASSES_AHEAD = 4  # how far the logits are asked for before they are needed
 _LANES = 16  # sums that are added up side by side
 
 
@@ -55,7 +58,7 @@ def _exp_double(value: Any) -> Any:
     return math.exp(value)
 
 
-@overload(exp)
+@overload(exp, jit_options={"fastmath": {"contract"}})
 def _(value: Any) -> Any:
     return _exp_single if value == types.float32 else _exp_double
 
@@ -82,7 +85,7 @@ def _log_double(value: Any) -> Any:
     return math.log(value)
 
 
-@overload(log)
+@overload(log, jit_options={"fastmath": {"contract"}})
 def _(value: Any) -> Any:
     return _log_single if value == types.float32 else _log_double
 
@@ -149,6 +152,12 @@ def _load(plane: Any, sample: Any, label: Any, row: Any, column: Any, line: Any,
     memory, kind, strides = plane
     start = unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
     stride = unsigned(strides[3])
+    if stride == unsigned(1):
+        # Every class begins far from the last, where no hardware looks ahead.
+        size = unsigned(_SIZES[kind])
+        ahead = (start + unsigned(_CLASSES_AHEAD * strides[1])) * size
+        for n in range(unsigned(0), count * size, unsigned(LINE_BYTES)):
+            prefetch(memory, ahead + n)
     if kind == _FLOAT32:
         _load_kind(memory, np.float32(0), start, stride, line, begin, count)
     elif kind == _FLOAT16:
@@ -213,38 +222,74 @@ def _room(tile: int) -> _Room:
 # --- lines of numbers ------------------------------------------------------------------------------------------------
 
 
+# The logsumexp and the loss are found while the classes go by, a few at a time, relative to the largest logit so far:
+# all that is summed is positive, so that nothing cancels whatever the size of the logits.
+
+
+class _Online(NamedTuple):
+    """Lines with a number for each pixel."""
+
+    largest: Any  # logit so far
+    larger: Any  # the largest of the next classes too
+    total: Any  # of exponentials relative to it
+    distance: Any  # of the logits from it, times their masses
+    mass: Any
+
+
 @jit
-def log_sum_exp(logits: Any, num_classes: Any, pitch: Any, count: Any, largest: Any, total: Any, lse: Any) -> None:
-    """``lse[:count]`` of lines of logits, ``pitch`` apart; ``largest`` and ``total`` are lines to work with."""
-    zero = lse.dtype.type(0)
+def begin(online: Any) -> None:
+    """Before the first class."""
+    largest, _, total, distance, mass = online
+    largest[:] = np.finfo(largest.dtype).min  # finite: infinity less infinity is not a number
+    total[:] = 0
+    distance[:] = 0
+    mass[:] = 0
+
+
+@jit
+def meet(online: Any, logits: Any, first: Any, pitch: Any, number: Any, count: Any) -> None:
+    """Some classes: their lines of logits begin at ``first`` and are ``pitch`` apart."""
+    largest, larger, total, distance, mass = online
+    lowest = np.finfo(largest.dtype).min
     for n in range(count):
-        largest[n], total[n] = logits[n], zero
-    for label in range(unsigned(1), num_classes):
-        line = label * pitch
+        larger[n] = largest[n]
+    for label in range(number):
+        line = first + label * pitch
         for n in range(count):
             logit = logits[line + n]
-            largest[n] = logit if logit > largest[n] else largest[n]
+            larger[n] = logit if logit > larger[n] else larger[n]
     for n in range(count):
-        # Infinity less infinity is not a number.
-        largest[n] = zero if largest[n] == -np.inf else largest[n]
-    for label in range(num_classes):
-        line = label * pitch
+        fall = largest[n] - larger[n]
+        fall = fall if fall > lowest else lowest  # times a mass of 0 it is 0
+        total[n] *= exp(fall)
+        distance[n] -= mass[n] * fall
+        largest[n] = larger[n]
+    for label in range(number):
+        line = first + label * pitch
         for n in range(count):
             total[n] += exp(logits[line + n] - largest[n])
-    for n in range(count):
-        lse[n] = largest[n] + log(total[n]) if total[n] > zero else largest[n] + (total[n] - np.inf)
 
 
 @jit
-def add_loss(
-    loss: Any, total: Any, lse: Any, logits: Any, line: Any, masses: Any, mass_line: Any, weight: Any, count: Any
-) -> None:
-    """Adds the loss of one class and its weighted mass."""
-    zero = lse.dtype.type(0)
+def add_masses(online: Any, logits: Any, line: Any, masses: Any, mass_line: Any, weight: Any, count: Any) -> None:
+    """The weighted masses of one of the classes just met."""
+    largest, _, _, distance, total_mass = online
+    zero = largest.dtype.type(0)
     for n in range(count):
         mass = weight * masses[mass_line + n]
-        loss[n] += mass * (lse[n] - logits[line + n]) if mass > zero else zero
-        total[n] += mass
+        distance[n] += mass * (largest[n] - logits[line + n]) if mass > zero else zero
+        total_mass[n] += mass
+
+
+@jit
+def finish(online: Any, count: Any) -> None:
+    """After the last class: turns ``largest`` into the logsumexp, ``distance`` into the loss."""
+    largest, _, total, distance, mass = online
+    zero = largest.dtype.type(0)
+    for n in range(count):
+        logarithm = log(total[n]) if total[n] > zero else total[n] - np.inf
+        largest[n] += logarithm
+        distance[n] = distance[n] + mass[n] * logarithm if mass[n] > zero else zero
 
 
 @jit
@@ -255,18 +300,12 @@ def subtract_masses(values: Any, line: Any, scale: Any, masses: Any, mass_line: 
 
 
 @jit
-def predict(logits: Any, line: Any, lse: Any, pull: Any, count: Any) -> None:
-    """Turns the logits of one class into its probabilities times ``pull``."""
+def predict(logits: Any, line: Any, lse: Any, pull: Any, known: Any, count: Any) -> None:
+    """Turns the logits of one class into its probabilities times ``pull``, or 0 where nothing is known."""
+    zero = logits.dtype.type(0)
     for n in range(count):
-        logits[line + n] = pull[n] * exp(logits[line + n] - lse[n])
-
-
-@jit
-def clear_unknown(values: Any, line: Any, total: Any, count: Any) -> None:
-    """Zeros where there is no mass, whatever the logits are."""
-    zero = values.dtype.type(0)
-    for n in range(count):
-        values[line + n] = values[line + n] if total[n] > zero else zero
+        value = pull[n] * exp(logits[line + n] - lse[n])
+        logits[line + n] = value if known[n] > zero else zero
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
@@ -308,13 +347,10 @@ def _load_logits(plane: Any, num_classes: Any, place: Any, lines: Any, pitch: An
 
 
 @jit
-def _load_target(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
-    """The masses of all classes; ``line`` is one to work with."""
+def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
+    """The masses of all classes of a sparse target; ``line`` is one to work with."""
     mass, (memory, kind, strides), entries = target
     sample, row, column, count = place
-    if kind < 0:
-        _load_logits(mass, num_classes, place, lines, pitch)
-        return
     lines[:] = 0
     for entry in range(entries):
         _load(mass, sample, entry, row, column, line, unsigned(0), count)
@@ -330,6 +366,15 @@ def _load_target(target: Any, num_classes: Any, place: Any, lines: Any, pitch: A
 
 
 @jit
+def _load_target(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
+    """The masses of all classes; ``line`` is one to work with."""
+    if target.index.kind < 0:
+        _load_logits(target.mass, num_classes, place, lines, pitch)
+    else:
+        _load_sparse(target, num_classes, place, lines, pitch, line)
+
+
+@jit
 def _cross_entropy_tiles(
     loss: Any,
     mass: Any,
@@ -339,28 +384,34 @@ def _cross_entropy_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
+    online: Any,
     first: int,
     end: int,
 ) -> None:
-    size = unsigned(tiles[2])
-    pitch, classes = size + unsigned(_LANES), unsigned(num_classes)
-    lines, masses = np.empty(classes * pitch, loss.dtype), np.empty(classes * pitch, loss.dtype)
-    largest, total, sums = np.empty(size, loss.dtype), np.empty(size, loss.dtype), np.empty(size, loss.dtype)
-    losses, known = np.empty(size, loss.dtype), np.empty(size, loss.dtype)
+    pitch, classes, group = unsigned(tiles[2] + _LANES), unsigned(num_classes), unsigned(_GROUP)
+    is_dense = target.index.kind < 0
+    lines, line = np.empty(group * pitch, loss.dtype), np.empty(pitch, loss.dtype)
+    masses = np.empty((group if is_dense else classes) * pitch, loss.dtype)
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        _load_logits(logits, num_classes, place, lines, pitch)
-        _load_target(target, num_classes, place, masses, pitch, largest)
-        log_sum_exp(lines, classes, pitch, count, largest, total, sums)
-        losses[:] = 0
-        known[:] = 0
-        for label in range(classes):
-            line = label * pitch
-            add_loss(losses, known, sums, lines, line, masses, line, weights[label], count)
+        if not is_dense:
+            _load_sparse(target, num_classes, place, masses, pitch, line)
+        begin(online)
+        for start in range(unsigned(0), classes, group):
+            number = min(group, classes - start)
+            for k in range(number):
+                _load(logits, sample, start + k, row, column, lines, k * pitch, count)
+                if is_dense:
+                    _load(target.mass, sample, start + k, row, column, masses, k * pitch, count)
+            meet(online, lines, unsigned(0), pitch, number, count)
+            for k in range(number):
+                mass_line = (k if is_dense else start + k) * pitch
+                add_masses(online, lines, k * pitch, masses, mass_line, weights[start + k], count)
+        finish(online, count)
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
-            loss[start + n], mass[start + n], lse[start + n] = losses[n], known[n], sums[n]
+            loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
 
 
 @jit
@@ -382,25 +433,28 @@ def _cross_entropy_gradient_tiles(
 ) -> None:
     size = unsigned(tiles[2])
     pitch, classes = size + unsigned(_LANES), unsigned(num_classes)
-    lines, masses = np.empty(classes * pitch, lse.dtype), np.empty(classes * pitch, lse.dtype)
+    is_dense = target.index.kind < 0
+    line, masses = np.empty(pitch, lse.dtype), np.empty((unsigned(1) if is_dense else classes) * pitch, lse.dtype)
     scale, pull = np.empty(size, lse.dtype), np.empty(size, lse.dtype)
     known, sums = np.empty(size, lse.dtype), np.empty(size, lse.dtype)
+    begin = unsigned(0)
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        _load_logits(logits, num_classes, place, lines, pitch)
-        _load_target(target, num_classes, place, masses, pitch, pull)
-        _load(grad, sample, 0, row, column, scale, unsigned(0), count)
+        if not is_dense:
+            _load_sparse(target, num_classes, place, masses, pitch, line)
+        _load(grad, sample, 0, row, column, scale, begin, count)
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
             known[n], sums[n] = mass[start + n], lse[start + n]
             pull[n] = scale[n] * known[n]
         for label in range(classes):
-            line = label * pitch
-            predict(lines, line, sums, pull, count)
-            subtract_masses(lines, line, scale, masses, line, weights[label], count)
-            clear_unknown(lines, line, known, count)
-            _store(out, sample, label, row, column, lines, line, count, room, lanes, phase)
+            _load(logits, sample, label, row, column, line, begin, count)
+            if is_dense:
+                _load(target.mass, sample, label, row, column, masses, begin, count)
+            predict(line, begin, sums, pull, known, count)
+            subtract_masses(line, begin, scale, masses, begin if is_dense else label * pitch, weights[label], count)
+            _store(out, sample, label, row, column, line, begin, count, room, lanes, phase)
     fence()
 
 
@@ -422,37 +476,45 @@ def _total(line: Any, begin: Any, count: Any) -> Any:
 
 @jit
 def _overlap_tiles(
-    sums: Any, mass: Any, lse: Any, logits: Any, target: Any, num_classes: Any, tiles: Any, first: int, end: int
+    sums: Any,
+    mass: Any,
+    lse: Any,
+    logits: Any,
+    target: Any,
+    num_classes: Any,
+    tiles: Any,
+    online: Any,
+    first: int,
+    end: int,
 ) -> None:
     """Sums of each tile: (tiles, C, 3)."""
     size = unsigned(tiles[2])
     pitch, classes = size + unsigned(_LANES), unsigned(num_classes)
     lines, masses = np.empty(classes * pitch, lse.dtype), np.empty(classes * pitch, lse.dtype)
-    largest, total, log_sums = np.empty(size, lse.dtype), np.empty(size, lse.dtype), np.empty(size, lse.dtype)
-    known = np.empty(size, lse.dtype)
+    known, work = online.mass, online.larger
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
         _load_logits(logits, num_classes, place, lines, pitch)
-        _load_target(target, num_classes, place, masses, pitch, largest)
-        log_sum_exp(lines, classes, pitch, count, largest, total, log_sums)
-        known[:] = 0
+        _load_target(target, num_classes, place, masses, pitch, work)
+        begin(online)
+        meet(online, lines, unsigned(0), pitch, classes, count)
+        finish(online, count)
         for label in range(classes):
             for n in range(count):
                 known[n] += masses[label * pitch + n]
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
-            mass[start + n], lse[start + n] = known[n], log_sums[n]
+            mass[start + n], lse[start + n] = known[n], online.largest[n]
         for label in range(classes):
             line = label * pitch
-            predict(lines, line, log_sums, known, count)
-            clear_unknown(lines, line, known, count)
+            predict(lines, line, online.largest, known, known, count)
             for n in range(count):
-                largest[n] = abs(lines[line + n] - masses[line + n])
+                work[n] = abs(lines[line + n] - masses[line + n])
             place_of_sums = (unsigned(tile) * classes + label) * unsigned(3)
             sums[place_of_sums] = _total(lines, line, count)
             sums[place_of_sums + unsigned(1)] = _total(masses, line, count)
-            sums[place_of_sums + unsigned(2)] = _total(largest, unsigned(0), count)
+            sums[place_of_sums + unsigned(2)] = _total(work, unsigned(0), count)
 
 
 @jit
@@ -490,7 +552,7 @@ def _overlap_gradient_tiles(
         for label in range(classes):
             line, of_class = label * pitch, (unsigned(sample) * classes + label) * unsigned(3)
             slope, slope_of_distance = grad[of_class], grad[of_class + unsigned(2)]
-            predict(lines, line, sums, known, count)
+            predict(lines, line, sums, known, known, count)
             for n in range(count):
                 distance = lines[line + n] - masses[line + n]
                 step = slope_of_distance if distance > zero else -slope_of_distance if distance < zero else zero
@@ -502,7 +564,6 @@ def _overlap_gradient_tiles(
             line = label * pitch
             for n in range(count):
                 lines[line + n] *= masses[line + n] - mean[n]
-            clear_unknown(lines, line, known, count)
             _store(out, sample, label, row, column, lines, line, count, room, lanes, phase)
     fence()
 
@@ -517,24 +578,26 @@ class _LossTarget(NamedTuple):
     logits: Any
     weights: Any
     shape: Any  # (C, h, w)
-    lines: Any  # scratch: the logits of a tile
-    scratch: Any  # five lines
+    lines: Any  # scratch: the logits of a group of classes
+    online: Any
 
     def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        (loss, mass, lse), logits, weights, (num_classes, height, width), lines, scratch = self
-        largest, total, sums, losses, known = scratch
-        classes, pitch = unsigned(num_classes), unsigned(largest.size + _LANES)
-        _load_logits(logits, num_classes, (sample, row, column, count), lines, pitch)
-        log_sum_exp(lines, classes, pitch, count, largest, total, sums)
-        losses[:] = 0
-        known[:] = 0
-        for label in range(classes):
-            line = label * unsigned(masses.pitch)
-            if masses.present[line]:
-                add_loss(losses, known, sums, lines, label * pitch, masses.lines, line, weights[label], count)
+        (loss, mass, lse), logits, weights, (num_classes, height, width), lines, online = self
+        classes, group, pitch = unsigned(num_classes), unsigned(_GROUP), unsigned(online.largest.size + _LANES)
+        begin(online)
+        for start in range(unsigned(0), classes, group):
+            number = min(group, classes - start)
+            for k in range(number):
+                _load(logits, sample, start + k, row, column, lines, k * pitch, count)
+            meet(online, lines, unsigned(0), pitch, number, count)
+            for k in range(number):
+                line = (start + k) * unsigned(masses.pitch)
+                if masses.present[line]:
+                    add_masses(online, lines, k * pitch, masses.lines, line, weights[start + k], count)
+        finish(online, count)
         start = unsigned((sample * height + row) * width) + column
         for n in range(count):
-            loss[start + n], mass[start + n], lse[start + n] = losses[n], known[n], sums[n]
+            loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
 
 
 class _GradientTarget(NamedTuple):
@@ -550,38 +613,40 @@ class _GradientTarget(NamedTuple):
     lse: Any
     shape: Any  # (C, h, w)
     room: Any  # scratch from here on
-    lines: Any  # the logits of a tile
-    scratch: Any  # four lines
+    scratch: Any  # five lines
 
     def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), room, lines, scratch = self
-        scale, pull, known, sums = scratch
-        classes, pitch = unsigned(num_classes), unsigned(scale.size + _LANES)
-        _load_logits(logits, num_classes, (sample, row, column, count), lines, pitch)
-        _load(grad, sample, 0, row, column, scale, unsigned(0), count)
+        out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), room, scratch = self
+        scale, pull, known, sums, line = scratch
+        begin = unsigned(0)
+        _load(grad, sample, 0, row, column, scale, begin, count)
         start = unsigned((sample * height + row) * width) + column
         for n in range(count):
             known[n], sums[n] = mass[start + n], lse[start + n]
             pull[n] = scale[n] * known[n]
-        for label in range(classes):
-            line, mass_line = label * pitch, label * unsigned(masses.pitch)
-            predict(lines, line, sums, pull, count)
+        for label in range(unsigned(num_classes)):
+            mass_line = label * unsigned(masses.pitch)
+            _load(logits, sample, label, row, column, line, begin, count)
+            predict(line, begin, sums, pull, known, count)
             if masses.present[mass_line]:
-                subtract_masses(lines, line, scale, masses.lines, mass_line, weights[label], count)
-            clear_unknown(lines, line, known, count)
-            _store(out, sample, label, row, column, lines, line, count, room, lanes, phase)
+                subtract_masses(line, begin, scale, masses.lines, mass_line, weights[label], count)
+            _store(out, sample, label, row, column, line, begin, count, room, lanes, phase)
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
 
 
-def _tiles_of(logits: Tensor, *others: Tensor) -> _Tiles:
-    """Rows are one long row where all tensors allow."""
+def _tiles_of(logits: Tensor, *others: Tensor, once: bool = False) -> _Tiles:
+    """Rows are one long row where all tensors allow; long tiles where they are read only once."""
     _, num_classes, height, width = logits.shape
-    size = max(4 * _LANES, _TILE_ELEMENTS // num_classes // _LANES * _LANES)
+    size = _LONG_TILE if once else max(4 * _LANES, _TILE_ELEMENTS // num_classes // _LANES * _LANES)
     if all(tensor.stride(-2) == width * tensor.stride(-1) for tensor in (logits, *others)):
         height, width = 1, height * width
     return _Tiles(height, width, min(size, -(-width // _LANES) * _LANES))
+
+
+def _online(size: int, dtype: Any) -> _Online:
+    return _Online(*_scratch(5, size, dtype))
 
 
 def _target(soft: Tensor, index: Tensor | None) -> _Target:
@@ -602,7 +667,7 @@ def cross_entropy(
 ) -> None:
     """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
     num_classes = logits.shape[1]
-    tiles = _tiles_of(logits, *_others(soft, index))
+    tiles = _tiles_of(logits, *_others(soft, index), once=index is None)
     outputs = [flat(tensor) for tensor in (loss, mass, lse)]
     arguments = (
         *outputs,
@@ -612,7 +677,10 @@ def cross_entropy(
         num_classes,
         tiles,
     )
-    job = functools.partial(_cross_entropy_tiles, *arguments)
+
+    def job(first: int, end: int) -> None:
+        _cross_entropy_tiles(*arguments, _online(tiles.size, outputs[0].dtype), first, end)
+
     pool.run(job, tiles.number(len(logits)), 8 * logits.numel())
 
 
@@ -629,7 +697,7 @@ def cross_entropy_backward(
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
     num_classes = logits.shape[1]
     grad = grad[:, None]
-    tiles = _tiles_of(logits, out, grad, *_others(soft, index))
+    tiles = _tiles_of(logits, out, grad, *_others(soft, index), once=index is None)
     sums = flat(lse)
     arguments = (
         _plane(out),
@@ -662,8 +730,13 @@ def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tenso
     tiles = _tiles_of(logits, *_others(soft, index))
     number = tiles.number(batch)
     parts = np.empty(number * num_classes * 3)
-    arguments = (parts, flat(mass), flat(lse), _plane(logits), _target(soft, index), num_classes, tiles)
-    pool.run(functools.partial(_overlap_tiles, *arguments), number, 8 * logits.numel())
+    outputs = flat(mass), flat(lse)
+    arguments = (parts, *outputs, _plane(logits), _target(soft, index), num_classes, tiles)
+
+    def job(first: int, end: int) -> None:
+        _overlap_tiles(*arguments, _online(tiles.size, outputs[0].dtype), first, end)
+
+    pool.run(job, number, 8 * logits.numel())
     sums.copy_(torch.from_numpy(parts.reshape(batch, -1, num_classes, 3).sum(1)))
 
 
@@ -695,10 +768,6 @@ def _scratch(number: int, tile: int, dtype: Any) -> tuple[Any, ...]:
     return tuple(np.empty(tile, dtype) for _ in range(number))
 
 
-def _label_tile(num_classes: int) -> int:
-    return min(max(CHUNK, _TILE_ELEMENTS // num_classes // CHUNK * CHUNK), TILE)
-
-
 def area_cross_entropy(
     loss: Tensor,
     mass: Tensor,
@@ -712,15 +781,14 @@ def area_cross_entropy(
 ) -> None:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
     batch, num_classes, *size = logits.shape
-    tile = _label_tile(num_classes)
     outputs = flat(loss), flat(mass), flat(lse)
     dtype = outputs[0].dtype
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, tile)
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (outputs, _plane(logits), _weights(weight, num_classes, dtype), (num_classes, *size))
 
     def job(first: int, end: int) -> None:
-        lines = np.empty(num_classes * (tile + _LANES), dtype)
-        rows(_LossTarget(*arguments, lines, _scratch(5, tile, dtype)), first, end)
+        lines = np.empty(_GROUP * (TILE + _LANES), dtype)
+        rows(_LossTarget(*arguments, lines, _online(TILE, dtype)), first, end)
 
     pool.run(job, batch * size[0], 8 * logits.numel() + labels.numel())
 
@@ -739,10 +807,9 @@ def area_cross_entropy_backward(
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
     batch, num_classes, *size = logits.shape
-    tile = _label_tile(num_classes)
     sums = flat(lse)
     dtype = sums.dtype
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, tile)
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
         _plane(out),
         *_byte_lines(out),
@@ -755,8 +822,7 @@ def area_cross_entropy_backward(
     )
 
     def job(first: int, end: int) -> None:
-        lines = np.empty(num_classes * (tile + _LANES), dtype)
-        rows(_GradientTarget(*arguments, _room(tile), lines, _scratch(4, tile, dtype)), first, end)
+        rows(_GradientTarget(*arguments, _room(TILE), _scratch(5, TILE, dtype)), first, end)
 
     pool.run(job, batch * size[0], 8 * logits.numel() + labels.numel())
 
@@ -767,7 +833,7 @@ def area_cross_entropy_backward(
 @jit
 def _tiles_in_range(soft: Any, entries: Any, limit: Any, tiles: Any, first: int, end: int) -> bool:
     size = unsigned(tiles[2])
-    line, total = np.empty(size), np.empty(size)
+    line, total = np.empty(size, limit.dtype), np.empty(size, limit.dtype)
     for tile in range(first, end):
         sample, row, column, count = _place(tile, tiles)
         total[:] = 0
@@ -778,7 +844,7 @@ def _tiles_in_range(soft: Any, entries: Any, limit: Any, tiles: Any, first: int,
                 bad = np.uint8(bad | np.uint8(not line[n] >= 0))
                 total[n] += line[n]
         for n in range(count):
-            bad = np.uint8(bad | np.uint8(total[n] > limit))
+            bad = np.uint8(bad | np.uint8(total[n] > limit[0]))
         if bad:
             return False
     return True
@@ -786,6 +852,7 @@ def _tiles_in_range(soft: Any, entries: Any, limit: Any, tiles: Any, first: int,
 
 def soft_in_range(soft: Tensor, limit: float) -> bool:
     """Whether all entries of a soft label ``(B, C, h, w)`` are at least 0 and sum up to no more than the limit."""
-    tiles = _tiles_of(soft)
-    arguments = (_plane(soft), soft.shape[1], limit, tiles)
+    tiles = _tiles_of(soft, once=True)
+    dtype = np.float64 if soft.dtype == torch.float64 else np.float32
+    arguments = (_plane(soft), soft.shape[1], np.full(1, limit, dtype), tiles)
     return all(pool.run(functools.partial(_tiles_in_range, *arguments), tiles.number(len(soft)), soft.numel()))
