@@ -216,6 +216,21 @@ def test_a_flipped_box_flips_the_bits():
     assert torch.equal(_crop_resize(image, flipped, (29, 37)), _crop_resize(image, boxes, (29, 37)).flip(2, 3))
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_half_the_size_along_x_by_pairs_has_the_bits_of_any_other_way(layout, mirrored):
+    image = torch.rand(2, 3, 9, 46).to(memory_format=layout)
+    boxes = torch.tensor([[4.0, 1.0, 40.0, 8.0], [0.0, 0.0, 36.0, 9.0]])
+    pairs = ts.crop_resize(image, boxes, (4, 18), backend="numba")
+    if mirrored:
+        boxes = boxes[:, [2, 1, 0, 3]]
+        pairs = pairs.flip(3)
+    elsewhere = ts.crop_resize(image[:, :1] if mirrored else image.contiguous(), boxes, (4, 18), backend="numba")
+    assert torch.equal(pairs[:, : elsewhere.shape[1]], elsewhere)
+    expected = ts.crop_resize(image.double(), boxes, (4, 18), backend="reference")
+    assert (pairs - expected).abs().max() < 1e-6
+
+
 def test_many_taps_keep_their_precision():
     labels = torch.full((1, 2048, 2048), 1, dtype=torch.uint8)
     labels[0, ::3, ::7] = 0

@@ -14,6 +14,27 @@ from tritonsoft.cpu.vectors import ROWS, add_scaled, store_vector, transpose_squ
 
 
 @jit
+def _takes_pairs(taps: Taps, output: Any, width: Any) -> bool:
+    """Whether each output of a line is half the sum of the two neighbours after those of the output before."""
+    first, begin, weight, _ = taps
+    for n in range(output, output + width):
+        start = begin[n]
+        if begin[n + unsigned(1)] - start != 2 or first[n] != first[output] + np.int64(2) * np.int64(n - output):
+            return False
+        if weight[start] != 0.5 or weight[start + 1] != 0.5:
+            return False
+    return True
+
+
+@jit
+def _add_pairs(line: Any, begin: Any, sums: Any, sums_begin: Any, count: Any) -> None:
+    half = line.dtype.type(0.5)
+    for n in range(count):
+        place = begin + unsigned(2) * n
+        sums[sums_begin + n] = half * line[place] + half * line[place + unsigned(1)]
+
+
+@jit
 def _resize_rows(
     out: Any,
     out_strides: Any,
@@ -32,7 +53,8 @@ def _resize_rows(
     """Output rows of an image whose ``channels`` interleaved channels form ``planes`` separate planes per sample.
 
     Rows of a sample share their taps along x. `ROWS` of them are summed side by side, each in its element of a vector:
-    along the row a vector would have to gather its taps, which costs more than transposing there and back.
+    along the row a vector would have to gather its taps, which costs more than transposing there and back. Where the
+    taps are pairs of neighbours, as at factor 2, a line is summed along itself.
     """
     first_y, begin_y, weight_y, outside_y = taps_y
     first_x, begin_x, weight_x, outside_x = taps_x
@@ -50,11 +72,10 @@ def _resize_rows(
     results = np.zeros(side * out_pitch, weight_x.dtype)  # its transpose
     finished = np.empty(count, out.dtype)
     last_box = first_x.size // out_width - 1
-    known_box, left, right, reaches_out = -1, 0, 0, False
+    known_box, left, right, reaches_out, takes_pairs = -1, 0, 0, False, False
     row = first_row
     while row < end_row:
         sample = row // (planes * out_height)
-        num_rows = min(ROWS, end_row - row, (sample + 1) * planes * out_height - row)
         box = min(sample, last_box)
         output_x = unsigned(box * out_width)
         if box != known_box:
@@ -64,6 +85,10 @@ def _resize_rows(
                 if num_taps > 0:
                     left, right = min(left, first_x[n]), max(right, first_x[n] + num_taps)
                 reaches_out |= outside_x[n] != zero
+            takes_pairs = channels == 1 and _takes_pairs(taps_x, output_x, width)
+        # Rows that need not be side by side go one by one: all that happens to one happens in the first cache.
+        at_most = 1 if takes_pairs else ROWS
+        num_rows = min(at_most, end_row - row, (sample + 1) * planes * out_height - row)
         first_element = unsigned(left * channels)
         num_elements = unsigned(max(left, right) * channels) - first_element
 
@@ -74,7 +99,16 @@ def _resize_rows(
             if begin_tap == end_tap:
                 for n in range(num_elements):
                     lines[line + n] = zero
-            for t in range(begin_tap, end_tap):
+            # The first two rows at once, which are all of them at factor 2.
+            at_once = dense and end_tap - begin_tap > 1
+            if at_once:
+                y, weight, next_weight = first_y[output_y], weight_y[begin_tap], weight_y[begin_tap + 1]
+                base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
+                base += first_element
+                below = base + unsigned(image_strides[2])
+                for n in range(num_elements):
+                    lines[line + n] = weight * widen(image[base + n]) + next_weight * widen(image[below + n])
+            for t in range(begin_tap + 2 if at_once else begin_tap, end_tap):
                 weight, opening = weight_y[t], t == begin_tap
                 y = first_y[output_y] + t - begin_tap
                 base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
@@ -89,20 +123,24 @@ def _resize_rows(
                         x, channel = (first_element + n) // num_channels, (first_element + n) % num_channels
                         value = weight * widen(image[base + x * stride_x + channel * stride_channel])
                         lines[line + n] = value if opening else lines[line + n] + value
-        for n in range(unsigned(0), num_elements, side):
-            transpose_square(lines, n, in_pitch, columns, n * side, side)
+        if takes_pairs:
+            for r in range(unsigned(num_rows)):
+                _add_pairs(lines, r * in_pitch, results, r * out_pitch, width)
+        else:
+            for n in range(unsigned(0), num_elements, side):
+                transpose_square(lines, n, in_pitch, columns, n * side, side)
 
-        for j in range(width):
-            first_tap, last_tap = unsigned(begin_x[output_x + j]), unsigned(begin_x[output_x + j + unsigned(1)])
-            for channel in range(num_channels):
-                place = (unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
-                total = vector_of(zero)
-                for t in range(first_tap, last_tap):
-                    total = add_scaled(total, weight_x[t], columns, place)
-                    place += num_channels * side
-                store_vector(sums, (j * num_channels + channel) * side, total)
-        for n in range(unsigned(0), count, side):
-            transpose_square(sums, n * side, side, results, n, out_pitch)
+            for j in range(width):
+                first_tap, last_tap = unsigned(begin_x[output_x + j]), unsigned(begin_x[output_x + j + unsigned(1)])
+                for channel in range(num_channels):
+                    place = (unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
+                    total = vector_of(zero)
+                    for t in range(first_tap, last_tap):
+                        total = add_scaled(total, weight_x[t], columns, place)
+                        place += num_channels * side
+                    store_vector(sums, (j * num_channels + channel) * side, total)
+            for n in range(unsigned(0), count, side):
+                transpose_square(sums, n * side, side, results, n, out_pitch)
 
         for r in range(num_rows):
             plane, i = (row + r) // out_height % planes, (row + r) % out_height
