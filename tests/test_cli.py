@@ -18,7 +18,10 @@ pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
 pytest.importorskip("rich", reason="the command line needs rich")
 CliRunner = pytest.importorskip("typer.testing", reason="the command line needs typer").CliRunner
 
+import tritonsoft as ts  # noqa: E402
 from tritonsoft import cli  # noqa: E402 - it ends the program where one of these is missing
+from tritonsoft.cli import costs, pictures  # noqa: E402
+from tritonsoft.cli.kept import areas_kept, cell_areas, thinnest_class  # noqa: E402
 
 _checkout = Path(__file__).parents[1]
 CAMVID = Path(os.environ.get("TRITONSOFT_CAMVID", _checkout.parent / "shared" / "camvid"))
@@ -63,7 +66,7 @@ def test_cell_areas_equal_the_reference(size: tuple[int, int]) -> None:
     mask = torch.from_numpy(np.random.default_rng(1).random((12, 17)) < 0.4)
     mean = reference.crop_resize(mask.double()[None, None], None, size, "area", 0.0, torch.float64)[0, 0]
     cell = mask.numel() / (size[0] * size[1])
-    torch.testing.assert_close(cli.cell_areas(mask, size), mean * cell, rtol=0, atol=1e-12)
+    torch.testing.assert_close(cell_areas(mask, size), mean * cell, rtol=0, atol=1e-12)
 
 
 def test_areas_kept_of_a_pole_by_hand() -> None:
@@ -72,7 +75,7 @@ def test_areas_kept_of_a_pole_by_hand() -> None:
     labels[:, 1] = 1
     labels[:, 6] = 2  # nearest-exact meets this one, and gives it four times its area
     labels[0, 7] = 255
-    area, *rows = cli.areas_kept(labels, 4, 3, 255)
+    area, *rows = areas_kept(labels, 4, 3, 255)
     kept, placed = rows[:3], rows[3:]
     assert area.tolist() == [47, 8, 8]
     assert [row.tolist() for row in kept] == [[64, 0, 0], [32, 0, 32], [47, 8, 8]]
@@ -82,18 +85,18 @@ def test_areas_kept_of_a_pole_by_hand() -> None:
 
 def test_soft_labels_keep_every_class_of_a_picture_of_odd_size() -> None:
     labels = scenes.street_scene(101, 203).labels
-    kept = cli.areas_kept(labels, 3, 19, 255)
+    kept = areas_kept(labels, 3, 19, 255)
     counts = torch.bincount(labels.flatten().long(), minlength=256)[:19].double()
     torch.testing.assert_close(kept[0], counts, rtol=1e-12, atol=1e-9)
     for row in (3, 6):  # its float32 entries are right to 2e-7 of a cell
         torch.testing.assert_close(kept[row], counts, rtol=1e-5, atol=1e-5)
     assert (kept[4:6] <= kept[0] + 1e-9).all()
-    assert cli.thinnest_class(kept) in range(19)
+    assert thinnest_class(kept) in range(19)
 
 
 def test_peak_memory_holds_what_must_be_there() -> None:
     labels, num_classes = torch.zeros(512, 512, dtype=torch.uint8), 19
-    ((ours, theirs),) = cli.peak_memory(labels, [2], num_classes, 255)
+    ((ours, theirs),) = costs.peak_memory(labels, [2], num_classes, 255)
     result = num_classes * 256 * 256 * 4
     assert result * 0.9 < ours
     assert labels.numel() * (num_classes + 1) * (8 + 4) * 0.9 < theirs  # int64 one-hot and its float copy
@@ -135,7 +138,7 @@ def test_label_files_hold_ids_whatever_their_kind(tmp_path: Path) -> None:
     ids = np.arange(12, dtype=np.uint16).reshape(3, 4)
     for mode, offset in (("L", 0), ("P", 0), ("I;16", 1000)):
         write_picture(tmp_path, mode, ids + offset, mode)
-        _, labels = cli.load_picture(tmp_path / "images" / f"{mode}.jpg", tmp_path / "labels" / f"{mode}.png")
+        _, labels = pictures.load_picture(tmp_path / "images" / f"{mode}.jpg", tmp_path / "labels" / f"{mode}.png")
         assert labels.tolist() == (ids + offset).tolist()
 
 
@@ -231,13 +234,45 @@ def test_doctor_shows_a_broken_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_finds_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = cli.ts.crop_resize_pair
+    right = ts.crop_resize_pair
     monkeypatch.setattr(
-        cli.ts, "crop_resize_pair", lambda *args, **options: [out + 1e-3 for out in right(*args, **options)]
+        ts, "crop_resize_pair", lambda *args, **options: [out + 1e-3 for out in right(*args, **options)]
     )
     result = run("doctor")
     assert result.exit_code == 1
     assert "cpu reference FAILED largest error 1.0e-03" in flat(result.output)
+
+
+# --- bench -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [3, 19, 300])
+def test_bench_times_every_way(classes: int) -> None:
+    result = run("bench", "--batch", "2", "--size", "32x48", "--classes", str(classes), "--factor", "4")
+    assert result.exit_code == 0, result.output
+    text = flat(result.output)
+    assert f"2 x 32x48 to 8x12, {classes} classes" in text
+    for way in ("ts.soft_resize", "one_hot + interpolate(area)", "ts.soft_cross_entropy", "ts.area_cross_entropy"):
+        assert re.search(re.escape(way) + r" \d+\.\d\d ms", text), way
+
+
+def test_bench_leaves_out_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["tritonsoft.cli.bench"], "free_bytes", lambda device: 500_000)
+    result = run("bench", "--batch", "1", "--size", "64x64")
+    assert result.exit_code == 0, result.output
+    assert "one_hot + interpolate(area) not run: needs over" in flat(result.output)
+    result = run("bench", "--batch", "1", "--size", "640x640")
+    assert result.exit_code == 1
+    assert "a smaller --batch or --size" in flat(result.output)
+
+
+@pytest.mark.parametrize(
+    "options", [("--size", "64"), ("--size", "4x64"), ("--batch", "0"), ("--classes", "0"), ("--factor", "0.5")]
+)
+def test_bench_names_the_bad_option(options: tuple[str, str]) -> None:
+    result = run("bench", *options)
+    assert result.exit_code == 2
+    assert options[0] in flat(result.output)
 
 
 # --- the console script ----------------------------------------------------------------------------------------------
@@ -256,4 +291,5 @@ def test_it_runs_as_a_module() -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=_checkout, check=False)
     assert result.returncode == 0
     assert "doctor" in result.stdout
+    assert "bench" in result.stdout
     assert "demo" in result.stdout

@@ -161,12 +161,13 @@ def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: A
 
 @intrinsic
 def prefetch(typing_context: Any, memory: Any, place: Any) -> Any:
-    """Asks for the cache line of a byte, which may lie outside the memory."""
+    """Asks for the cache line of an element, which may lie outside the memory."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(memory)(context, builder, arguments[0]).data
-        pointer, number = builder.gep(data, [arguments[1]]), ir.IntType(32)
-        signature_of_it = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        signature_of_it = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, signature_of_it, "llvm.prefetch.p0i8")
         builder.call(function, [pointer, number(0), number(2), number(1)])  # to read, into the second level, data
         return context.get_dummy_value()

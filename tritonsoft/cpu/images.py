@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonsoft.cpu.elements import fence, flat, narrow, streaming, sums_dtype, widen, write
+from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, streaming, sums_dtype, widen, write
 from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import ROWS, add_scaled, store_vector, transpose_square, vector_of
+
+_STEP = 64  # outputs between two requests for rows ahead
+_ROWS_AHEAD = 2
 
 
 @jit
@@ -32,6 +35,25 @@ def _add_pairs(line: Any, begin: Any, sums: Any, sums_begin: Any, count: Any) ->
     for n in range(count):
         place = begin + unsigned(2) * n
         sums[sums_begin + n] = half * line[place] + half * line[place + unsigned(1)]
+
+
+@jit
+def _add_squares(
+    image: Any, above: Any, below: Any, weights: Any, sums: Any, sums_begin: Any, count: Any, ahead: Any
+) -> None:
+    """`_add_pairs` of the weighted sum of two rows, in one go and with the same bits; asks for rows ``ahead``."""
+    half, (weight, weight_below) = sums.dtype.type(0.5), weights
+    step, per_line = unsigned(_STEP), unsigned(LINE_BYTES // image.itemsize)
+    for begin in range(unsigned(0), count, step):
+        end = min(begin + step, count)
+        for n in range(unsigned(2) * begin, unsigned(2) * end, per_line):
+            prefetch(image, above + ahead + n)
+            prefetch(image, below + ahead + n)
+        for n in range(begin, end):
+            left, right = unsigned(2) * n, unsigned(2) * n + unsigned(1)
+            sum_left = weight * widen(image[above + left]) + weight_below * widen(image[below + left])
+            sum_right = weight * widen(image[above + right]) + weight_below * widen(image[below + right])
+            sums[sums_begin + n] = half * sum_left + half * sum_right
 
 
 @jit
@@ -99,16 +121,19 @@ def _resize_rows(
             if begin_tap == end_tap:
                 for n in range(num_elements):
                     lines[line + n] = zero
-            # The first two rows at once, which are all of them at factor 2.
-            at_once = dense and end_tap - begin_tap > 1
-            if at_once:
-                y, weight, next_weight = first_y[output_y], weight_y[begin_tap], weight_y[begin_tap + 1]
-                base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
-                base += first_element
-                below = base + unsigned(image_strides[2])
+            two_rows = dense and end_tap - begin_tap > 1
+            if two_rows:  # at once
+                y, weights = first_y[output_y], (weight_y[begin_tap], weight_y[begin_tap + 1])
+                above = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
+                above += first_element
+                below = above + unsigned(image_strides[2])
+                if takes_pairs and end_tap - begin_tap == 2:
+                    ahead = unsigned(2 * _ROWS_AHEAD * image_strides[2])
+                    _add_squares(image, above, below, weights, results, unsigned(0), width, ahead)
+                    continue
                 for n in range(num_elements):
-                    lines[line + n] = weight * widen(image[base + n]) + next_weight * widen(image[below + n])
-            for t in range(begin_tap + 2 if at_once else begin_tap, end_tap):
+                    lines[line + n] = weights[0] * widen(image[above + n]) + weights[1] * widen(image[below + n])
+            for t in range(begin_tap + 2 if two_rows else begin_tap, end_tap):
                 weight, opening = weight_y[t], t == begin_tap
                 y = first_y[output_y] + t - begin_tap
                 base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
@@ -123,10 +148,9 @@ def _resize_rows(
                         x, channel = (first_element + n) // num_channels, (first_element + n) % num_channels
                         value = weight * widen(image[base + x * stride_x + channel * stride_channel])
                         lines[line + n] = value if opening else lines[line + n] + value
-        if takes_pairs:
-            for r in range(unsigned(num_rows)):
-                _add_pairs(lines, r * in_pitch, results, r * out_pitch, width)
-        else:
+            if takes_pairs:
+                _add_pairs(lines, line, results, unsigned(0), width)
+        if not takes_pairs:
             for n in range(unsigned(0), num_elements, side):
                 transpose_square(lines, n, in_pitch, columns, n * side, side)
 

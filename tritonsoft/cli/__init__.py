@@ -1,0 +1,30 @@
+"""The command `tritonsoft`: `demo` shows what shrinking does to labels, `doctor` checks an installation, `bench` times
+it."""
+
+import importlib
+
+try:
+    for package in ("typer", "rich"):
+        importlib.import_module(package)
+except ImportError as error:
+    raise SystemExit(f"{error}: the tritonsoft command needs its extra: pip install 'tritonsoft[demo]'") from None
+
+import typer
+
+from tritonsoft.cli.bench import bench
+from tritonsoft.cli.demo import demo
+from tritonsoft.cli.doctor import doctor
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Soft labels for semantic segmentation: see what they keep, check what is installed, time it.",
+)
+for command in (demo, doctor, bench):
+    app.command()(command)
+
+
+def main() -> None:
+    """The console script."""
+    app()

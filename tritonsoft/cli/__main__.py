@@ -1,0 +1,5 @@
+"""``python -m tritonsoft.cli``."""
+
+from tritonsoft.cli import main
+
+main()

@@ -1,0 +1,228 @@
+"""`tritonsoft bench`: this device, the user's shapes, and what is written today beside what this library does."""
+
+import functools
+import importlib.util
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from rich.text import Text
+from torch import Tensor
+
+import tritonsoft as ts
+from tritonsoft import scenes
+from tritonsoft.cli.common import console, describe, fail, parse_device, synchronize, table_of
+from tritonsoft.cli.costs import one_hot_interpolate, soft_resize
+
+SECONDS_PER_ROW, FEWEST_RUNS, MOST_RUNS = 1.5, 3, 50
+SLOW_SECONDS = 3.0  # what takes longer than this is timed once
+IGNORED = scenes.IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch on the device."""
+
+    image: Tensor  # (B, 3, H, W) float32
+    labels: Tensor  # (B, H, W) uint8 or int16
+    size: tuple[int, int]
+    num_classes: int
+
+    @property
+    def cells(self) -> int:
+        return self.labels.shape[0] * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do a task; ``planes`` is how many full-size float32 label maps it holds at once, at least."""
+
+    name: str
+    call: Callable[[], Any]
+    remark: str = ""
+    planes: float = 0
+
+
+def street_batch(batch: int, height: int, width: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Street scenes; among more than their 19 classes the ids lie as far apart as they can, fewer are shared."""
+    drawn = [scenes.street_scene(height, width, seed) for seed in range(min(batch, 2))]
+    image = torch.stack([drawn[n % len(drawn)].image for n in range(batch)]).float() / 255
+    ids = torch.stack([drawn[n % len(drawn)].labels for n in range(batch)]).to(torch.int16)
+    count = len(scenes.CLASSES)
+    spread = ids * (num_classes // count) if num_classes >= count else ids % num_classes
+    ids = torch.where(ids == IGNORED, IGNORED, spread)
+    return image.to(device), ids.to(device, torch.uint8 if num_classes < IGNORED else torch.int16)
+
+
+# --- the tasks -------------------------------------------------------------------------------------------------------
+
+
+def tasks(inputs: Inputs) -> Iterator[tuple[str, list[Way]]]:
+    """Each with our way first."""
+    yield "label map to soft label", list(shrinking(inputs))
+    if importlib.util.find_spec("kornia") is not None:
+        yield "random crop of image and label map", list(cropping(inputs))
+    yield "loss of the soft label and its gradient", list(soft_losses(inputs))
+    yield "loss of the label map and its gradient", list(label_losses(inputs))
+
+
+def shrinking(inputs: Inputs) -> Iterator[Way]:
+    arguments = (inputs.labels, inputs.size, inputs.num_classes, IGNORED)
+    yield Way("ts.soft_resize", functools.partial(soft_resize, *arguments))
+    planes = 3 * (inputs.num_classes + 1)  # int64 and float32
+    yield Way("one_hot + interpolate(area)", functools.partial(one_hot_interpolate, *arguments), planes=planes)
+    nearest = functools.partial(F.interpolate, inputs.labels[:, None].float(), inputs.size)
+    yield Way("interpolate(nearest)", nearest, "hard")
+
+
+def cropping(inputs: Inputs) -> Iterator[Way]:
+    import kornia.augmentation as K
+
+    import tritonsoft.augmentation as TA
+
+    keys = ["image", "mask"]
+    soft = TA.AugmentationSequential(
+        TA.RandomResizedCrop(inputs.size, num_classes=inputs.num_classes, ignore_index=IGNORED), data_keys=keys
+    )
+    hard = K.AugmentationSequential(K.RandomResizedCrop(inputs.size), data_keys=keys)
+    mask = inputs.labels[:, None].float()
+    yield Way("TA.RandomResizedCrop", lambda: soft(inputs.image, inputs.labels))
+    yield Way("kornia RandomResizedCrop", lambda: hard(inputs.image, mask), "hard, not antialiased")
+
+
+def soft_losses(inputs: Inputs) -> Iterator[Way]:
+    soft, logits = soft_resize(inputs.labels, inputs.size, inputs.num_classes, IGNORED), logits_of(inputs)
+    planes = 3 * logits.numel() / inputs.labels.numel()
+    yield Way("ts.soft_cross_entropy", with_gradient(lambda: ts.soft_cross_entropy(logits, soft), logits))
+    yield Way(
+        "F.cross_entropy(probabilities)",
+        with_gradient(lambda: F.cross_entropy(logits, soft), logits),
+        "divides by all pixels",
+        planes,
+    )
+
+
+def label_losses(inputs: Inputs) -> Iterator[Way]:
+    logits = logits_of(inputs)
+    ours = with_gradient(lambda: ts.area_cross_entropy(logits, inputs.labels, ignore_index=IGNORED), logits)
+    yield Way("ts.area_cross_entropy", ours)
+
+    def at_full_size() -> Tensor:
+        shown = F.interpolate(logits, tuple(inputs.labels.shape[1:]), mode="nearest")
+        return F.cross_entropy(shown, inputs.labels.long(), ignore_index=IGNORED)
+
+    planes = 3 * inputs.num_classes
+    yield Way("F.cross_entropy of enlarged logits", with_gradient(at_full_size, logits), planes=planes)
+
+
+def logits_of(inputs: Inputs) -> Tensor:
+    shape = (inputs.labels.shape[0], inputs.num_classes, *inputs.size)
+    return torch.randn(shape, device=inputs.labels.device, requires_grad=True)
+
+
+def with_gradient(loss: Callable[[], Tensor], logits: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+    def call() -> tuple[Tensor, Tensor]:
+        value = loss()
+        return value.detach(), torch.autograd.grad(value, logits)[0]
+
+    return call
+
+
+# --- timing ----------------------------------------------------------------------------------------------------------
+
+
+def median_seconds(call: Callable[[], Any], device: torch.device) -> tuple[float, int]:
+    """The median of some runs after a warm-up, and how many there were."""
+    call()
+    times: list[float] = []
+    while not times or (times[0] < SLOW_SECONDS and len(times) < FEWEST_RUNS) or sum(times) < SECONDS_PER_ROW:
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+        if len(times) == MOST_RUNS:
+            break
+    return statistics.median(times), len(times)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is left."""
+    if device.type != "cpu":
+        return int(torch.accelerator.get_memory_info(device)[0])
+    information = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable:\s+(\d+) kB", information.read_text()) if information.exists() else None
+    return int(match[1]) * 1024 if match else 1 << 62
+
+
+def bench(
+    batch: Annotated[int, typer.Option(help="Images in a batch.")] = 8,
+    size: Annotated[str, typer.Option(help="Height x width of images and label maps.")] = "1024x2048",
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
+    factor: Annotated[float, typer.Option(help="How much to shrink by; at least 1.")] = 4,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.")
+    ] = None,
+) -> None:
+    """Time this library beside what is written today, on your device and at your shapes, in about a minute."""
+    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    if match is None or min(map(int, match.groups())) < 8:
+        raise typer.BadParameter(f"--size must be HEIGHTxWIDTH, at least 8x8, got {size!r}")
+    if batch < 1 or not 1 <= classes <= 2**15 or not 1 <= factor < 2**15:
+        raise typer.BadParameter(
+            f"--batch must be at least 1, --classes 1 to 32768, --factor at least 1, got {batch}, {classes}, {factor:g}"
+        )
+    height, width = map(int, match.groups())
+    chosen = parse_device(device)
+    small = (max(round(height / factor), 1), max(round(width / factor), 1))
+    needed = 4 * batch * (3 * height * width + 4 * classes * small[0] * small[1])
+    if needed > free_bytes(chosen):
+        fail(
+            f"this needs {needed / 1e9:.1f} GB, {free_bytes(chosen) / 1e9:.1f} GB are free: a smaller --batch or --size"
+        )
+    with console.status("drawing street scenes"):
+        image, labels = street_batch(batch, height, width, classes, chosen)
+    inputs = Inputs(image, labels, small, classes)
+    backend, _ = ts.backend_info()[str(chosen)]
+    table = table_of(
+        f"{batch} x {height}x{width} to {small[0]}x{small[1]}, {classes} classes, float32",
+        caption=f"median of {FEWEST_RUNS} to {MOST_RUNS} runs after a warm-up; one run where it takes over "
+        f"{SLOW_SECONDS:g} s. {describe(chosen)}, backend {backend}, torch {torch.__version__}, tritonsoft "
+        f"{ts.__version__}.",
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("time", justify="right")
+    table.add_column("beside ours", justify="right")
+    table.add_column("")
+    for task, ways in tasks(inputs):
+        table.add_row(Text(task, "bold"))
+        ours = None
+        for way in ways:
+            with console.status(f"{task}: {way.name}"):
+                row, seconds = timed(way, inputs, ours, chosen)
+            ours = ours or seconds
+            table.add_row(f"  {way.name}", *row, end_section=way is ways[-1])
+    if importlib.util.find_spec("kornia") is None:
+        table.add_row("random crop of image and label map", "", "", "kornia is not installed")
+    console.print(table)
+
+
+def timed(way: Way, inputs: Inputs, ours: float | None, device: torch.device) -> tuple[list[str], float | None]:
+    """A row of the table, and the seconds if there are any."""
+    needed, free = 4 * way.planes * inputs.labels.numel(), free_bytes(device)
+    if needed > 0.8 * free:
+        return ["", "", f"not run: needs over {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"], None
+    try:
+        seconds, runs = median_seconds(way.call, device)
+    except torch.OutOfMemoryError:
+        return ["", "", "out of memory"], None
+    remarks = [way.remark, "one run" if runs == 1 else ""]
+    ratio = "" if ours is None else f"{seconds / ours:.3g}x"
+    return [f"{1e3 * seconds:.2f} ms", ratio, ", ".join(filter(None, remarks))], seconds

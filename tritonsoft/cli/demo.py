@@ -1,0 +1,183 @@
+"""`tritonsoft demo`."""
+
+import concurrent.futures
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+
+import tritonsoft as ts
+from tritonsoft import scenes
+from tritonsoft.cli.common import console, fail, one_thread, parse_device, percent
+from tritonsoft.cli.costs import cost_table
+from tritonsoft.cli.figure import draw_figure
+from tritonsoft.cli.kept import KEPT_CAPTION, METHODS, areas_kept, kept_table, thinnest_class
+from tritonsoft.cli.pictures import PictureError, Pictures, folder, street
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the figure.")] = Path("demo"),
+    factors: Annotated[str, typer.Option(help="How much to shrink by, separated by commas; at least 1.")] = "2,4,8",
+    thin_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or id of a class to draw; may be repeated. Default: pole; in a folder, the class that "
+            "nearest-exact misplaces most."
+        ),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, searched recursively.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Folder of label maps of the same paths and stems: grey or palette ids of 8 or 16 bits."),
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes in the folder's label maps.")] = None,
+    ignore_index: Annotated[int, typer.Option(help="Id of unlabelled pixels in the folder's label maps.")] = 255,
+    class_names: Annotated[str | None, typer.Option(help="Names of the folder's classes, separated by commas.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.")
+    ] = None,
+    height: Annotated[int, typer.Option(help="Height of the built-in scene.")] = 1024,
+    width: Annotated[int, typer.Option(help="Width of the built-in scene.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Which built-in scene.")] = 0,
+) -> None:
+    """Shrink pictures with their labels, and show what nearest and what a soft label keeps.
+
+    Without --images it draws a street scene. With --images, --labels and --num-classes it takes a folder; files that
+    cannot be used are named and left out, and the exit code is then 1.
+    """
+    shrink_by, chosen_device = _parse_factors(factors), parse_device(device)
+    for extra in ("PIL", "matplotlib"):
+        if importlib.util.find_spec(extra) is None:
+            raise typer.BadParameter(f"the demo needs {extra}: pip install 'tritonsoft[demo]'")
+    if images is None:
+        if labels is not None or num_classes is not None or class_names is not None:
+            raise typer.BadParameter("--labels, --num-classes and --class-names describe a folder: they need --images")
+        if min(height, width) < 8 or seed < 0:
+            raise typer.BadParameter(f"the scene needs 8x8 pixels and seed >= 0, got {height}x{width} and {seed}")
+        with console.status("drawing the street scene"):
+            pictures, problems = street(height, width, seed), list[PictureError]()
+    else:
+        if labels is None or num_classes is None:
+            raise typer.BadParameter("--images needs --labels and --num-classes")
+        for option, directory in (("--images", images), ("--labels", labels)):
+            if not directory.is_dir():
+                raise typer.BadParameter(f"{option}: {directory} is not a folder")
+        pictures, problems = folder(images, labels, _parse_class_names(class_names, num_classes), ignore_index)
+    thin = [_parse_class(name, pictures.class_names) for name in thin_class or ([] if images else ["pole"])]
+
+    kept, true_areas = _measure(pictures, shrink_by, chosen_device, problems)
+    if not kept[0].any():
+        _report(problems)
+        fail(f"nothing to shrink: {len(pictures.names)} pictures with labels found, none usable with a labelled pixel")
+    for factor, areas in zip(shrink_by, kept, strict=True):
+        console.print(kept_table(factor, areas, pictures.class_names))
+    console.print(KEPT_CAPTION, style="dim", highlight=False)
+    if images is None:
+        console.print(_sampling_error(kept[0][0] / (height * width), seed), style="dim", highlight=False)
+    console.print()
+
+    chosen = ""
+    if not thin:
+        thin = [thinnest_class(kept[-1])]
+        chosen = f", the class that nearest-exact misplaces most at 1/{shrink_by[-1]:g}"
+    portions = {index: (areas[thin] / kept[0][0, thin].clamp(min=1)).sum() for index, areas in true_areas.items()}
+    example = max(portions, key=lambda index: float(portions[index]))  # the picture with most of the thin classes
+    image, ids = pictures.load(example)
+    with console.status("measuring time and memory"):
+        costs = cost_table(ids.to(chosen_device), shrink_by, pictures.num_classes, pictures.ignore_index)
+    console.print(costs)
+    file = out / "soft_labels.png"
+    with console.status("drawing the figure"):
+        draw_figure(file, image, ids, shrink_by, thin, pictures)
+    shown = " and ".join(pictures.class_names[k] for k in thin)
+    console.print(f"{file} shows {pictures.names[example]} with {shown}{chosen}.", highlight=False, soft_wrap=True)
+    if problems:
+        _report(problems)
+        raise typer.Exit(1)
+
+
+def _measure(
+    pictures: Pictures, factors: Sequence[float], device: torch.device, problems: list[PictureError]
+) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """`areas_kept` of each factor, summed over the usable pictures, and the true areas of each of those."""
+
+    def measure(index: int) -> list[Tensor] | PictureError:
+        try:
+            ids = pictures.load(index)[1].to(device)
+            return [areas_kept(ids, factor, pictures.num_classes, pictures.ignore_index) for factor in factors]
+        except PictureError as problem:
+            return problem
+        except ValueError as error:  # ids out of range
+            return PictureError(f"{pictures.names[index]}: {error}")
+
+    kept = [torch.zeros(1 + 2 * len(METHODS), pictures.num_classes, dtype=torch.float64) for _ in factors]
+    true_areas = {}
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # The pictures share out the cores; but Triton's interpreter knows one thread only.
+    workers = 1 if ts.backend_info()[str(device)][0] == "triton" else torch.get_num_threads()
+    with (
+        one_thread(),
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        count = len(pictures.names)
+        for index, areas in enumerate(progress.track(pool.map(measure, range(count)), total=count)):
+            if isinstance(areas, PictureError):
+                problems.append(areas)
+            else:
+                true_areas[index] = areas[0][0]
+                kept = [total + area for total, area in zip(kept, areas, strict=True)]
+    return kept, true_areas
+
+
+def _sampling_error(shares: Tensor, seed: int) -> str:
+    """How far the label map itself is from the drawing."""
+    true = scenes.true_coverage(seed=seed).flatten()
+    error = (shares / true - 1).abs().where(true > 0, 0)
+    worst = int(error.argmax())
+    return (
+        f"The label map samples a vector drawing at pixel centres; its class areas lie within {percent(error[worst])} "
+        f"({scenes.CLASSES[worst]}) of the drawing's own, counted on 8192x16384 points."
+    )
+
+
+def _report(problems: Sequence[PictureError]) -> None:
+    for problem in problems:
+        console.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
+
+
+def _parse_factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--factors must be numbers separated by commas, got {text!r}") from None
+    if not all(1 <= factor < math.inf for factor in factors):
+        raise typer.BadParameter(f"--factors must be at least 1, got {text!r}")
+    return factors
+
+
+def _parse_class_names(text: str | None, num_classes: int) -> list[str]:
+    if num_classes < 1:
+        raise typer.BadParameter(f"--num-classes must be at least 1, got {num_classes}")
+    if text is None:
+        return [f"class {class_id}" for class_id in range(num_classes)]
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != num_classes:
+        raise typer.BadParameter(f"--class-names must hold --num-classes={num_classes} names, got {len(names)}")
+    return names
+
+
+def _parse_class(text: str, class_names: Sequence[str]) -> int:
+    if text in class_names:
+        return class_names.index(text)
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    wanted = f"an id in 0..{len(class_names) - 1} or one of {', '.join(class_names)}"
+    raise typer.BadParameter(f"--thin-class must be {wanted}; got {text!r}")

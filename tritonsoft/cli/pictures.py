@@ -1,0 +1,99 @@
+"""Pictures with label maps: the built-in street scene, or a folder."""
+
+import colorsys
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tritonsoft import scenes
+
+Array = np.ndarray[Any, Any]
+
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")  # Pillow's names for one channel of ids
+
+
+class PictureError(Exception):
+    """A picture that cannot be used; the message names its file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Pictures with label maps, loaded one at a time."""
+
+    names: Sequence[str]
+    load: Callable[[int], tuple[Tensor, Tensor]]  # image (3, H, W) uint8, labels (H, W); raises PictureError
+    class_names: Sequence[str]
+    palette: Array  # (C, 3) uint8
+    ignore_index: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def street(height: int, width: int, seed: int) -> Pictures:
+    """The built-in scene."""
+    scene = scenes.street_scene(height, width, seed)
+    palette = np.array(scenes.PALETTE, np.uint8)
+    pair = scene.image, scene.labels
+    return Pictures([f"street scene {seed}"], lambda _: pair, scenes.CLASSES, palette, scenes.IGNORE_INDEX)
+
+
+def folder(
+    images: Path, labels: Path, class_names: Sequence[str], ignore_index: int
+) -> tuple[Pictures, list[PictureError]]:
+    """The pictures that have the same path and stem in both folders, and what has no partner."""
+    image_files, label_files = _by_stem(images), _by_stem(labels)
+    problems = [
+        PictureError(f"{files[stem]}: no {missing} of this name in {there}")
+        for files, others, missing, there in (
+            (image_files, label_files, "label map", labels),
+            (label_files, image_files, "image", images),
+        )
+        for stem in sorted(files.keys() - others.keys())
+    ]
+    stems = sorted(image_files.keys() & label_files.keys())
+    # Hues a golden ratio apart stay distinct, however many there are.
+    colours = [
+        colorsys.hsv_to_rgb(0.618034 * k % 1, (0.75, 0.5, 0.95)[k % 3], (0.95, 0.8, 0.6)[k % 3])
+        for k in range(len(class_names))
+    ]
+    palette = (np.array(colours) * 255).round().astype(np.uint8)
+
+    def load(index: int) -> tuple[Tensor, Tensor]:
+        return load_picture(image_files[stems[index]], label_files[stems[index]])
+
+    return Pictures(stems, load, class_names, palette, ignore_index), problems
+
+
+def _by_stem(directory: Path) -> dict[str, Path]:
+    files = (path for path in sorted(directory.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+    return {str(path.relative_to(directory).with_suffix("")): path for path in files}
+
+
+def load_picture(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
+    """An image ``(3, H, W)`` uint8 and its label map ``(H, W)`` of grey values or palette indices, uint8 or int32."""
+    from PIL import Image
+
+    arrays = []
+    for file, is_image in ((image_file, True), (label_file, False)):
+        try:
+            with Image.open(file) as picture:
+                if not is_image and picture.mode not in LABEL_MODES:
+                    raise PictureError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}")
+                arrays.append(np.array(picture.convert("RGB") if is_image else picture))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise PictureError(f"{file}: cannot be read ({error})") from None
+    pixels, ids = arrays
+    if pixels.shape[:2] != ids.shape:
+        image_height, image_width = pixels.shape[:2]
+        size = f"{ids.shape[1]}x{ids.shape[0]}"
+        raise PictureError(f"{label_file}: {size} pixels, where its image has {image_width}x{image_height}")
+    labels = torch.from_numpy(ids.astype(np.uint8 if ids.dtype.itemsize == 1 else np.int32))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), labels
