@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py sparse.py augmentation)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
-.PHONY: demo test bench cost lint types test-backends test-kernels gpu format clean
+.PHONY: demo test bench cost figures lint types test-backends test-kernels gpu format clean
 
 demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
@@ -17,8 +17,11 @@ test: lint types test-backends test-kernels  ## everything that CI checks
 bench: $(INSTALLED)  ## this library beside its rivals on this machine
 	$(BIN)/python -m pytest -q bench
 
-cost: $(INSTALLED)  ## what the compiled sm_90 kernels cost, without a GPU
+cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU
 	$(BIN)/python bench/kernel_cost.py
+
+figures: $(INSTALLED)  ## the README's figures and tables of speed, from bench/results
+	$(BIN)/python bench/plot.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

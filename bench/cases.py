@@ -3,9 +3,12 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -157,6 +160,8 @@ class Case:
     def _labels(self) -> Tensor:  # (B, H, W)
         if self.content == "noise":
             labels = torch.randint(self.num_classes, (self.batch, *self.source), generator=_generator())
+        elif self.content == "CamVid":
+            labels = _camvid(self.batch)
         else:
             labels = torch.stack([labels for _, labels in self._scenes()]).long()
             # The scene has 19 classes; among more they lie as far apart as they can, fewer are shared.
@@ -201,17 +206,45 @@ def _scene(height: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
     return scene.image, scene.labels
 
 
+# Real road scenes with 11 classes, 360 x 480, in the folder layout of the SegNet tutorial.
+CAMVID = Path(
+    os.environ.get("TRITONSOFT_CAMVID", Path(__file__).resolve().parents[2] / "shared" / "camvid"), "labels", "val"
+)
+HAS_CAMVID = CAMVID.is_dir() and importlib.util.find_spec("PIL") is not None
+
+
+def _camvid(count: int) -> Tensor:
+    from PIL import Image
+
+    maps = [torch.from_numpy(np.array(Image.open(file))) for file in sorted(CAMVID.glob("*.png"))[:count]]
+    labels = torch.stack(maps).long()
+    return torch.where(labels == 11, IGNORED, labels)
+
+
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _whole(
+    device: str,
+    dtype: torch.dtype,
+    factor: float,
+    num_classes: int = 19,
+    *,
+    batch: int,
+    source: tuple[int, int] = (1024, 2048),
+    **others: Any,
+) -> Case:
+    return Case("shrink labels", device, dtype, batch, source, factor, num_classes, **others)
 
 
 def cases(device: str) -> list[Case]:
     """All cases of a device type."""
     if device == "cpu":
-        whole = functools.partial(Case, "shrink labels", device, torch.float32, 2, (1024, 2048))
+        whole = functools.partial(_whole, device, torch.float32, batch=2)
         crop_shape = (device, torch.float32, 8, (512, 1024), 2)
     else:
-        whole = functools.partial(Case, "shrink labels", device, torch.float16, 16, (1024, 2048))
+        whole = functools.partial(_whole, device, torch.float16, batch=16)
         crop_shape = (device, torch.float16, 16, (1024, 2048), 2)
     factors, many = (2, 4, 8, 2.7, 5.3), 150
     return [
@@ -219,6 +252,7 @@ def cases(device: str) -> list[Case]:
         *(whole(factor, many) for factor in ((4,) if device == "cpu" else factors)),
         whole(4, label_dtype=torch.int64),
         whole(4, content="noise"),
+        *([whole(4, 11, batch=16, source=(360, 480), content="CamVid")] if HAS_CAMVID else []),
         Case("crop pair", *crop_shape),
         Case("crop image", *crop_shape),
         *([Case("pipeline", *crop_shape)] if importlib.util.find_spec("kornia") else []),

@@ -1,12 +1,22 @@
 """What the compiled GPU kernels cost, read from their machine code: no GPU needed.
 
-``python bench/kernel_cost.py`` compiles each launch configuration for sm_90, weighs every instruction by how often it
-runs (trip counts of its loops, share of the branch it is in) and sets the time that takes an H200 to issue against the
-time that the memory takes to move: labels and images read once, outputs written once.
+    python bench/kernel_cost.py            compiles for all targets, prints the table of one, writes the snapshot
+    python bench/kernel_cost.py --check    fails where the snapshot is not what this checkout compiles to (one target)
+
+Each launch configuration that the library would choose is compiled, every instruction weighed by how often it runs
+(trip counts of its loops, share of the branch it is in), and the time that a device takes to issue them set against the
+time that its memory takes to move what must move: labels, images, logits read once, outputs written once. The larger of
+the two is the prediction; it assumes that latencies are hidden.
+
+The snapshot, ``bench/results/kernel-cost.csv``, is under version control: a change that costs instructions shows there.
+Where a target's machine code has other loops than sm_90's, whose trip counts are given here, and on AMD, whose
+instructions are not weighed, the snapshot holds registers, local memory and widths alone.
 """
 
 import ast
 import collections
+import csv
+import functools
 import inspect
 import math
 import re
@@ -14,27 +24,47 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 import torch
 import triton
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
-from tritonsoft.kernels import counting, forward, label_targets
+from tritonsoft.kernels import counting, forward, label_targets, losses
 from tritonsoft.kernels.launch import Launch
 
-# H200: multiprocessors, clock in Hz, measured copy rate in bytes per second.
-MULTIPROCESSORS, CLOCK, COPY_RATE = 132, 1.75e9, 4.3e12
-# Instructions of a thread that one multiprocessor completes per clock (CUDA programming guide, compute capability 9.0);
-# whatever the kind, it issues 128 in all.
+SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
+
+
+class Device(NamedTuple):
+    """What a target's code runs on."""
+
+    name: str
+    target: GPUTarget
+    multiprocessors: int
+    clock: float  # Hz
+    copy_rate: float  # bytes per second: the H200's as measured, else nine tenths of what the data sheet says
+    float_rate: int  # instructions of a thread per clock and multiprocessor
+    double_rate: int
+
+
+DEVICES = {
+    "sm_80": Device("A100 80GB", GPUTarget("cuda", 80, 32), 108, 1.41e9, 0.9 * 2.04e12, 64, 32),
+    "sm_90": Device("H200", GPUTarget("cuda", 90, 32), 132, 1.75e9, 4.3e12, 128, 64),
+    "sm_100": Device("B200", GPUTarget("cuda", 100, 32), 148, 1.85e9, 0.9 * 8e12, 128, 64),
+}
+AMD = {"gfx942": GPUTarget("hip", "gfx942", 64)}
+# Instructions of a thread that one multiprocessor completes per clock (CUDA programming guide, arithmetic instructions;
+# 10.0 taken as 9.0); whatever the kind, it issues 128 in all. 0 stands for the device's own.
 KINDS = {
-    "float": (r"FADD|FMUL|FFMA|FSEL|HADD2|HMUL2|HFMA2|IMAD", 128),
-    "convert": (r"POPC|MUFU|F2I|I2F\b|I2F\.|F2F|FRND|REDUX", 16),
-    "double": (r"D[A-Z]+", 64),
+    "float": (r"FADD|FMUL|FFMA|FSEL|HADD2|HMUL2|HFMA2|IMAD", 0),
+    "special": (r"POPC|MUFU|F2I|I2F\b|I2F\.|F2F|FRND|REDUX", 16),
+    "double": (r"D[A-Z]+", 0),
     "memory": (r"LD|ST|SHFL|BAR", 32),
     "control": (r"BRA|EXIT|U[A-Z]|R2UR|S2|CS2|B[A-Z]+|CALL|RET|NOP|WARPSYNC|PLOP3|P2R|R2P|VOTE", 128),
     "integer": (r".*", 64),
@@ -88,6 +118,10 @@ def _calls(nodes: Sequence[ast.AST]) -> Iterator[str]:
                 yield ast.unparse(child.func)
 
 
+class OtherLoopsError(Exception):
+    """The machine code has not the loops whose trip counts are known."""
+
+
 def instructions(cubin: Path, case: Case) -> list[Instruction]:
     """The instructions of a kernel with the number of times that a thread runs each."""
     text = subprocess.run([TOOLS / "nvdisasm", "-g", "-c", cubin], capture_output=True, text=True, check=True).stdout
@@ -116,7 +150,7 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
         if opcode == "BRA" and target < address:
             loops[target] = max(address, loops.get(target, 0))
     if len(loops) != len(case.trips):
-        raise RuntimeError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
+        raise OtherLoopsError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
     trips = [(start, loops[start], trip) for start, trip in zip(sorted(loops), case.trips, strict=True)]
     branches = list(_branches(case.taken))
     shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
@@ -135,51 +169,100 @@ def _kind(opcode: str) -> str:
     return next(kind for kind, (pattern, _) in KINDS.items() if re.match(pattern, opcode))
 
 
-def report(case: Case) -> list[str]:
-    """One row of the table."""
-    compiled = case.launch.compile(GPUTarget("cuda", 90, 32))
+def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
+    """One row of the snapshot."""
+    device = DEVICES[target]
+    compiled = case.launch.compile(device.target)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        usage = subprocess.run(
-            [TOOLS / "cuobjdump", "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
-        ).stdout
-        code = instructions(cubin, case)
-    elements = case.per.numel()
+        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+        usage = run([TOOLS / "cuobjdump", "--dump-resource-usage", cubin]).stdout
+        text = run([TOOLS / "cuobjdump", "--dump-sass", cubin]).stdout
+        try:
+            code = instructions(cubin, case)
+        except OtherLoopsError:
+            if target == "sm_90":
+                raise
+            code = []
+    registers, stack, shared = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK", "SHARED"))
+    row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": shared}
+    for column, opcode in (("loads", "LDG"), ("stores", "STG")):
+        bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", text))
+        row[column] = "+".join(sorted((width.strip("U") or "32" for width in bits), key=int))
+    if not code:
+        return row
     threads = case.launch.grid[0] * 32 * case.launch.options["num_warps"]
     per_kind = collections.Counter[str]()
     for instruction in code:
         per_kind[_kind(instruction.opcode)] += instruction.weight * threads
-    pipes = [per_kind[kind] / rate for kind, (_, rate) in KINDS.items()] + [per_kind.total() / 128]
-    arithmetic = max(pipes) / MULTIPROCESSORS / CLOCK
-    floor = sum(tensor.numel() * tensor.element_size() for tensor in case.moved) / COPY_RATE
-    widths = {
-        letter: "+".join(
-            sorted({i.opcode[3:].replace(".E", "").strip(".") or "32" for i in code if i.opcode[:3] == letter})
-        )
-        for letter in ("LDG", "STG")
+    own_rates = {"float": device.float_rate, "double": device.double_rate}
+    cycles = [per_kind[kind] / (rate or own_rates[kind]) for kind, (_, rate) in KINDS.items()]
+    arithmetic = max(*cycles, per_kind.total() / 128) / device.multiprocessors / device.clock
+    floor = sum(tensor.numel() * tensor.element_size() for tensor in case.moved) / device.copy_rate
+    elements = case.per.numel()
+    return row | {
+        **{kind: f"{per_kind[kind] / elements:.3g}" for kind in KINDS},
+        "instructions": f"{per_kind.total() / elements:.3g}",
+        "arithmetic_us": f"{arithmetic * 1e6:.3g}",
+        "floor_us": f"{floor * 1e6:.3g}",
+        "arithmetic_over_floor": f"{arithmetic / floor:.2f}",
+        "predicted_us": f"{max(arithmetic, floor) * 1e6:.3g}",
     }
-    registers, stack, shared = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK", "SHARED"))
-    return [
-        case.name,
-        registers,
-        stack,
-        shared,
-        widths["LDG"],
-        widths["STG"],
-        *(f"{per_kind[kind] / elements:.2f}" for kind in KINDS),
-        f"{per_kind.total() / elements:.2f}",
-        f"{arithmetic * 1e6:.0f}",
-        f"{floor * 1e6:.0f}",
-        f"{arithmetic / floor:.2f}",
-    ]
+
+
+def cost_on_amd(case: Case, target: str) -> dict[str, str]:
+    """What the assembler notes."""
+    text = case.launch.compile(AMD[target]).asm["amdgcn"]
+
+    def note(name: str) -> str:
+        return str(sum(int(number) for number in re.findall(rf"\.{name}:\s*(\d+)", text)))
+
+    row = {"kernel": case.name, "target": target, "registers": note("vgpr_count")}
+    row |= {"local": note("private_segment_fixed_size"), "shared": note("group_segment_fixed_size")}
+    for column, opcode in (("loads", "load"), ("stores", "store")):
+        found = set(re.findall(rf"(?:global|buffer)_{opcode}_(dwordx\d|dword|u?short|u?byte)", text))
+        bits = {"byte": 8, "ubyte": 8, "short": 16, "ushort": 16, "dword": 32}
+        row[column] = "+".join(map(str, sorted({bits.get(name) or 32 * int(name[-1]) for name in found})))
+    return row
+
+
+COLUMNS = ["triton", "kernel", "target", "registers", "local", "shared", "loads", "stores", *KINDS, "instructions"]
+COLUMNS += ["arithmetic_us", "floor_us", "arithmetic_over_floor", "predicted_us"]
+
+
+def costs(target: str) -> list[dict[str, str]]:
+    """The rows of a target."""
+    cost = cost_on_amd if target in AMD else cost_on_nvidia
+    found = list(cases("hip" if target in AMD else "cuda"))
+    rows = (cost(case, target) for case in track(found, target, console=Console(stderr=True), transient=True))
+    return [dict.fromkeys(COLUMNS, "") | {"triton": triton.__version__} | row for row in rows]
+
+
+def read_snapshot() -> list[dict[str, str]]:
+    with SNAPSHOT.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def differences(target: str) -> list[str]:
+    """What this checkout compiles to and the snapshot does not say, a line each."""
+    kept = {row["kernel"]: row for row in read_snapshot() if row["target"] == target}
+    now = {row["kernel"]: row for row in costs(target)}
+    lines = [f"{name}: only in the snapshot" for name in kept.keys() - now.keys()]
+    for name, row in now.items():
+        if name not in kept:
+            lines.append(f"{name}: not in the snapshot")
+            continue
+        changed = [f"{key} {kept[name][key]} -> {row[key]}" for key in COLUMNS if kept[name][key] != row[key]]
+        lines += [f"{name}: {', '.join(changed)}"] if changed else []
+    return lines
 
 
 def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def cases() -> Iterator[Case]:
+def cases(platform: str) -> Iterator[Case]:
     """16 maps of 1024 x 2048; tiles that hold 4 classes in 3 groups of four, and noise, which holds them all."""
     batch, height, width = 16, 1024, 2048
     labels = _meta((batch, height, width), torch.uint8)
@@ -187,18 +270,19 @@ def cases() -> Iterator[Case]:
         groups = math.ceil(num_classes / 4)
         for factor in (1, 2, 4, 8):
             soft = _meta((batch, num_classes, height // factor, width // factor), torch.float16)
-            launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, "cuda")
+            launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, platform)
             for kind, present in (("street", 3), ("noise", groups)):
                 name = f"soft C={num_classes} k={factor} {kind}"
                 taken = {"tl.max(members) != 0": present / groups}
                 yield Case(name, launch, [groups], taken, soft, [labels, soft])
                 if factor == 4 and kind == "street":
-                    yield from _without_the_dense_label(labels, soft, groups, taken)
+                    yield from _without_the_dense_label(labels, soft, groups, taken, platform)
+                    yield from _losses(soft, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
         for scale, size in ((1.3, (788, 1576)), (2.7, (380, 760)), (5.3, (194, 388))):
             soft = _meta((batch, num_classes, *size), torch.float16)
-            launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, "cuda")
+            launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
             rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
             scan = [math.ceil(rows / 8), math.ceil(columns / 128)]
             taps = [math.ceil(scale + 1)] * 2
@@ -213,10 +297,10 @@ def cases() -> Iterator[Case]:
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
-        launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, "cuda")
+        launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, platform)
         yield Case(f"image k={factor}", launch, [3, factor, factor], {}, out, [image, out])
         soft = _meta((batch, 19, height // factor, width // factor), torch.float16)
-        launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, "cuda")
+        launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, platform)
         # ptxas sometimes copies the loop over the channels, three times, for tiles where no footprint has a tap.
         without_taps = [0.0] * 3 if factor == 4 else []
         taken = {"tl.max(members) != 0": 3 / 5}
@@ -225,46 +309,80 @@ def cases() -> Iterator[Case]:
         yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels, both])
 
 
-def _without_the_dense_label(labels: Tensor, soft: Tensor, groups: int, taken: Mapping[str, float]) -> Iterator[Case]:
+def _without_the_dense_label(
+    labels: Tensor, soft: Tensor, groups: int, taken: Mapping[str, float], platform: str
+) -> Iterator[Case]:
     """What else is made of a label map: instructions per element of the soft label that is never stored."""
     batch, num_classes, height, width = soft.shape
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
-    launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", "cuda")
+    launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
     yield Case(f"top 4 of C={num_classes} k=4", launch, [groups], taken, soft, [labels, index, kept, rest])
     maps = {"loss": pixels, "mass": pixels, "lse": pixels, "weights": None}
-    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, "cuda")
+    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, platform)
     yield Case(
         f"area loss C={num_classes} k=4", launch, [num_classes // 4, groups], taken, soft, [labels, soft] + 3 * [pixels]
     )
     one = _meta((1, 1, 1), torch.float32).expand(pixels.shape)
     maps = {"gradient": soft, "scale": one, "mass": pixels, "lse": pixels, "weights": None}
-    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, "cuda")
+    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, platform)
     moved = [labels, soft, soft, pixels, pixels]
     yield Case(f"area gradient C={num_classes} k=4", launch, [groups], taken, soft, moved)
 
 
-def main() -> None:
-    """Print the table."""
-    table = Table(title="H200, from sm_90 code: instructions per output element, times in microseconds")
-    for header in (
-        "",
-        "registers",
-        "stack",
-        "shared",
-        "loads",
-        "stores",
-        *KINDS,
-        "all",
-        "arithmetic",
-        "floor",
-        "ratio",
-    ):
-        table.add_column(header, justify="right" if header else "left")
-    for case in cases():
-        table.add_row(*report(case))
-    Console(width=190).print(table)
+def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
+    """Losses of a dense soft label: instructions per logit."""
+    batch, num_classes, height, width = soft.shape
+    logits, pixels = soft, _meta((batch, height, width), torch.float32)
+    scalar = _meta((1, 1, 1), torch.float32).expand(pixels.shape)
+    sums = _meta((batch, num_classes, 3), torch.float32)
+    maps = [pixels, pixels]
+
+    def steps(launch: Launch) -> float:
+        return math.ceil(num_classes / launch.arguments["LANES"] / launch.arguments["UNROLL"])
+
+    launch = losses.cross_entropy_configuration(pixels, *maps, logits, soft, None, None, platform)
+    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, pixels, *maps])
+    arguments = (logits, scalar, logits, soft, None, None, *maps, platform)
+    launch = losses.cross_entropy_backward_configuration(*arguments)
+    yield Case(
+        f"cross entropy gradient C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, soft, *maps]
+    )
+    launch = losses.overlap_configuration(*maps, logits, soft, None, platform)
+    yield Case(f"overlap C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, *maps])
+    launch = losses.overlap_backward_configuration(logits, sums, logits, soft, None, *maps, platform)
+    yield Case(f"overlap gradient C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, soft, *maps])
+
+
+def main(
+    check: Annotated[bool, typer.Option(help="Only compare the snapshot of the shown target.")] = False,
+    show: Annotated[str, typer.Option(help="The target whose table is printed.")] = "sm_90",
+) -> None:
+    """What every kernel costs on every target."""
+    if check:
+        if lines := differences(show):
+            raise SystemExit("\n".join([*lines, "if this is meant: python bench/kernel_cost.py"]))
+        return
+    rows = [row for target in (*DEVICES, *AMD) for row in costs(target)]
+    SNAPSHOT.parent.mkdir(exist_ok=True)
+    with SNAPSHOT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print_table([row for row in rows if row["target"] == show], show)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], target: str) -> None:
+    """Instructions per output element, and times."""
+    device = DEVICES[target].name if target in DEVICES else target
+    table = Table(title=f"{device}, from {target} code: instructions per output element, times in microseconds")
+    shown = [column for column in COLUMNS if column not in ("triton", "target")]
+    for column in shown:
+        table.add_column(column.replace("_", " "), justify="left" if column == "kernel" else "right")
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
+    Console(width=200).print(table)
 
 
 if __name__ == "__main__":

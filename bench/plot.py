@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
-BEGIN, END = "<!-- written by bench/plot.py -->\n", "<!-- end -->"
+SPEED, COSTS = "<!-- written by bench/plot.py -->\n", "<!-- costs written by bench/plot.py -->\n"
+END = "<!-- end -->"
 OURS = "tritonsoft"
 
 Row = dict[str, str]
@@ -34,7 +35,7 @@ def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
     """The CSVs of all devices whose names end like this, with their rows."""
     for path in sorted(RESULTS.glob("*.csv")):
         kind = next((end for end in ("-scaling", "-overhead") if path.stem.endswith(end)), "")
-        if kind == suffix and not path.stem.startswith("kernel-cost"):
+        if kind == suffix and path.stem != "kernel-cost":
             yield path, read(path)
 
 
@@ -64,7 +65,8 @@ def versus(row: Row | None, ours: Row) -> str:
     """How a rival did beside us."""
     if row is None:
         return ""
-    text = f"{row['rival']}: {number(float(row['ratio']))}x the time"
+    name = row["rival"].replace("|", "\\|")
+    text = f"{name}: {number(float(row['ratio']))}x the time"
     if row["peak_bytes"] and float(ours["peak_bytes"] or 0) > 0:
         text += f", {number(float(row['peak_bytes']) / float(ours['peak_bytes']))}x the memory"
     if row["answer"] == "approximate":
@@ -108,32 +110,57 @@ def setting(row: Row) -> str:
     )
 
 
-def section() -> str:
-    """What stands between the README's marks."""
+def speed_section() -> str:
+    """What was timed, device by device."""
     parts = []
     for path, rows in results():
-        parts += [
-            setting(rows[0]),
-            f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})",
-            table(rows),
-        ]
+        figure = f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})"
+        parts += [setting(rows[0]), figure, table(rows)]
     for path, _ in results("-scaling"):
         parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
     for _, rows in results("-overhead"):
-        lines = ["| smallest call | time | operators run |", "|---|---|---|"]
-        lines += [f"| {row['call']} | {float(row['microseconds']):.3g} µs | {row['operators']} |" for row in rows]
+        counts = ["operators", *(name for name in ("kernel_launches", "copies", "synchronizations") if rows[0][name])]
+        headings = ["smallest call", "time", *(f"{name.replace('_', ' ')}" for name in counts)]
+        lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        for row in rows:
+            cells = [row["call"], f"{float(row['microseconds']):.0f} µs", *(row[name] for name in counts)]
+            lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def cost_section() -> str:
+    """What the compiled kernels cost on one target."""
+    columns = ["kernel", "registers", "instructions", "stores", "floor_us", "arithmetic_over_floor"]
+    headings = [
+        "kernel",
+        "registers",
+        "instructions per element",
+        "bits per store",
+        "floor, µs",
+        "arithmetic over floor",
+    ]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    rows = [
+        row for row in read(RESULTS / "kernel-cost.csv") if row["target"] == "sm_90" and "C=150" not in row["kernel"]
+    ]
+    lines += [f"| {' | '.join(row[column] for column in columns)} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def relative(path: Path) -> str:
     return path.relative_to(README.parent).as_posix()
 
 
-def with_section(text: str) -> str:
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + section() + END + after
+def with_sections(text: str) -> str:
+    """The README with what stands between its marks."""
+    for begin, section in ((SPEED, speed_section()), (COSTS, cost_section())):
+        before, mark, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not (mark and end):
+            raise SystemExit(f"the README lacks the line {begin.strip()} or {END} after it")
+        text = before + begin + section + END + after
+    return text
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -211,14 +238,14 @@ def main(check: Annotated[bool, typer.Option(help="Only compare the README's tab
     """Draw the figures and write the README's tables."""
     text = README.read_text()
     if check:
-        if text != with_section(text):
+        if text != with_sections(text):
             raise SystemExit("the README's tables are not those of bench/results: run python bench/plot.py")
         return
     for path, rows in results():
         draw_rivals(rows, path.with_suffix(".png"))
     for path, rows in results("-scaling"):
         draw_scaling(rows, path.with_suffix(".png"))
-    README.write_text(with_section(text))
+    README.write_text(with_sections(text))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from bench.rivals import Rival
 
 # Every kind of case, those of a GPU too, small and on the CPU.
 SMALL = {
-    dataclasses.replace(case, device="cpu", batch=2, source=(48, 80)): None
+    dataclasses.replace(case, device="cpu", batch=2, source=(360, 480) if case.content == "CamVid" else (48, 80)): None
     for device in ("cpu", "cuda")
     for case in cases(device)
 }
@@ -77,3 +77,42 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in (rich, capsys.readouterr().out):
         assert "missing: absent is not installed" in text
         assert "WRONG: off by 0.5" in text
+
+
+def test_the_readme_shows_what_the_results_hold() -> None:
+    pytest.importorskip("typer", reason="the figures' command needs typer")
+    from bench import plot
+
+    assert plot.with_sections(plot.README.read_text()) == plot.README.read_text(), "run make figures"
+
+
+def test_figures_are_drawn_from_the_results(tmp_path: Path) -> None:
+    pytest.importorskip("typer", reason="the figures' command needs typer")
+    pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+    from bench import plot
+
+    drawn = [(plot.draw_rivals, rows) for _, rows in plot.results()]
+    drawn += [(plot.draw_scaling, rows) for _, rows in plot.results("-scaling")]
+    assert len(drawn) >= 2
+    for number, (draw, rows) in enumerate(drawn):
+        draw(rows, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").stat().st_size > 10_000
+
+
+def test_the_table_holds_the_fastest_right_rival_and_the_usual_way() -> None:
+    pytest.importorskip("typer", reason="the figures' command needs typer")
+    from bench import plot
+
+    shared = {"case": "shrink labels: a case", "share_of_copy_rate": "0.5", "peak_bytes": "1000000", "usual": "False"}
+    rows = [
+        {**shared, "rival": "tritonsoft", "answer": "exact", "milliseconds": "2", "ratio": "1"},
+        {**shared, "rival": "fill", "answer": "no answer", "milliseconds": "1", "ratio": "0.5"},
+        {**shared, "rival": "near", "answer": "approximate", "error": "0.25", "milliseconds": "3", "ratio": "1.5"},
+        {**shared, "rival": "slow", "answer": "exact", "milliseconds": "9", "ratio": "4.5"},
+        {**shared, "rival": "right", "answer": "exact, triangle", "milliseconds": "5", "ratio": "2.5"},
+        {**shared, "rival": "absent", "answer": "missing", "milliseconds": "", "ratio": ""},
+    ]
+    rows[2]["usual"] = "True"
+    line = plot.table(rows).splitlines()[-1]
+    assert "| a case | 2 ms | 50% | 1 MB | right: 2.5x the time, 1x the memory |" in line
+    assert "| near: 1.5x the time, 1x the memory, off by up to 0.25 |" in line

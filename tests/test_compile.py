@@ -4,6 +4,7 @@ Triton decides on import whether kernels are interpreted, so the compiling is do
 per target: ``python tests/test_compile.py sm_90`` prints what it found as JSON.
 """
 
+import csv
 import functools
 import json
 import os
@@ -204,12 +205,17 @@ def _compile_all(target: str) -> dict[str, Any]:
 
 @functools.cache
 def _compiled(target: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, target]
+    result: dict[str, Any] = json.loads(subprocess.check_output(command, env=_environment(), text=True))
+    return result
+
+
+def _environment() -> dict[str, str]:
+    """That of a process whose kernels are compiled."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     root = str(Path(__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
-    command = [sys.executable, __file__, target]
-    result: dict[str, Any] = json.loads(subprocess.check_output(command, env=environment, text=True))
-    return result
+    return environment
 
 
 def _grouped(targets: Iterable[str]) -> list[Any]:
@@ -228,6 +234,29 @@ def test_no_local_memory(target: str) -> None:
 def test_store_width(name: str, target: str) -> None:
     """Every store of the dense path, and of a gradient, is as wide as the launch heuristic means it to be."""
     assert set(_compiled(target)[name]["stores"]) == {STORE_WIDTHS[name]}
+
+
+@pytest.mark.xdist_group("snapshot")
+def test_the_snapshot_of_costs_is_what_is_compiled() -> None:
+    """A change that costs instructions is seen in review: as a change of bench/results/kernel-cost.csv."""
+    for package in ("rich", "typer"):
+        pytest.importorskip(package, reason=f"the table of costs needs {package}")
+    import triton
+
+    root = Path(__file__).parent.parent
+    with (root / "bench" / "results" / "kernel-cost.csv").open(newline="") as file:
+        version = next(csv.DictReader(file))["triton"]
+    if version != triton.__version__:
+        pytest.skip(f"the snapshot is of Triton {version}, this is {triton.__version__}: other machine code")
+    result = subprocess.run(
+        [sys.executable, "bench/kernel_cost.py", "--check"],
+        env={**_environment(), "COLUMNS": "200"},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 if __name__ == "__main__":

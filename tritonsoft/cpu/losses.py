@@ -681,7 +681,7 @@ def cross_entropy(
     def job(first: int, end: int) -> None:
         _cross_entropy_tiles(*arguments, _online(tiles.size, outputs[0].dtype), first, end)
 
-    pool.run(job, tiles.number(len(logits)), 8 * logits.numel())
+    pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
 
 
 def cross_entropy_backward(
@@ -715,7 +715,7 @@ def cross_entropy_backward(
     def job(first: int, end: int) -> None:
         _cross_entropy_gradient_tiles(*arguments, _room(tiles.size), *lines, first, end)
 
-    pool.run(job, tiles.number(len(logits)), 8 * logits.numel())
+    pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
 
 
 def _byte_lines(out: Tensor) -> tuple[Any, Any]:
@@ -736,7 +736,7 @@ def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tenso
     def job(first: int, end: int) -> None:
         _overlap_tiles(*arguments, _online(tiles.size, outputs[0].dtype), first, end)
 
-    pool.run(job, number, 8 * logits.numel())
+    pool.run(job, number, 2 * logits.numel())
     sums.copy_(torch.from_numpy(parts.reshape(batch, -1, num_classes, 3).sum(1)))
 
 
@@ -761,7 +761,7 @@ def overlap_backward(
     def job(first: int, end: int) -> None:
         _overlap_gradient_tiles(*arguments, _room(tiles.size), *lines, first, end)
 
-    pool.run(job, tiles.number(len(logits)), 8 * logits.numel())
+    pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
 
 
 def _scratch(number: int, tile: int, dtype: Any) -> tuple[Any, ...]:
@@ -790,7 +790,7 @@ def area_cross_entropy(
         lines = np.empty(_GROUP * (TILE + _LANES), dtype)
         rows(_LossTarget(*arguments, lines, _online(TILE, dtype)), first, end)
 
-    pool.run(job, batch * size[0], 8 * logits.numel() + labels.numel())
+    pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel())
 
 
 def area_cross_entropy_backward(
@@ -824,7 +824,7 @@ def area_cross_entropy_backward(
     def job(first: int, end: int) -> None:
         rows(_GradientTarget(*arguments, _room(TILE), _scratch(5, TILE, dtype)), first, end)
 
-    pool.run(job, batch * size[0], 8 * logits.numel() + labels.numel())
+    pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel())
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
