@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py sparse.py augmentation)
+DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py sparse.py metrics.py augmentation)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 .PHONY: demo test bench cost figures lint types test-backends test-kernels gpu format clean
@@ -18,7 +18,7 @@ bench: $(INSTALLED)  ## this library beside its rivals on this machine
 	$(BIN)/python -m pytest -q bench
 
 cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU
-	$(BIN)/python bench/kernel_cost.py
+	$(BIN)/python -m bench.kernel_cost
 
 figures: $(INSTALLED)  ## the README's figures and tables of speed, from bench/results
 	$(BIN)/python bench/plot.py

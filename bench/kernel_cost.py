@@ -1,12 +1,14 @@
 """What the compiled GPU kernels cost, read from their machine code: no GPU needed.
 
-    python bench/kernel_cost.py            compiles for all targets, prints the table of one, writes the snapshot
-    python bench/kernel_cost.py --check    fails where the snapshot is not what this checkout compiles to (one target)
+    python -m bench.kernel_cost            compiles for all targets, prints the table of one, writes the snapshot
+    python -m bench.kernel_cost --check    fails where the snapshot is not what this checkout compiles to (one target)
 
 Each launch configuration that the library would choose is compiled, every instruction weighed by how often it runs
 (trip counts of its loops, share of the branch it is in), and the time that a device takes to issue them set against the
 time that its memory takes to move what must move: labels, images, logits read once, outputs written once. The larger of
 the two is the prediction; it assumes that latencies are hidden.
+
+Where the benchmark has run on such a device, its times stand beside the predictions, with the model's error.
 
 The snapshot, ``bench/results/kernel-cost.csv``, is under version control: a change that costs instructions shows there.
 Where a target's machine code has other loops than sm_90's, whose trip counts are given here, and on AMD, whose
@@ -35,6 +37,7 @@ from rich.table import Table
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
+from bench import cases as bench_cases
 from tritonsoft.kernels import counting, forward, label_targets, losses
 from tritonsoft.kernels.launch import Launch
 
@@ -81,6 +84,7 @@ class Case(NamedTuple):
     taken: Mapping[str, float]  # the share of the iterations that enter an ``if``, by its source text
     per: Tensor  # whose elements are meant by "per element"
     moved: Sequence[Tensor]  # what must be read or written once
+    timed_as: str = ""  # the title of the case of the benchmark that times this launch
 
 
 class Instruction(NamedTuple):
@@ -274,7 +278,7 @@ def cases(platform: str) -> Iterator[Case]:
             for kind, present in (("street", 3), ("noise", groups)):
                 name = f"soft C={num_classes} k={factor} {kind}"
                 taken = {"tl.max(members) != 0": present / groups}
-                yield Case(name, launch, [groups], taken, soft, [labels, soft])
+                yield Case(name, launch, [groups], taken, soft, [labels, soft], timed_as(factor, num_classes, kind))
                 if factor == 4 and kind == "street":
                     yield from _without_the_dense_label(labels, soft, groups, taken, platform)
                     yield from _losses(soft, platform)
@@ -307,6 +311,13 @@ def cases(platform: str) -> Iterator[Case]:
         trips = [3, factor, factor, *without_taps, 5]
         both = _meta((out.numel() + soft.numel(),), torch.float16)
         yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels, both])
+
+
+def timed_as(factor: float, num_classes: int, kind: str) -> str:
+    """The title of the benchmark's case of the same shapes."""
+    content = "noise" if kind == "noise" else "street scenes"
+    shape = ("cuda", torch.float16, 16, (1024, 2048))
+    return bench_cases.Case("shrink labels", *shape, factor, num_classes, content=content).title
 
 
 def _without_the_dense_label(
@@ -362,7 +373,7 @@ def main(
     """What every kernel costs on every target."""
     if check:
         if lines := differences(show):
-            raise SystemExit("\n".join([*lines, "if this is meant: python bench/kernel_cost.py"]))
+            raise SystemExit("\n".join([*lines, "if this is meant: make cost"]))
         return
     rows = [row for target in (*DEVICES, *AMD) for row in costs(target)]
     SNAPSHOT.parent.mkdir(exist_ok=True)
@@ -373,6 +384,19 @@ def main(
     print_table([row for row in rows if row["target"] == show], show)
 
 
+def measurements(device: str, results: Path = SNAPSHOT.parent) -> dict[str, float]:
+    """Microseconds of those kernels that a committed run of the benchmark on this device has timed."""
+    kernels = {case.timed_as: case.name for case in cases("cuda") if case.timed_as}
+    found = {}
+    for path in results.glob("*.csv"):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                name = kernels.get(row.get("case", ""))
+                if name and row["rival"] == "tritonsoft" and device in row["device_name"] and row["milliseconds"]:
+                    found[name] = 1e3 * float(row["milliseconds"])
+    return found
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], target: str) -> None:
     """Instructions per output element, and times."""
     device = DEVICES[target].name if target in DEVICES else target
@@ -380,8 +404,18 @@ def print_table(rows: Sequence[Mapping[str, Any]], target: str) -> None:
     shown = [column for column in COLUMNS if column not in ("triton", "target")]
     for column in shown:
         table.add_column(column.replace("_", " "), justify="left" if column == "kernel" else "right")
+    measured = measurements(device)
+    if measured:
+        table.add_column("measured us", justify="right")
+        table.add_column("prediction is off by", justify="right")
     for row in rows:
-        table.add_row(*(row[column] for column in shown))
+        microseconds = measured.get(row["kernel"])
+        if microseconds is None:
+            comparison = []
+        else:
+            error = float(row["predicted_us"]) / microseconds - 1
+            comparison = [f"{microseconds:.3g}", f"{error:+.0%}"]
+        table.add_row(*(row[column] for column in shown), *comparison)
     Console(width=200).print(table)
 
 

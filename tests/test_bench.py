@@ -116,3 +116,19 @@ def test_the_table_holds_the_fastest_right_rival_and_the_usual_way() -> None:
     line = plot.table(rows).splitlines()[-1]
     assert "| a case | 2 ms | 50% | 1 MB | right: 2.5x the time, 1x the memory |" in line
     assert "| near: 1.5x the time, 1x the memory, off by up to 0.25 |" in line
+
+
+def test_predictions_stand_beside_what_a_gpu_has_measured(tmp_path: Path) -> None:
+    for package in ("triton", "rich", "typer"):
+        pytest.importorskip(package, reason=f"the table of costs needs {package}")
+    from bench import kernel_cost
+
+    case = next(case for case in cases("cuda") if case.factor == 2)
+    timed = {"milliseconds": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1}
+    rows = [
+        Row("cuda", case.title, name, case.floor_bytes(), "exact", 0.0, **timed) for name in ("tritonsoft", "other")
+    ]
+    h200 = dataclasses.replace(MACHINE, device_name="NVIDIA H200")
+    report.write_csv(report.csv_path(tmp_path, h200), rows, h200)
+    assert kernel_cost.measurements("H200", tmp_path) == {"soft C=19 k=2 street": 100.0}
+    assert kernel_cost.measurements("B200", tmp_path) == {}

@@ -249,7 +249,7 @@ def test_the_snapshot_of_costs_is_what_is_compiled() -> None:
     if version != triton.__version__:
         pytest.skip(f"the snapshot is of Triton {version}, this is {triton.__version__}: other machine code")
     result = subprocess.run(
-        [sys.executable, "bench/kernel_cost.py", "--check"],
+        [sys.executable, "-m", "bench.kernel_cost", "--check"],
         env={**_environment(), "COLUMNS": "200"},
         cwd=root,
         capture_output=True,
