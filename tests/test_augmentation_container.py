@@ -25,6 +25,7 @@ from kornia.constants import DataKey  # noqa: E402
 from kornia.geometry.boxes import Boxes  # noqa: E402
 from kornia.geometry.keypoints import Keypoints  # noqa: E402
 
+import tritonsoft as ts  # noqa: E402
 import tritonsoft.augmentation as TA  # noqa: E402
 
 BATCH, HEIGHT, WIDTH, CLASSES = 2, 24, 40, 3
@@ -1573,3 +1574,47 @@ def test_a_soft_label_that_comes_in_stays_soft_through_kornia_s_modules(image, l
     _, out = augment(K.RandomAffine((30.0, 30.0), p=1.0), TA.Resize((20, 30), num_classes=CLASSES))(image, soft)
     assert out.min() >= 0
     assert out.sum(1).max() <= 1 + TOLERANCE
+
+
+# --- boxes -----------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_give_the_label_that_the_container_gives() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 5, (3, 64, 96)).to(torch.uint8)
+    augment = TA.AugmentationSequential(
+        TA.RandomHorizontalFlip(),
+        K.ColorJiggle(0.1, 0.1, 0.1, 0.1),
+        TA.RandomScaleCrop((16, 24), scale=(0.2, 0.6), num_classes=5),
+        K.Normalize(0.5, 0.5),
+        data_keys=["image", "mask"],
+    )
+    with pytest.raises(ValueError, match="call the container first"):
+        _ = augment.boxes
+    for _ in range(2):  # the second call's, not both calls'
+        _, soft = augment(torch.rand(3, 3, 64, 96), labels)
+        assert augment.boxes.shape == (3, 4)
+        made = ts.soft_crop_resize(labels, augment.boxes, (16, 24), 5)
+        torch.testing.assert_close(made, soft, rtol=0, atol=1e-6)
+
+
+def test_boxes_of_a_container_that_moves_nothing_are_the_whole_picture() -> None:
+    augment = TA.AugmentationSequential(K.ColorJiggle(0.1, 0.1, 0.1, 0.1), data_keys=["image"])
+    augment(torch.rand(2, 3, 8, 12))
+    assert augment.boxes.tolist() == [[0, 0, 12, 8]] * 2
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ((TA.CenterCrop(8), K.RandomAffine(10.0)), "RandomAffine"),
+        ((TA.Resize((8, 8)), K.ColorJiggle(0.1, 0.1, 0.1, 0.1), TA.Resize((4, 4))), "did not fold into one"),
+        ((TA.CenterCrop(8), TA.RandomCrop((8, 8), padding=2)), "RandomCrop|did not fold into one"),
+        ((TA.Resize((8, 8), filter=None),), "Resize"),
+    ],
+)
+def test_boxes_are_refused_where_there_is_no_one_box(modules: tuple[torch.nn.Module, ...], message: str) -> None:
+    augment = TA.AugmentationSequential(*modules, data_keys=["image"])
+    augment(torch.rand(2, 3, 16, 16))
+    with pytest.raises(ValueError, match=message):
+        _ = augment.boxes

@@ -69,6 +69,15 @@ class _Slot:
     run: _Run | None = None  # what is still to be done to the value
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A resample of the image, or a module that left the image where it was."""
+
+    view: View
+    batch: int
+    device: torch.device
+
+
 class AugmentationSequential(K.AugmentationSequential):
     """kornia's `AugmentationSequential` for images with label maps: a drop-in for training semantic segmentation.
 
@@ -140,6 +149,33 @@ class AugmentationSequential(K.AugmentationSequential):
             self.data_keys, num_classes, ignore_index, soft_dtype, mask_args, not extra_args
         )
 
+    @property
+    def boxes(self) -> Tensor:
+        """The part of each picture that the last call shows, ``(B, 4)`` float64 in source pixel edges.
+
+        They lie where the image does. `tritonsoft.soft_crop_resize` and `tritonsoft.area_cross_entropy` take them:
+        labels need not go through the container at all, and can be made at the size of the logits.
+
+        Raises:
+            ValueError: the container was not called with an image, or its last call does not show one box of each
+                picture at one resample (a warp of kornia's, or crops that do not fold).
+
+        Example:
+            >>> _ = torch.manual_seed(0)
+            >>> import tritonsoft.augmentation as TA
+            >>> augment = TA.AugmentationSequential(TA.RandomHorizontalFlip(p=1.0), TA.CenterCrop(48))
+            >>> image = augment(torch.rand(2, 3, 64, 96))
+            >>> augment.boxes[0].tolist()
+            [72.0, 8.0, 24.0, 56.0]
+        """
+        return self.transform_op.shown()
+
+    def clear_state(self) -> None:
+        """kornia calls this before every call."""
+        super().clear_state()
+        if isinstance(self.transform_op, _FoldingOps):
+            self.transform_op.steps.clear()
+
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
         """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""
         params = []
@@ -183,6 +219,27 @@ class _FoldingOps(AugmentationSequentialOps):
         super().__init__(data_keys)
         self.num_classes, self.ignore_index, self.soft_dtype = num_classes, ignore_index, soft_dtype
         self.mask_args, self.soft_follows_image = mask_args, soft_follows_image
+        self.steps: list[_Step | str] = []  # what the last call did to positions; the names of modules that are no box
+
+    def shown(self) -> Tensor:
+        """The steps as one box per picture, where the image is."""
+        warps = [step for step in self.steps if isinstance(step, str)]
+        if warps:
+            raise ValueError(f"boxes need modules that show a box of the picture, which {', '.join(warps)} do not")
+        steps = [step for step in self.steps if not isinstance(step, str)]
+        if not steps:
+            raise ValueError("boxes are those of the last call with an image: call the container first")
+        view = steps[0].view
+        for step in steps[1:]:
+            only_moves = view.filter is None or step.view.filter is None
+            if not only_moves or not step.view.follows(view):
+                raise ValueError("boxes need one resample: the last call's crops and resizes did not fold into one")
+            view = step.view.after(view)
+        boxes = view.boxes
+        if boxes is None:
+            height, width = view.source
+            boxes = torch.tensor([[0, 0, width, height]], dtype=torch.float64)
+        return cast(Tensor, rows(boxes, steps[0].batch, steps[0].device))
 
     # --- kornia's two entry points ----------------------------------------------------------------------------------
 
@@ -266,6 +323,8 @@ class _FoldingOps(AugmentationSequentialOps):
     ) -> list[Any]:
         """A module that is no box, by kornia's own operations."""
         image = _image_of(args, keys)
+        if image is not None:
+            self._note(module, image)
         if isinstance(module, K.RandomTransplantation):  # it draws its parameters from image and masks together
             floats = [_floats(arg.value, image) if isinstance(arg, _Slot) else arg for arg in args]
             out = super().transform(*floats, module=module, param=param, extra_args=extra_args, data_keys=keys)
@@ -282,6 +341,14 @@ class _FoldingOps(AugmentationSequentialOps):
             else:
                 out[index] = self._moved(args[index], keys[index], module, param, extra_args)
         return out
+
+    def _note(self, module: nn.Module, image: Tensor) -> None:
+        source = (image.shape[-2], image.shape[-1])
+        if isinstance(module, _TAKE_MASKS) and not isinstance(module, K.IntensityAugmentationBase2D):
+            self.steps.append(type(module).__name__)
+        elif not self.steps:
+            batch = image.shape[0] if image.ndim > 3 else 1
+            self.steps.append(_Step(View(source, source), batch, image.device))
 
     def _moved(self, arg: Any, key: DataKey, module: Any, param: ParamItem, extra_args: ExtraArgs) -> Any:
         return self._get_op(key).transform(arg, module, param=param, extra_args=extra_args.get(key, {}))
@@ -400,6 +467,7 @@ class _FoldingOps(AugmentationSequentialOps):
         shows_pixels = not run.view.is_identity and not isinstance(run.view.fill, tuple)
         for index in images:
             image = args[index].value
+            self.steps.append(_Step(run.view, run.batch, image.device))
             label = next((index for index in masks if _is_label_map(out[index])), None) if shows_pixels else None
             if label is None:
                 shown = sample_image(_batched_image(image), run.view)
