@@ -1,5 +1,6 @@
 """The command `tritonsoft`: its numbers against brute force, its options, and what it says about bad input."""
 
+import csv
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ CliRunner = pytest.importorskip("typer.testing", reason="the command line needs 
 import tritonsoft as ts  # noqa: E402
 from tritonsoft import cli  # noqa: E402 - it ends the program where one of these is missing
 from tritonsoft.cli import costs, pictures  # noqa: E402
-from tritonsoft.cli.kept import areas_kept, cell_areas, thinnest_class  # noqa: E402
+from tritonsoft.cli.kept import ALL_METHODS, areas_kept, cell_areas, thinnest_class  # noqa: E402
 
 _checkout = Path(__file__).parents[1]
 CAMVID = Path(os.environ.get("TRITONSOFT_CAMVID", _checkout.parent / "shared" / "camvid"))
@@ -75,22 +76,25 @@ def test_areas_kept_of_a_pole_by_hand() -> None:
     labels[:, 1] = 1
     labels[:, 6] = 2  # nearest-exact meets this one, and gives it four times its area
     labels[0, 7] = 255
-    area, *rows = areas_kept(labels, 4, 3, 255)
-    kept, placed = rows[:3], rows[3:]
-    assert area.tolist() == [47, 8, 8]
-    assert [row.tolist() for row in kept] == [[64, 0, 0], [32, 0, 32], [47, 8, 8]]
+    kept = areas_kept(labels, 4, 3, 255, ALL_METHODS)
+    assert kept.area.tolist() == [47, 8, 8]
+    # Bilinear reads the columns 1, 2 and 5, 6 of the rows 1, 2 and 5, 6: each pole has half of its cells.
+    assert kept.given.tolist() == [[64, 0, 0], [32, 0, 32], [64, 0, 0], [32, 16, 16], [47, 8, 8]]
     # Where each has a class it has a whole cell of 16; there the true areas are (0: 12, 12, 11, 12) and (2: 4, 4).
-    assert [row.tolist() for row in placed] == [[47, 0, 0], [24, 0, 8], [47, 8, 8]]
+    assert kept.placed.tolist() == [[47, 0, 0], [24, 0, 8], [47, 0, 0], [32, 8, 8], [47, 8, 8]]
+    assert kept.distance[1].tolist() == [32 + 47 - 48, 8, 32 + 8 - 16]
+    assert kept.maps.tolist() == [1, 1, 1]
+    assert kept.lost.tolist() == [[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]]
 
 
 def test_soft_labels_keep_every_class_of_a_picture_of_odd_size() -> None:
     labels = scenes.street_scene(101, 203).labels
     kept = areas_kept(labels, 3, 19, 255)
     counts = torch.bincount(labels.flatten().long(), minlength=256)[:19].double()
-    torch.testing.assert_close(kept[0], counts, rtol=1e-12, atol=1e-9)
-    for row in (3, 6):  # its float32 entries are right to 2e-7 of a cell
-        torch.testing.assert_close(kept[row], counts, rtol=1e-5, atol=1e-5)
-    assert (kept[4:6] <= kept[0] + 1e-9).all()
+    torch.testing.assert_close(kept.area, counts, rtol=1e-12, atol=1e-9)
+    for area in (kept.given[2], kept.placed[2]):  # its float32 entries are right to 2e-7 of a cell
+        torch.testing.assert_close(area, counts, rtol=1e-5, atol=1e-5)
+    assert (kept.placed[:2] <= kept.area + 1e-9).all()
     assert thinnest_class(kept) in range(19)
 
 
@@ -166,6 +170,80 @@ def test_unusable_files_are_named_and_the_others_measured(tmp_path: Path) -> Non
         assert named in output
     assert "good with class" in output
     assert (tmp_path / "soft_labels.png").is_file()
+
+
+# --- audit -----------------------------------------------------------------------------------------------------------
+
+
+def test_audit_measures_every_method_and_names_unusable_files(tmp_path: Path) -> None:
+    ids = street_ids(48, 64)
+    for stem in ("one", "deep/two", "broken", "other_size", "no_image", "out_of_range"):
+        write_picture(tmp_path, stem, np.full((48, 64), 77) if stem == "out_of_range" else ids)
+    (tmp_path / "labels" / "broken.png").write_bytes(b"nothing")
+    Image.fromarray(ids[:20]).save(tmp_path / "labels" / "other_size.png")
+    (tmp_path / "images" / "no_image.jpg").unlink()
+    options: list[str | Path] = ["audit", "--labels", tmp_path / "labels", "--num-classes", "19", "--factors", "4,8"]
+    options += ["--class-names", ",".join(scenes.CLASSES), "--out", tmp_path / "out"]
+    result = run(*options, "--images", tmp_path / "images")
+    assert result.exit_code == 1
+    output = flat(result.output)
+    for named in (
+        "broken.png: cannot be read",
+        "other_size.png: 64x20 pixels, where its image has 64x48",
+        "no_image.png: no image of this name",
+        "out_of_range.png: labels must lie in 0..18",
+        "2 label maps; every number",
+    ):
+        assert named in output
+    assert min(Image.open(tmp_path / "out" / "audit.png").size) > 300
+    with (tmp_path / "out" / "audit.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    counts = np.bincount(ids[ids != 255], minlength=19)
+    assert len(rows) == 2 * (counts > 0).sum() * 5
+    for row in rows:
+        assert int(row["area"]) == 2 * counts[int(row["class_id"])]
+        assert row["label_maps"] == "2"
+        assert float(row["distance"]) == pytest.approx(float(row["kept"]) + 1 - 2 * float(row["in_place"]), abs=2e-6)
+        if row["method"] == "soft":
+            assert float(row["in_place"]) == pytest.approx(1, abs=1e-5)
+            assert row["gone"] == "0"
+        expected = areas_kept(torch.from_numpy(ids), float(row["factor"]), 19, 255, (row["method"],))
+        in_place = float(expected.placed[0, int(row["class_id"])]) / counts[int(row["class_id"])]
+        assert float(row["in_place"]) == pytest.approx(in_place, abs=1e-6)
+
+    good = run(*options, "--pattern", "t*o.png")
+    assert good.exit_code == 0, good.output
+    assert "1 label maps" in flat(good.output)
+
+
+def test_audit_shows_which_classes_of_camvid_suffer(tmp_path: Path) -> None:
+    if not CAMVID.is_dir():
+        pytest.skip("CamVid is not beside the checkout (TRITONSOFT_CAMVID)")
+    names = "sky,building,pole,road,pavement,tree,sign,fence,car,pedestrian,bicyclist"
+    options = ["--num-classes", "11", "--ignore-index", "11", "--factors", "8", "--class-names", names]
+    result = run("audit", "--labels", CAMVID / "labels" / "val", *options, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "audit.csv").open() as stream:
+        in_place = {
+            row["class"]: float(row["in_place"]) for row in csv.DictReader(stream) if row["method"] == "nearest-exact"
+        }
+    assert min(in_place, key=lambda name: in_place[name]) == "pole"
+    assert in_place["pole"] < 0.6
+    assert in_place["road"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "nowhere", "--num-classes", "3"], "--labels: nowhere is not a folder"),
+        (["--labels", ".", "--num-classes", "0"], "--num-classes must be at least 1"),
+        (["--labels", ".", "--num-classes", "3", "--pattern", "*.none"], "nothing to measure: 0 label maps found"),
+    ],
+)
+def test_audit_says_what_is_wrong(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run("audit", *arguments, "--out", tmp_path)
+    assert result.exit_code != 0
+    assert message in flat(result.output)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,19 @@
 """The examples, and the README's training loop, run and show what the README says of them."""
 
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+import tritonsoft as ts
+from tritonsoft.scenes import street_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -27,6 +34,94 @@ def test_kornia_reads_image_and_label_two_pixels_apart_and_we_read_them_at_one_p
     assert there.abs().max() == 2
     assert here.abs().max() <= 1e-9
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def training() -> ModuleType:
+    for package in ("kornia", "torchmetrics", "PIL"):
+        pytest.importorskip(package, reason=f"the training example needs {package}, which is not installed")
+    return load("train_segmentation")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Street scenes in a folder."""
+    image_file = pytest.importorskip("PIL.Image", reason="the training example reads pictures with Pillow")
+    root = tmp_path_factory.mktemp("dataset")
+    for split, seeds in (("train", range(5)), ("val", range(5, 8))):
+        for seed in seeds:
+            scene = street_scene(64, 96, seed)
+            for folder, pixels in (("images", scene.image.permute(1, 2, 0)), ("labels", scene.labels)):
+                file = root / folder / split / f"{seed}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image_file.fromarray(pixels.numpy()).save(file)
+    return root
+
+
+def options(dataset: Path, *more: str) -> list[str]:
+    common = ["--data", str(dataset), "--num-classes", "19", "--factor", "2", "--epochs", "2", "--batch", "2"]
+    return [*common, "--channels", "4", "--device", "cpu", *more]
+
+
+def test_hard_labels_of_the_training_example_are_those_of_pytorch(training: ModuleType) -> None:
+    labels = street_scene(64, 96).labels[None]
+    whole = torch.tensor([[0.0, 0.0, 96.0, 64.0]])
+    size = (16, 24)
+    made = {
+        mode: training.low_resolution_label(labels, whole, size, mode, 19, 255)
+        for mode in ("soft", "nearest", "torch-nearest", "majority")
+    }
+    for mode, name in (("torch-nearest", "nearest"), ("nearest", "nearest-exact")):
+        ids = torch.nn.functional.interpolate(labels[:, None].double(), size, mode=name)[:, 0].to(torch.uint8)
+        assert torch.equal(made[mode], ts.to_soft(ids, 19))
+    known = made["soft"].sum(1) > 0
+    assert torch.equal(made["majority"].argmax(1)[known], made["soft"].argmax(1)[known])
+    assert torch.equal(made["majority"].sum(1), known.float())
+
+
+@pytest.mark.parametrize("labels", ["soft", "nearest", "torch-nearest", "majority"])
+def test_training_example_trains_with_every_label(training: ModuleType, dataset: Path, labels: str) -> None:
+    result = training.main(options(dataset, "--labels", labels, "--loss", "cross-entropy+dice", "--class-weights"))
+    assert 0 < result["nll"] < 5
+    assert 0 <= result["miou_argmax"] <= 1
+    assert len(result["iou_argmax"]) == 19
+
+
+@pytest.mark.parametrize("labels", ["soft", "nearest"])
+def test_training_straight_from_the_label_map_is_the_same_training(
+    training: ModuleType, dataset: Path, labels: str
+) -> None:
+    dense, area = (
+        training.main(options(dataset, "--labels", labels, "--loss", loss)) for loss in ("cross-entropy", "area")
+    )
+    assert area["nll"] == pytest.approx(dense["nll"], rel=1e-3)
+
+
+def test_area_matched_classes_have_the_expected_areas(training: ModuleType) -> None:
+    torch.manual_seed(0)
+    probabilities = (3 * torch.rand(2, 4, 40, 50) + torch.tensor([3.0, 1.0, 0.0, 0.0])[:, None, None]).softmax(1)
+    expected = probabilities.sum((2, 3))
+    likeliest = ts.to_soft(probabilities.argmax(1), 4).sum((2, 3))
+    matched = ts.to_soft(training.area_matched(probabilities), 4).sum((2, 3))
+    assert (matched / expected - 1).abs().max() < 0.1 < (likeliest / expected - 1).abs().max()
+
+
+def test_two_processes_train_as_one_program_and_repeat_it(dataset: Path, training: ModuleType, tmp_path: Path) -> None:
+    results = []
+    for run in range(2):
+        out = tmp_path / f"{run}.json"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        program = [str(EXAMPLES / "train_segmentation.py"), *options(dataset, "--out", str(out))]
+        done = subprocess.run([*launcher, *program], capture_output=True, text=True, cwd=EXAMPLES.parent)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("epoch 2/2") == 1  # one process speaks
+        results.append(json.loads(out.read_text()))
+    first, second = ({name: value for name, value in r.items() if "seconds" not in name} for r in results)
+    first.pop("arguments"), second.pop("arguments")
+    assert str(first) == str(second)  # NaN, of classes that are nowhere, equals nothing
+    alone = training.main(options(dataset))
+    assert len(alone["iou_argmax"]) == len(first["iou_argmax"])
+    assert alone["nll"] != first["nll"]  # two processes see other crops
 
 
 def test_the_training_loop_of_the_readme_runs() -> None:

@@ -1,5 +1,5 @@
-"""The command `tritonsoft`: `demo` shows what shrinking does to labels, `doctor` checks an installation, `bench` times
-it."""
+"""The command `tritonsoft`: `demo` shows what shrinking does to labels, `audit` measures it on a dataset, `doctor`
+checks an installation, `bench` times it."""
 
 import importlib
 
@@ -11,6 +11,7 @@ except ImportError as error:
 
 import typer
 
+from tritonsoft.cli.audit import audit
 from tritonsoft.cli.bench import bench
 from tritonsoft.cli.demo import demo
 from tritonsoft.cli.doctor import doctor
@@ -19,9 +20,9 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Soft labels for semantic segmentation: see what they keep, check what is installed, time it.",
+    help="Soft labels for semantic segmentation: see what they keep, audit a dataset, check an installation, time it.",
 )
-for command in (demo, doctor, bench):
+for command in (demo, audit, doctor, bench):
     app.command()(command)
 
 

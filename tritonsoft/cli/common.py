@@ -1,6 +1,7 @@
 """What several commands need: the console, tables, devices."""
 
 import contextlib
+import math
 import os
 import platform
 import re
@@ -34,6 +35,27 @@ def percent(share: Tensor | float, digits: int = 1) -> str:
 def fail(message: str) -> None:
     console.print(Text(message, "bold red"), soft_wrap=True)
     raise typer.Exit(1)
+
+
+def parse_factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--factors must be numbers separated by commas, got {text!r}") from None
+    if not all(1 <= factor < math.inf for factor in factors):
+        raise typer.BadParameter(f"--factors must be at least 1, got {text!r}")
+    return factors
+
+
+def parse_class_names(text: str | None, num_classes: int) -> list[str]:
+    if num_classes < 1:
+        raise typer.BadParameter(f"--num-classes must be at least 1, got {num_classes}")
+    if text is None:
+        return [f"class {class_id}" for class_id in range(num_classes)]
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != num_classes:
+        raise typer.BadParameter(f"--class-names must hold --num-classes={num_classes} names, got {len(names)}")
+    return names
 
 
 def parse_device(name: str | None) -> torch.device:

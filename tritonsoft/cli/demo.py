@@ -1,25 +1,19 @@
 """`tritonsoft demo`."""
 
-import concurrent.futures
 import importlib.util
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor
 
-import tritonsoft as ts
 from tritonsoft import scenes
-from tritonsoft.cli.common import console, fail, one_thread, parse_device, percent
+from tritonsoft.cli.common import console, fail, parse_class_names, parse_device, parse_factors, percent
 from tritonsoft.cli.costs import cost_table
 from tritonsoft.cli.figure import draw_figure
-from tritonsoft.cli.kept import KEPT_CAPTION, METHODS, areas_kept, kept_table, thinnest_class
-from tritonsoft.cli.pictures import PictureError, Pictures, folder, street
+from tritonsoft.cli.kept import KEPT_CAPTION, kept_table, measure, report, thinnest_class
+from tritonsoft.cli.pictures import PictureError, folder, street
 
 
 def demo(
@@ -52,7 +46,7 @@ def demo(
     Without --images it draws a street scene. With --images, --labels and --num-classes it takes a folder; files that
     cannot be used are named and left out, and the exit code is then 1.
     """
-    shrink_by, chosen_device = _parse_factors(factors), parse_device(device)
+    shrink_by, chosen_device = parse_factors(factors), parse_device(device)
     for extra in ("PIL", "matplotlib"):
         if importlib.util.find_spec(extra) is None:
             raise typer.BadParameter(f"the demo needs {extra}: pip install 'tritonsoft[demo]'")
@@ -69,25 +63,33 @@ def demo(
         for option, directory in (("--images", images), ("--labels", labels)):
             if not directory.is_dir():
                 raise typer.BadParameter(f"{option}: {directory} is not a folder")
-        pictures, problems = folder(images, labels, _parse_class_names(class_names, num_classes), ignore_index)
+        pictures, problems = folder(images, labels, parse_class_names(class_names, num_classes), ignore_index)
     thin = [_parse_class(name, pictures.class_names) for name in thin_class or ([] if images else ["pole"])]
 
-    kept, true_areas = _measure(pictures, shrink_by, chosen_device, problems)
-    if not kept[0].any():
-        _report(problems)
+    kept, true_areas = measure(
+        pictures.names,
+        lambda index: pictures.load(index)[1],
+        pictures.num_classes,
+        pictures.ignore_index,
+        shrink_by,
+        chosen_device,
+        problems,
+    )
+    if not kept[0].area.any():
+        report(problems)
         fail(f"nothing to shrink: {len(pictures.names)} pictures with labels found, none usable with a labelled pixel")
-    for factor, areas in zip(shrink_by, kept, strict=True):
-        console.print(kept_table(factor, areas, pictures.class_names))
+    for factor, each in zip(shrink_by, kept, strict=True):
+        console.print(kept_table(factor, each, pictures.class_names))
     console.print(KEPT_CAPTION, style="dim", highlight=False)
     if images is None:
-        console.print(_sampling_error(kept[0][0] / (height * width), seed), style="dim", highlight=False)
+        console.print(_sampling_error(kept[0].area / (height * width), seed), style="dim", highlight=False)
     console.print()
 
     chosen = ""
     if not thin:
         thin = [thinnest_class(kept[-1])]
         chosen = f", the class that nearest-exact misplaces most at 1/{shrink_by[-1]:g}"
-    portions = {index: (areas[thin] / kept[0][0, thin].clamp(min=1)).sum() for index, areas in true_areas.items()}
+    portions = {index: (areas[thin] / kept[0].area[thin].clamp(min=1)).sum() for index, areas in true_areas.items()}
     example = max(portions, key=lambda index: float(portions[index]))  # the picture with most of the thin classes
     image, ids = pictures.load(example)
     with console.status("measuring time and memory"):
@@ -99,42 +101,8 @@ def demo(
     shown = " and ".join(pictures.class_names[k] for k in thin)
     console.print(f"{file} shows {pictures.names[example]} with {shown}{chosen}.", highlight=False, soft_wrap=True)
     if problems:
-        _report(problems)
+        report(problems)
         raise typer.Exit(1)
-
-
-def _measure(
-    pictures: Pictures, factors: Sequence[float], device: torch.device, problems: list[PictureError]
-) -> tuple[list[Tensor], dict[int, Tensor]]:
-    """`areas_kept` of each factor, summed over the usable pictures, and the true areas of each of those."""
-
-    def measure(index: int) -> list[Tensor] | PictureError:
-        try:
-            ids = pictures.load(index)[1].to(device)
-            return [areas_kept(ids, factor, pictures.num_classes, pictures.ignore_index) for factor in factors]
-        except PictureError as problem:
-            return problem
-        except ValueError as error:  # ids out of range
-            return PictureError(f"{pictures.names[index]}: {error}")
-
-    kept = [torch.zeros(1 + 2 * len(METHODS), pictures.num_classes, dtype=torch.float64) for _ in factors]
-    true_areas = {}
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # The pictures share out the cores; but Triton's interpreter knows one thread only.
-    workers = 1 if ts.backend_info()[str(device)][0] == "triton" else torch.get_num_threads()
-    with (
-        one_thread(),
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        Progress(*columns, console=console, transient=True) as progress,
-    ):
-        count = len(pictures.names)
-        for index, areas in enumerate(progress.track(pool.map(measure, range(count)), total=count)):
-            if isinstance(areas, PictureError):
-                problems.append(areas)
-            else:
-                true_areas[index] = areas[0][0]
-                kept = [total + area for total, area in zip(kept, areas, strict=True)]
-    return kept, true_areas
 
 
 def _sampling_error(shares: Tensor, seed: int) -> str:
@@ -146,32 +114,6 @@ def _sampling_error(shares: Tensor, seed: int) -> str:
         f"The label map samples a vector drawing at pixel centres; its class areas lie within {percent(error[worst])} "
         f"({scenes.CLASSES[worst]}) of the drawing's own, counted on 8192x16384 points."
     )
-
-
-def _report(problems: Sequence[PictureError]) -> None:
-    for problem in problems:
-        console.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
-
-
-def _parse_factors(text: str) -> list[float]:
-    try:
-        factors = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"--factors must be numbers separated by commas, got {text!r}") from None
-    if not all(1 <= factor < math.inf for factor in factors):
-        raise typer.BadParameter(f"--factors must be at least 1, got {text!r}")
-    return factors
-
-
-def _parse_class_names(text: str | None, num_classes: int) -> list[str]:
-    if num_classes < 1:
-        raise typer.BadParameter(f"--num-classes must be at least 1, got {num_classes}")
-    if text is None:
-        return [f"class {class_id}" for class_id in range(num_classes)]
-    names = [name.strip() for name in text.split(",")]
-    if len(names) != num_classes:
-        raise typer.BadParameter(f"--class-names must hold --num-classes={num_classes} names, got {len(names)}")
-    return names
 
 
 def _parse_class(text: str, class_names: Sequence[str]) -> int:

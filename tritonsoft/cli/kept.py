@@ -1,18 +1,56 @@
 """How much of each class's area is left at low resolution, and how much of that at the right place."""
 
-from collections.abc import Sequence
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.cli.common import percent, table_of
+from tritonsoft.cli.common import console, one_thread, percent, table_of
+from tritonsoft.cli.pictures import PictureError
 
 HARD = ("nearest", "nearest-exact")  # the modes of F.interpolate; the first, PyTorch's default, shifts by half a cell
 METHODS = (*HARD, "soft")
+ALL_METHODS = (*HARD, "majority", "bilinear", "soft")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What M methods keep of C classes at low resolution: float64 areas in source pixels, and numbers of label maps."""
+
+    methods: tuple[str, ...]
+    area: Tensor  # (C,) the true one
+    given: Tensor  # (M, C) what each method gives a class, wherever
+    placed: Tensor  # (M, C) and in the low-resolution pixels where it lies: sum(min(given, true))
+    maps: Tensor  # (C,) how many label maps hold the class
+    lost: Tensor  # (M, C) in how many of those none of it is left
+
+    @classmethod
+    def none(cls, methods: Sequence[str], num_classes: int) -> "Kept":
+        one, each = (num_classes,), (len(methods), num_classes)
+        sums = [torch.zeros(size, dtype=torch.float64) for size in (one, each, each, one, each)]
+        return cls(tuple(methods), *sums)
+
+    def __add__(self, other: "Kept") -> "Kept":
+        return Kept(
+            self.methods,
+            self.area + other.area,
+            self.given + other.given,
+            self.placed + other.placed,
+            self.maps + other.maps,
+            self.lost + other.lost,
+        )
+
+    @property
+    def distance(self) -> Tensor:
+        """``(M, C)``: the L1 distance to the true areas, sum(|given - true|)."""
+        return self.given + self.area - 2 * self.placed
 
 
 def shrunken(labels: Tensor, factor: float) -> tuple[int, int]:
@@ -25,26 +63,87 @@ def hard_labels(labels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return F.interpolate(labels[None, None].double(), size, mode=mode)[0, 0].to(labels.dtype)
 
 
-def areas_kept(labels: Tensor, factor: float, num_classes: int, ignore_index: int) -> Tensor:
-    """How much of each class's area a method shows at low resolution, and how much of that at the right place.
+def areas_kept(
+    labels: Tensor, factor: float, num_classes: int, ignore_index: int, methods: Sequence[str] = METHODS
+) -> Kept:
+    """What some methods keep of a label map ``(H, W)``.
 
-    Returns:
-        ``(7, C)`` float64 in source pixels: the class's true area; the area that each of `METHODS` gives it; the area
-        that each of them gives it in the low-resolution pixels where it truly is, ``sum(min(given, true))``.
+    "nearest" and "nearest-exact" of the ids; "majority": the class with the most area in each low-resolution pixel;
+    "bilinear": one-hot planes interpolated without antialiasing; "soft": `tritonsoft.soft_resize`.
     """
     size = shrunken(labels, factor)
     cell = labels.numel() / (size[0] * size[1])
     soft = ts.soft_resize(labels[None], size, num_classes, ignore_index=ignore_index, validate=True)[0]  # (C, h, w)
-    hard = [hard_labels(labels, size, mode) for mode in HARD]
-    result = torch.zeros(1 + 2 * len(METHODS), num_classes, dtype=torch.float64)
+    hard = {mode: hard_labels(labels, size, mode) for mode in methods if mode in HARD}
+    if "majority" in methods:
+        largest, winner = soft.max(0)
+        hard["majority"] = torch.where(largest > 0, winner, -1)
+
+    def share(method: str, class_id: int, mask: Tensor) -> Tensor:
+        if method == "soft":
+            return soft[class_id].double()
+        if method == "bilinear":
+            return F.interpolate(mask[None, None].double(), size, mode="bilinear")[0, 0]
+        return hard[method].eq(class_id).double()
+
+    result = Kept.none(methods, num_classes)
     for class_id in torch.unique(labels).tolist():
         if class_id == ignore_index:
             continue
-        true = cell_areas(labels == class_id, size)
-        given = [*(ids.eq(class_id).double() * cell for ids in hard), soft[class_id].double() * cell]
-        placed = [area.minimum(true) for area in given]
-        result[:, class_id] = torch.stack([area.sum() for area in (true, *given, *placed)]).cpu()
-    return result
+        mask = labels == class_id
+        true = cell_areas(mask, size)
+        given = [share(method, class_id, mask) * cell for method in methods]
+        result.area[class_id], result.maps[class_id] = true.sum(), 1
+        result.given[:, class_id] = torch.stack([area.sum() for area in given]).cpu()
+        result.placed[:, class_id] = torch.stack([area.minimum(true).sum() for area in given]).cpu()
+    return dataclasses.replace(result, lost=((result.maps > 0) & (result.given == 0)).double())
+
+
+def measure(
+    names: Sequence[str],
+    load: Callable[[int], Tensor],
+    num_classes: int,
+    ignore_index: int,
+    factors: Sequence[float],
+    device: torch.device,
+    problems: list[PictureError],
+    methods: Sequence[str] = METHODS,
+) -> tuple[list[Kept], dict[int, Tensor]]:
+    """What is kept at each factor, summed over the label maps that can be used, and the true areas of each of those."""
+
+    def of_one(index: int) -> list[Kept] | PictureError:
+        try:
+            ids = load(index).to(device)
+            return [areas_kept(ids, factor, num_classes, ignore_index, methods) for factor in factors]
+        except PictureError as problem:
+            return problem
+        except ValueError as error:  # ids out of range
+            return PictureError(f"{names[index]}: {error}")
+
+    kept = [Kept.none(methods, num_classes) for _ in factors]
+    true_areas = {}
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # The label maps share out the cores; but Triton's interpreter knows one thread only.
+    workers = 1 if ts.backend_info()[str(device)][0] == "triton" else torch.get_num_threads()
+    with (
+        one_thread(),
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        count = len(names)
+        for index, each in enumerate(progress.track(pool.map(of_one, range(count)), total=count)):
+            if isinstance(each, PictureError):
+                problems.append(each)
+            else:
+                true_areas[index] = each[0].area
+                kept = [total + more for total, more in zip(kept, each, strict=True)]
+    return kept, true_areas
+
+
+def report(problems: Sequence[PictureError]) -> None:
+    """What was left out, by name."""
+    for problem in problems:
+        console.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
 
 
 def cell_areas(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,11 +163,11 @@ def cell_areas(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return areas
 
 
-def thinnest_class(kept: Tensor) -> int:
+def thinnest_class(kept: Kept) -> int:
     """The class that nearest-exact misplaces most, of those with at least a thousandth of the labelled area."""
-    area, placed = kept[0], kept[1 + len(METHODS) + HARD.index("nearest-exact")]
-    common = area >= area.sum() / 1000
-    return int(torch.where(common, placed / area.clamp(min=1), 2).argmin())
+    placed = kept.placed[kept.methods.index("nearest-exact")]
+    common = kept.area >= kept.area.sum() / 1000
+    return int(torch.where(common, placed / kept.area.clamp(min=1), 2).argmin())
 
 
 KEPT_CAPTION = (
@@ -79,22 +178,30 @@ KEPT_CAPTION = (
 )
 
 
-def kept_table(factor: float, kept: Tensor, class_names: Sequence[str]) -> Table:
+def kept_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:
     table = table_of(f"What is left of each class, shrunk by {factor:g}", show_footer=True)
-    everything = kept.sum(1)
+    total = kept.area.sum()
     table.add_column("class", "all", no_wrap=True)
     table.add_column("area", justify="right")
-    for row in range(1, len(kept)):
-        heading = "kept" if row <= len(METHODS) else "in place"
-        method = METHODS[(row - 1) % len(METHODS)].removeprefix("nearest-")
-        table.add_column(f"{heading}\n{method}", percent(everything[row] / everything[0]), justify="right")
-    for class_id in kept[0].nonzero().flatten().tolist():
-        area = percent(kept[0, class_id] / everything[0], digits=2)
-        shares = (kept[1:, class_id] / kept[0, class_id]).tolist()
-        table.add_row(class_names[class_id], area, *(Text(percent(share), _style(share)) for share in shares))
+    areas = torch.cat([kept.given, kept.placed])  # (2 M, C)
+    headings = [f"{what}\n{short(method)}" for what in ("kept", "in place") for method in kept.methods]
+    for heading, area in zip(headings, areas, strict=True):
+        table.add_column(heading, percent(area.sum() / total), justify="right")
+    for class_id in kept.area.nonzero().flatten().tolist():
+        table.add_row(
+            class_names[class_id],
+            percent(kept.area[class_id] / total, digits=2),
+            *(coloured(float(area / kept.area[class_id])) for area in areas[:, class_id]),
+        )
     return table
 
 
-def _style(share: float) -> str:
+def short(method: str) -> str:
+    """Its name over a column of percentages."""
+    return {"nearest-exact": "exact", "majority": "major", "bilinear": "linear"}.get(method, method)
+
+
+def coloured(share: float) -> Text:
     error = abs(share - 1)
-    return "bold red" if error > 0.5 else "red" if error > 0.25 else "yellow" if error > 0.05 else "green"
+    style = "bold red" if error > 0.5 else "red" if error > 0.25 else "yellow" if error > 0.05 else "green"
+    return Text(percent(share), style)

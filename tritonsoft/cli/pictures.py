@@ -49,7 +49,7 @@ def folder(
     images: Path, labels: Path, class_names: Sequence[str], ignore_index: int
 ) -> tuple[Pictures, list[PictureError]]:
     """The pictures that have the same path and stem in both folders, and what has no partner."""
-    image_files, label_files = _by_stem(images), _by_stem(labels)
+    image_files, label_files = by_stem(images), by_stem(labels)
     problems = [
         PictureError(f"{files[stem]}: no {missing} of this name in {there}")
         for files, others, missing, there in (
@@ -72,28 +72,35 @@ def folder(
     return Pictures(stems, load, class_names, palette, ignore_index), problems
 
 
-def _by_stem(directory: Path) -> dict[str, Path]:
-    files = (path for path in sorted(directory.rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES)
+def by_stem(directory: Path, pattern: str = "*") -> dict[str, Path]:
+    """The pictures in a folder and below, by their path without the suffix."""
+    files = (path for path in sorted(directory.rglob(pattern)) if path.suffix.lower() in PICTURE_SUFFIXES)
     return {str(path.relative_to(directory).with_suffix("")): path for path in files}
 
 
 def load_picture(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
-    """An image ``(3, H, W)`` uint8 and its label map ``(H, W)`` of grey values or palette indices, uint8 or int32."""
+    """An image ``(3, H, W)`` uint8 and its label map ``(H, W)``."""
+    pixels, labels = _read(image_file, is_image=True), load_labels(label_file)
+    if pixels.shape[:2] != labels.shape:
+        image_height, image_width = pixels.shape[:2]
+        size = f"{labels.shape[1]}x{labels.shape[0]}"
+        raise PictureError(f"{label_file}: {size} pixels, where its image has {image_width}x{image_height}")
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), labels
+
+
+def load_labels(file: Path) -> Tensor:
+    """A label map ``(H, W)`` of grey values or palette indices, uint8 or int32."""
+    ids = _read(file, is_image=False)
+    return torch.from_numpy(ids.astype(np.uint8 if ids.dtype.itemsize == 1 else np.int32))
+
+
+def _read(file: Path, is_image: bool) -> Array:
     from PIL import Image
 
-    arrays = []
-    for file, is_image in ((image_file, True), (label_file, False)):
-        try:
-            with Image.open(file) as picture:
-                if not is_image and picture.mode not in LABEL_MODES:
-                    raise PictureError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}")
-                arrays.append(np.array(picture.convert("RGB") if is_image else picture))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise PictureError(f"{file}: cannot be read ({error})") from None
-    pixels, ids = arrays
-    if pixels.shape[:2] != ids.shape:
-        image_height, image_width = pixels.shape[:2]
-        size = f"{ids.shape[1]}x{ids.shape[0]}"
-        raise PictureError(f"{label_file}: {size} pixels, where its image has {image_width}x{image_height}")
-    labels = torch.from_numpy(ids.astype(np.uint8 if ids.dtype.itemsize == 1 else np.int32))
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), labels
+    try:
+        with Image.open(file) as picture:
+            if not is_image and picture.mode not in LABEL_MODES:
+                raise PictureError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}")
+            return np.array(picture.convert("RGB") if is_image else picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{file}: cannot be read ({error})") from None

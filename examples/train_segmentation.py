@@ -1,0 +1,345 @@
+"""Train a small U-Net at low resolution with soft or hard labels, and measure it at full resolution.
+
+    python examples/train_segmentation.py --data DIR --num-classes 11 --ignore-index 11 --labels soft --factor 4
+    torchrun --nproc-per-node 2 examples/train_segmentation.py --data DIR ...
+
+DIR holds ``images/train``, ``images/val``, ``labels/train`` and ``labels/val``: pictures, and label maps of class ids
+with the same paths and stems. The network sees pictures shrunk by ``--factor``. ``--labels`` says how its labels are
+shrunk, and everything else is the same:
+
+* ``soft``: the distribution of classes under each low-resolution pixel;
+* ``nearest``: the class of the pixel nearest to its centre (``nearest-exact``);
+* ``torch-nearest``: PyTorch's ``mode="nearest"``, half a low-resolution pixel away from the image;
+* ``majority``: the class with most area.
+
+At the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution, and
+compared with the full-size label map. Same arguments, same number of processes: same result on the CPU.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import kornia.augmentation as K
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torchmetrics.classification import MulticlassJaccardIndex
+
+import tritonsoft as ts
+import tritonsoft.augmentation as TA
+from tritonsoft import metrics
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class Folder(Dataset[tuple[Tensor, Tensor]]):
+    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split."""
+
+    def __init__(self, root: Path, split: str, cache: bool) -> None:
+        images, labels = (
+            {file.relative_to(folder).with_suffix(""): file for file in sorted(folder.rglob("*")) if file.is_file()}
+            for folder in (root / "images" / split, root / "labels" / split)
+        )
+        if not images or images.keys() != labels.keys():
+            odd = ", ".join(sorted(str(stem) for stem in images.keys() ^ labels.keys())[:5])
+            raise SystemExit(f"{root}: {split} needs images with label maps of the same names; without partner: {odd}")
+        self.files = [(images[stem], labels[stem]) for stem in images]
+        self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.kept is not None and index in self.kept:
+            return self.kept[index]
+        image_file, label_file = self.files[index]
+        image = torch.from_numpy(np.array(Image.open(image_file).convert("RGB"))).permute(2, 0, 1).contiguous()
+        labels = torch.from_numpy(np.array(Image.open(label_file)))
+        if labels.shape != image.shape[1:]:
+            raise ValueError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
+        if self.kept is not None:
+            self.kept[index] = image, labels
+        return image, labels
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def block(inputs: int, outputs: int) -> nn.Sequential:
+    convolutions = [nn.Conv2d(channels, outputs, 3, padding=1, bias=False) for channels in (inputs, outputs)]
+    return nn.Sequential(*(part for each in convolutions for part in (each, nn.BatchNorm2d(outputs), nn.ReLU(True))))
+
+
+class UNet(nn.Module):
+    """Image ``(B, 3, h, w)`` -> logits ``(B, C, h, w)``; each level has half the size and twice the channels."""
+
+    def __init__(self, num_classes: int, channels: int, levels: int = 4) -> None:
+        super().__init__()
+        widths = [channels * 2**level for level in range(levels)]
+        self.down = nn.ModuleList(block(inputs, outputs) for inputs, outputs in zip([3, *widths], widths, strict=False))
+        self.up = nn.ModuleList(block(3 * width, width) for width in widths[:-1])
+        self.head = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x, skips = image, []
+        for level, down in enumerate(self.down):
+            x = down(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        skips.pop()
+        for skip, up in zip(reversed(skips), reversed(self.up), strict=True):
+            x = up(torch.cat([skip, F.interpolate(x, skip.shape[2:], mode="bilinear")], 1))
+        return self.head(x)
+
+
+# --- the labels: all that differs ------------------------------------------------------------------------------------
+
+
+def low_resolution_label(
+    labels: Tensor, boxes: Tensor, size: tuple[int, int], mode: str, num_classes: int, ignore_index: int
+) -> Tensor:
+    """Label maps ``(B, H, W)`` and boxes ``(B, 4)`` -> soft label ``(B, C, h, w)``; a hard one has masses 0 and 1."""
+    if mode == "torch-nearest":  # it reads at the left upper edge of each low-resolution pixel, not at its centre
+        (h, w), (x0, y0, x1, y1) = size, boxes.unbind(1)
+        half = torch.stack([(x1 - x0) / w, (y1 - y0) / h], 1) / 2
+        boxes = boxes - half.repeat(1, 2)
+    filter = "nearest" if mode in ("nearest", "torch-nearest") else "area"
+    soft = ts.soft_crop_resize(labels, boxes, size, num_classes, ignore_index=ignore_index, filter=filter)
+    if mode == "majority":
+        largest, winner = soft.max(1)
+        return ts.to_soft(winner.masked_fill(largest == 0, ignore_index), num_classes, ignore_index=ignore_index)
+    return soft
+
+
+def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int) -> Tensor:
+    """``(C,)``: 1 / sqrt(share of the labelled area), 1 on average over that area."""
+    area = torch.zeros(num_classes, dtype=torch.float64)
+    for index in range(len(data)):  # type: ignore[arg-type]
+        area += torch.bincount(data[index][1].flatten().long(), minlength=num_classes)[:num_classes]
+    share = area / area.sum()
+    weight = torch.where(share > 0, share.clamp(min=1e-4) ** -0.5, 0)
+    return (weight / (weight * share).sum()).float()
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[Tensor, Tensor]]) -> Iterator[float]:
+    """Yields the mean loss of each epoch."""
+    device, num_classes = torch.device(arguments.device), arguments.num_classes
+    height, width = data[0][1].shape
+    h, w = round(height / arguments.factor), round(width / arguments.factor)
+    low, high = (scale / arguments.factor for scale in arguments.scale)
+    augment = TA.AugmentationSequential(
+        TA.RandomScaleCrop((h, w), scale=(low, high)),
+        TA.RandomHorizontalFlip(),
+        K.ColorJiggle(0.2, 0.2, 0.2, 0.05),
+        data_keys=["image"],
+    )
+    weight = class_weights(data, num_classes).to(device) if arguments.class_weights else None
+    sampler = DistributedSampler(data, seed=arguments.seed)  # one process is a world of one
+    loader = DataLoader(
+        data,
+        arguments.batch,
+        sampler=sampler,
+        drop_last=len(sampler) > arguments.batch,
+        num_workers=arguments.workers,
+        pin_memory=device.type == "cuda",
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-2)
+    steps = arguments.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, arguments.lr, total_steps=max(steps, 1), pct_start=0.1)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16)
+    for epoch in range(arguments.epochs):
+        sampler.set_epoch(epoch)
+        model.train()
+        total = torch.zeros((), device=device)
+        for image, labels in loader:
+            image, labels = image.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            small = augment(image.float() / 255)
+            with autocast:
+                logits = model(small.to(memory_format=torch.channels_last))
+            if arguments.loss == "area":  # straight from the label map, no soft label anywhere
+                filter = "nearest" if arguments.labels == "nearest" else "area"
+                loss = ts.area_cross_entropy(
+                    logits, labels, augment.boxes, ignore_index=arguments.ignore_index, filter=filter, weight=weight
+                )
+            else:
+                target = low_resolution_label(
+                    labels, augment.boxes, (h, w), arguments.labels, num_classes, arguments.ignore_index
+                )
+                loss = ts.soft_cross_entropy(logits, target, weight=weight)
+                if arguments.loss == "cross-entropy+dice":
+                    loss = loss + ts.soft_dice_loss(logits, target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        yield float(total) / len(loader)
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def area_matched(probabilities: Tensor, rounds: int = 10) -> Tensor:
+    """Classes ``(B, H, W)`` of which each has the area that it has in the sum of the probabilities ``(B, C, H, W)``.
+
+    The likeliest class of every pixel leaves out a pole that is nowhere likelier than half. This weighs the classes of
+    each picture until the areas agree.
+    """
+    wanted = probabilities.sum((2, 3))
+    scores = probabilities.clamp(min=1e-8).log()
+    for step in range(rounds):
+        area = ts.to_soft(scores.max(1).indices, scores.shape[1], ignore_index=-1).sum((2, 3))
+        change = (wanted + 1).log() - (area + 1).log()
+        scores += change[:, :, None, None] * 0.5 * (1 - step / rounds)
+    return scores.max(1).indices
+
+
+@torch.no_grad()
+def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder) -> dict[str, object]:
+    """The metrics at full resolution, over all processes."""
+    device, num_classes, ignore_index = torch.device(arguments.device), arguments.num_classes, arguments.ignore_index
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    own = Subset(data, range(rank, len(data), world))  # type: ignore[arg-type]
+    model.eval()
+
+    def iou() -> MulticlassJaccardIndex:
+        return MulticlassJaccardIndex(num_classes, average="none", ignore_index=ignore_index).to(device)
+
+    ious = {"argmax": iou(), "area_matched": iou()}
+    likelihood, calibration, soft_iou, area_error, area_error_argmax = (
+        metric.to(device)
+        for metric in (
+            metrics.SoftNegativeLogLikelihood(),
+            metrics.SoftCalibrationError(),
+            metrics.SoftIoU(num_classes),
+            metrics.AreaError(num_classes),
+            metrics.AreaError(num_classes),
+        )
+    )
+    for image, labels in DataLoader(own, 1, num_workers=arguments.workers):
+        image, labels = image.to(device), labels.to(device)
+        size = round(labels.shape[1] / arguments.factor), round(labels.shape[2] / arguments.factor)
+        small = ts.resize(image, size, dtype=torch.float32)
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+            logits = model(small.to(memory_format=torch.channels_last)).float()
+        low_resolution = ts.soft_resize(labels, size, num_classes, ignore_index=ignore_index)
+        soft_iou.update(logits.softmax(1), low_resolution)
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear")
+        probabilities, truth = logits.softmax(1), ts.to_soft(labels, num_classes, ignore_index=ignore_index)
+        likelihood.update(logits, truth)
+        calibration.update(probabilities, truth)
+        area_error.update(probabilities, truth)
+        decoded = {"argmax": probabilities.max(1).indices, "area_matched": area_matched(probabilities)}
+        area_error_argmax.update(ts.to_soft(decoded["argmax"], num_classes, ignore_index=-1), truth)
+        for name, classes in decoded.items():
+            ious[name].update(classes, labels.long())
+    result: dict[str, object] = {
+        "nll": float(likelihood.compute()),
+        "calibration_error": float(calibration.compute()),
+        "area_error": float(area_error.compute()),
+        "area_error_argmax": float(area_error_argmax.compute()),
+        "soft_iou": float(soft_iou.compute()),
+    }
+    for name, metric in ious.items():
+        per_class = metric.compute()
+        result[f"miou_{name}"] = float(per_class.nanmean())
+        result[f"iou_{name}"] = per_class.tolist()
+    return result
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="images/ and labels/, each with train/ and val/")
+    parser.add_argument("--num-classes", type=int, required=True)
+    parser.add_argument("--ignore-index", type=int, default=255)
+    parser.add_argument("--labels", choices=["soft", "nearest", "torch-nearest", "majority"], default="soft")
+    parser.add_argument("--factor", type=float, default=4, help="how much smaller the network's pictures are")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=8, help="pictures per step and process")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--scale", type=float, nargs=2, default=(0.75, 1.5), help="range of the random scale")
+    parser.add_argument("--channels", type=int, default=16, help="of the U-Net's first level")
+    parser.add_argument("--loss", choices=["cross-entropy", "area", "cross-entropy+dice"], default="cross-entropy")
+    parser.add_argument("--class-weights", action="store_true", help="weigh classes by 1 / sqrt(area)")
+    parser.add_argument("--every", type=int, default=1, help="train on every n-th picture")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="autocast; default: on a GPU")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile; default: on a GPU")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read pictures")
+    parser.add_argument("--cache", action="store_true", help="keep all pictures in memory")
+    parser.add_argument("--out", type=Path, help="write the result to this JSON file")
+    arguments = parser.parse_args(argv)
+    if arguments.loss == "area" and arguments.labels not in ("soft", "nearest"):
+        parser.error(f"--loss area takes the label map itself: --labels soft or nearest, not {arguments.labels}")
+    on_gpu = arguments.device.startswith("cuda")
+    arguments.bf16 = on_gpu if arguments.bf16 is None else arguments.bf16
+    arguments.compile = on_gpu if arguments.compile is None else arguments.compile
+    return arguments
+
+
+@contextlib.contextmanager
+def process_group(arguments: argparse.Namespace) -> Iterator[int]:
+    """This process's rank in the world that torchrun made, or in a world of one."""
+    if arguments.device.startswith("cuda"):
+        arguments.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(arguments.device)
+    backend = "nccl" if arguments.device.startswith("cuda") else "gloo"
+    if "RANK" in os.environ:
+        distributed.init_process_group(backend)
+    else:
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield distributed.get_rank()
+    finally:
+        distributed.destroy_process_group()
+
+
+def main(argv: list[str] | None = None) -> dict[str, object]:
+    arguments = parse(argv)
+    started = time.perf_counter()
+    with process_group(arguments) as rank:
+        torch.manual_seed(arguments.seed)  # the same weights everywhere ...
+        network = UNet(arguments.num_classes, arguments.channels)
+        network = network.to(arguments.device, memory_format=torch.channels_last)
+        torch.manual_seed(arguments.seed + 1_000_003 * (rank + 1))  # ... and other crops in every process
+        model: nn.Module = torch.compile(network) if arguments.compile else network
+        if distributed.get_world_size() > 1:
+            model = DistributedDataParallel(model)
+        training = Folder(arguments.data, "train", arguments.cache)
+        some = Subset(training, range(0, len(training), arguments.every))
+        for epoch, loss in enumerate(train(arguments, model, some), 1):
+            if rank == 0:
+                seconds = time.perf_counter() - started
+                print(f"epoch {epoch}/{arguments.epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
+        trained = time.perf_counter()
+        result = evaluate(arguments, network, Folder(arguments.data, "val", False))
+    result |= {
+        "seconds_training": trained - started,
+        "seconds_evaluation": time.perf_counter() - trained,
+        "arguments": vars(arguments),
+    }
+    if rank == 0:
+        print(", ".join(f"{name} {value:.4f}" for name, value in result.items() if isinstance(value, float)))
+        if arguments.out is not None:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    return result
+
+
+if __name__ == "__main__":
+    main()
