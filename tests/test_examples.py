@@ -1,5 +1,6 @@
 """The examples, and the README's training loop, run and show what the README says of them."""
 
+import csv
 import importlib.util
 import json
 import re
@@ -133,3 +134,28 @@ def test_the_training_loop_of_the_readme_runs() -> None:
     assert names["soft"].shape == (4, 19, 32, 64)
     assert names["loss"].isfinite()
     assert all(parameter.grad.abs().sum() > 0 for parameter in names["model"].parameters())
+
+
+def test_tables_of_results_show_mean_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = load("results")
+    for seed, iou in enumerate((0.2, 0.3, 0.7)):
+        result = dict.fromkeys(results.METRICS, iou) | {"iou_argmax": [iou] * 11}
+        (tmp_path / f"f4-tenth-torch-nearest-plain-{seed}.json").write_text(json.dumps(result))
+    (tmp_path / "RESULTS.md").write_text(f"before {' '.join(results.MARKERS)} after")
+    monkeypatch.setattr(results, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["results.py", "--runs", str(tmp_path), "--tables-only"])
+    results.main()
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page.startswith("before ")
+    assert page.endswith(" after")
+    assert "a tenth of the training set, 40 epochs\n" in page
+    assert "| torch-nearest | 3 | 40.0 ± 26.5 | 40.0 ± 26.5 |" in page
+    assert (tmp_path / "results.csv").read_text().splitlines()[1].startswith("f4-tenth,torch-nearest,plain,0,0.2,0.2")
+
+
+def test_committed_tables_are_those_of_the_committed_results() -> None:
+    results = load("results")
+    with (EXAMPLES / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    written = (EXAMPLES / "RESULTS.md").read_text().split(results.MARKERS[0])[1].split(results.MARKERS[1])[0]
+    assert written == "\n" + results.tables(rows)
