@@ -14,25 +14,22 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 LABELS = ("soft", "nearest", "torch-nearest", "majority")
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 THIN = [CLASSES.index(name) for name in ("pole", "sign", "pedestrian", "bicyclist")]
 COMMON = ["--num-classes", "11", "--ignore-index", "11", "--cache", "--device", "cpu", "--batch", "4", "--bf16"]
-SETTINGS = {
-    "f8-tenth": "--factor 8 --every 10 --epochs 60",
-    "f8-full": "--factor 8 --epochs 15",
-    "f4-tenth": "--factor 4 --every 10 --epochs 40",
-    "f4-full": "--factor 4 --epochs 5",
+SETTINGS = {  # factor, every n-th picture, epochs
+    "f8-tenth": (8, 10, 60),
+    "f8-full": (8, 1, 15),
+    "f4-tenth": (4, 10, 40),
+    "f4-full": (4, 1, 5),
 }
-TITLES = {
-    "f8-tenth": "Factor 8, a tenth of the training set, 60 epochs",
-    "f8-full": "Factor 8, the whole training set, 15 epochs",
-    "f4-tenth": "Factor 4, a tenth of the training set, 40 epochs",
-    "f4-full": "Factor 4, the whole training set, 5 epochs",
-}
+PORTIONS = {1: "the whole training set", 10: "a tenth of the training set"}
 RECIPES = {
     "plain": "",
     "weights": "--class-weights",
@@ -54,49 +51,61 @@ METRICS = {  # name in the file: heading, factor, digits
 MARKERS = ("<!-- written by results.py -->", "<!-- end -->")
 
 
-def runs(seeds: list[int]) -> dict[str, list[str]]:
-    """Arguments by name, seed by seed."""
-    every = {}
+class Run(NamedTuple):
+    """One row of results.csv."""
+
+    setting: str
+    labels: str
+    recipe: str
+    seed: int
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"{self.setting}-{self.labels}-{self.recipe}-{self.seed}.json"
+
+    @property
+    def arguments(self) -> list[str]:
+        factor, every, epochs = SETTINGS[self.setting]
+        setting = f"--factor {factor} --every {every} --epochs {epochs}"
+        return f"--labels {self.labels} --seed {self.seed} {setting} {RECIPES[self.recipe]}".split()
+
+
+def runs(seeds: Iterable[int]) -> Iterator[Run]:
+    """Seed by seed."""
     for seed in seeds:
-        for setting, options in SETTINGS.items():
+        for setting in SETTINGS:
             for recipe in TRIED.get(setting, ("plain",)):
                 for labels in LABELS if recipe == "plain" else ("soft", "nearest"):
-                    arguments = f"--labels {labels} --seed {seed} {options} {RECIPES[recipe]}".split()
-                    every[f"{setting}-{labels}-{recipe}-{seed}"] = arguments
-    return every
+                    yield Run(setting, labels, recipe, seed)
 
 
-def train(data: Path, file: Path, arguments: list[str], threads: int) -> None:
-    program = [sys.executable, str(HERE / "train_segmentation.py"), "--data", str(data), "--out", str(file)]
+def train(data: Path, folder: Path, run: Run, threads: int) -> None:
+    program = [sys.executable, str(HERE / "train_segmentation.py"), "--data", str(data), "--out", str(run.file(folder))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    subprocess.run([*program, *COMMON, *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
-    print(file.stem, flush=True)
+    subprocess.run([*program, *COMMON, *run.arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
+    print(*run, flush=True)
 
 
 def gather(folder: Path) -> list[dict[str, str | float]]:
     rows = []
-    for name in runs(list(range(100))):
-        file = folder / f"{name}.json"
-        if file.exists():
-            result = json.loads(file.read_text())
-            setting = next(setting for setting in SETTINGS if name.startswith(setting))
-            labels, recipe, seed = name.removeprefix(f"{setting}-").rsplit("-", 2)
+    for run in runs(range(100)):
+        if run.file(folder).exists():
+            result = json.loads(run.file(folder).read_text())
             result["iou_thin"] = statistics.fmean(result["iou_argmax"][index] for index in THIN)
             values = {metric: round(result[metric], 5) for metric in METRICS}
             ious = {f"iou_{each}": round(iou, 5) for each, iou in zip(CLASSES, result["iou_argmax"], strict=True)}
-            rows.append({"setting": setting, "labels": labels, "recipe": recipe, "seed": int(seed), **values, **ious})
+            rows.append({**run._asdict(), **values, **ious})
     return rows
 
 
 def tables(rows: list[dict[str, str | float]]) -> str:
     """Mean ± standard deviation over the seeds."""
     parts = []
-    for setting, title in TITLES.items():
+    for setting, (factor_of_setting, every, epochs) in SETTINGS.items():
         groups = defaultdict(list)
         for row in rows:
             if row["setting"] == setting:
                 groups[row["labels"], row["recipe"]].append(row)
-        parts += [f"### {title}", ""]
+        parts += [f"### Factor {factor_of_setting}, {PORTIONS[every]}, {epochs} epochs", ""]
         parts += ["| labels | seeds | " + " | ".join(heading for heading, *_ in METRICS.values()) + " |"]
         parts += ["|---" * (len(METRICS) + 2) + "|"]
         for (labels, recipe), group in groups.items():
@@ -126,13 +135,9 @@ def main() -> None:
         if arguments.data is None:
             parser.error("--data is needed to train")
         threads = max((os.cpu_count() or 1) // arguments.jobs, 1)
-        missing = {
-            arguments.runs / f"{name}.json": options
-            for name, options in runs(arguments.seeds).items()
-            if not (arguments.runs / f"{name}.json").exists()
-        }
+        missing = [run for run in runs(arguments.seeds) if not run.file(arguments.runs).exists()]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            waiting = [pool.submit(train, arguments.data, *run, threads) for run in missing.items()]
+            waiting = [pool.submit(train, arguments.data, arguments.runs, run, threads) for run in missing]
             for each in concurrent.futures.as_completed(waiting):
                 each.result()
     rows = gather(arguments.runs)

@@ -159,3 +159,13 @@ def test_committed_tables_are_those_of_the_committed_results() -> None:
         rows = list(csv.DictReader(stream))
     written = (EXAMPLES / "RESULTS.md").read_text().split(results.MARKERS[0])[1].split(results.MARKERS[1])[0]
     assert written == "\n" + results.tables(rows)
+
+
+def test_results_trains_what_is_missing(dataset: Path, training: ModuleType, tmp_path: Path) -> None:
+    results = load("results")
+    run = results.Run("f8-tenth", "soft", "weights+dice", 0)
+    assert "--factor 8 --every 10 --epochs 60" in " ".join(run.arguments)
+    results.COMMON = ["--num-classes", "19", "--channels", "2", "--device", "cpu"]
+    results.SETTINGS["f8-tenth"] = (8, 1, 1)
+    results.train(dataset, tmp_path / "new", run, 1)
+    assert len(json.loads(run.file(tmp_path / "new").read_text())["iou_argmax"]) == 19

@@ -1,7 +1,6 @@
 """`tritonsoft audit`."""
 
 import csv
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,8 @@ from torch import Tensor
 from tritonsoft.cli.common import (
     console,
     fail,
+    need,
+    need_folder,
     parse_class_names,
     parse_device,
     parse_factors,
@@ -54,12 +55,10 @@ def audit(
     """
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
     names = parse_class_names(class_names, num_classes)
-    for extra in ("PIL", "matplotlib"):
-        if importlib.util.find_spec(extra) is None:
-            raise typer.BadParameter(f"the audit needs {extra}: pip install 'tritonsoft[demo]'")
-    for option, directory in (("--labels", labels), ("--images", images)):
-        if directory is not None and not directory.is_dir():
-            raise typer.BadParameter(f"{option}: {directory} is not a folder")
+    need("demo", "PIL", "matplotlib")
+    need_folder("--labels", labels)
+    if images is not None:
+        need_folder("--images", images)
     files = list(by_stem(labels, pattern).values())
     load = load_labels if images is None else _beside_images(labels, images)
     problems: list[PictureError] = []

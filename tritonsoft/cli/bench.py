@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import re
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft import scenes
-from tritonsoft.cli.common import console, describe, fail, parse_device, synchronize, table_of
+from tritonsoft.cli.common import console, describe, fail, parse_device, seconds_of, table_of
 from tritonsoft.cli.costs import one_hot_interpolate, soft_resize
+from tritonsoft.cli.kept import shrunken
 
 SECONDS_PER_ROW, FEWEST_RUNS, MOST_RUNS = 1.5, 3, 50
 SLOW_SECONDS = 3.0  # what takes longer than this is timed once
@@ -143,11 +143,7 @@ def median_seconds(call: Callable[[], Any], device: torch.device) -> tuple[float
     call()
     times: list[float] = []
     while not times or (times[0] < SLOW_SECONDS and len(times) < FEWEST_RUNS) or sum(times) < SECONDS_PER_ROW:
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
+        times.append(seconds_of(call, device))
         if len(times) == MOST_RUNS:
             break
     return statistics.median(times), len(times)
@@ -181,7 +177,7 @@ def bench(
         )
     height, width = map(int, match.groups())
     chosen = parse_device(device)
-    small = (max(round(height / factor), 1), max(round(width / factor), 1))
+    small = shrunken((height, width), factor)
     needed = 4 * batch * (3 * height * width + 4 * classes * small[0] * small[1])
     if needed > free_bytes(chosen):
         fail(

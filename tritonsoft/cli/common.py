@@ -1,11 +1,13 @@
 """What several commands need: the console, tables, devices."""
 
 import contextlib
+import importlib.util
 import math
 import os
 import platform
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,18 @@ def percent(share: Tensor | float, digits: int = 1) -> str:
 def fail(message: str) -> None:
     console.print(Text(message, "bold red"), soft_wrap=True)
     raise typer.Exit(1)
+
+
+def need(extra: str, *packages: str) -> None:
+    """Usage error where a package is missing that one of our extras brings."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise typer.BadParameter(f"this needs {package}: pip install 'tritonsoft[{extra}]'")
+
+
+def need_folder(option: str, directory: Path) -> None:
+    if not directory.is_dir():
+        raise typer.BadParameter(f"{option}: {directory} is not a folder")
 
 
 def parse_factors(text: str) -> list[float]:
@@ -100,3 +114,12 @@ def one_thread() -> Iterator[None]:
 def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """How long one call takes until the device is done."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start

@@ -17,7 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.cli.common import describe, name_of, synchronize, table_of
+from tritonsoft.cli.common import describe, name_of, seconds_of, table_of
 from tritonsoft.cli.kept import shrunken
 from tritonsoft.cli.pictures import Array
 
@@ -60,7 +60,7 @@ def cost_table(labels: Tensor, factors: Sequence[float], num_classes: int, ignor
         table.add_column(heading, justify="right")
     all_peaks = peak_memory(labels, factors, num_classes, ignore_index)
     for factor, peaks in zip(factors, all_peaks, strict=True):
-        arguments = (labels[None], shrunken(labels, factor), num_classes, ignore_index)
+        arguments = (labels[None], shrunken(labels.shape, factor), num_classes, ignore_index)
         ours, theirs = (rival(*arguments) for rival in RIVALS)
         difference = float((ours - theirs).abs().max())
         del ours, theirs
@@ -78,11 +78,7 @@ def median_times(calls: Sequence[Callable[[], object]], device: torch.device) ->
     begin = time.perf_counter()
     while len(seconds[0]) < 4 or (len(seconds[0]) <= TIMED_RUNS and time.perf_counter() - begin < TIMED_SECONDS):
         for call, measured in zip(calls, seconds, strict=True):
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            measured.append(time.perf_counter() - start)
+            measured.append(seconds_of(call, device))
     return [statistics.median(measured[1:]) for measured in seconds]
 
 
@@ -109,7 +105,7 @@ def _peak_device_memory(rival: Callable[..., Tensor], labels: Tensor, factor: fl
     memory.synchronize(labels.device)
     memory.reset_peak_memory_stats(labels.device)
     before = memory.memory_allocated(labels.device)
-    rival(labels[None], shrunken(labels, factor), *classes)
+    rival(labels[None], shrunken(labels.shape, factor), *classes)
     memory.synchronize(labels.device)
     return int(memory.max_memory_allocated(labels.device) - before)
 
@@ -121,9 +117,9 @@ def _peak_resident_memory(rival: Callable[..., Tensor], ids: Array, factor: floa
     # The warm-up loads and compiles what the call needs, on a corner that divides by the factor if the whole does.
     side = 16 * max(round(factor), 1)
     corner = labels[: side + (height % factor > 0), : side + (width % factor > 0)].contiguous()
-    rival(corner[None], shrunken(corner, factor), *classes)
+    rival(corner[None], shrunken(corner.shape, factor), *classes)
     before = _resident_memory("VmRSS")
-    result = rival(labels[None], shrunken(labels, factor), *classes)
+    result = rival(labels[None], shrunken(labels.shape, factor), *classes)
     after = _resident_memory("VmHWM")
     del result
     return after - before

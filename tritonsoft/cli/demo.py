@@ -1,6 +1,5 @@
 """`tritonsoft demo`."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,16 @@ import typer
 from torch import Tensor
 
 from tritonsoft import scenes
-from tritonsoft.cli.common import console, fail, parse_class_names, parse_device, parse_factors, percent
+from tritonsoft.cli.common import (
+    console,
+    fail,
+    need,
+    need_folder,
+    parse_class_names,
+    parse_device,
+    parse_factors,
+    percent,
+)
 from tritonsoft.cli.costs import cost_table
 from tritonsoft.cli.figure import draw_figure
 from tritonsoft.cli.kept import KEPT_CAPTION, kept_table, measure, report, thinnest_class
@@ -47,9 +55,7 @@ def demo(
     cannot be used are named and left out, and the exit code is then 1.
     """
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
-    for extra in ("PIL", "matplotlib"):
-        if importlib.util.find_spec(extra) is None:
-            raise typer.BadParameter(f"the demo needs {extra}: pip install 'tritonsoft[demo]'")
+    need("demo", "PIL", "matplotlib")
     if images is None:
         if labels is not None or num_classes is not None or class_names is not None:
             raise typer.BadParameter("--labels, --num-classes and --class-names describe a folder: they need --images")
@@ -60,9 +66,8 @@ def demo(
     else:
         if labels is None or num_classes is None:
             raise typer.BadParameter("--images needs --labels and --num-classes")
-        for option, directory in (("--images", images), ("--labels", labels)):
-            if not directory.is_dir():
-                raise typer.BadParameter(f"{option}: {directory} is not a folder")
+        need_folder("--images", images)
+        need_folder("--labels", labels)
         pictures, problems = folder(images, labels, parse_class_names(class_names, num_classes), ignore_index)
     thin = [_parse_class(name, pictures.class_names) for name in thin_class or ([] if images else ["pole"])]
 

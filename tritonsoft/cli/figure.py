@@ -57,7 +57,7 @@ def draw_figure(
     mass = {"cmap": "magma", "vmin": 0, "vmax": 1}
     bits = {"cmap": "viridis", "vmin": 0, "vmax": 2}
     for row, factor in enumerate(factors):
-        size = shrunken(labels, factor)
+        size = shrunken(labels.shape, factor)
         small, soft = ts.crop_resize_pair(
             image[None], labels[None], None, size, pictures.num_classes, ignore_index=pictures.ignore_index
         )

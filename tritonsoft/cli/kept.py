@@ -53,8 +53,8 @@ class Kept:
         return self.given + self.area - 2 * self.placed
 
 
-def shrunken(labels: Tensor, factor: float) -> tuple[int, int]:
-    height, width = labels.shape
+def shrunken(size: Sequence[int], factor: float) -> tuple[int, int]:
+    height, width = size
     return max(round(height / factor), 1), max(round(width / factor), 1)
 
 
@@ -71,7 +71,7 @@ def areas_kept(
     "nearest" and "nearest-exact" of the ids; "majority": the class with the most area in each low-resolution pixel;
     "bilinear": one-hot planes interpolated without antialiasing; "soft": `tritonsoft.soft_resize`.
     """
-    size = shrunken(labels, factor)
+    size = shrunken(labels.shape, factor)
     cell = labels.numel() / (size[0] * size[1])
     soft = ts.soft_resize(labels[None], size, num_classes, ignore_index=ignore_index, validate=True)[0]  # (C, h, w)
     hard = {mode: hard_labels(labels, size, mode) for mode in methods if mode in HARD}

@@ -18,9 +18,8 @@ from numba import njit
 # Numba checks a signed index for counting from the end, which keeps a loop from vectorising; an unsigned one it trusts.
 unsigned: Any = np.uint64
 
-INLINE_WORK = (
-    1 << 18
-)  # about nanoseconds of one core: below, handing half of it to another thread costs more than it saves
+# About nanoseconds of one core: below, handing half of it to another thread costs more than it saves.
+INLINE_WORK = 1 << 18
 
 
 def _stamp() -> tuple[tuple[str, int, int], ...]:
