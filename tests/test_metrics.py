@@ -186,7 +186,7 @@ def test_bad_input_names_the_argument() -> None:
 def test_two_processes_add_up(tmp_path: Path) -> None:
     """Each sees other batches; both compute what one process computes of all."""
     program = """
-import sys, torch
+import os, sys, torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[3])
 from tests.test_metrics import CLASSES, batches
@@ -198,8 +198,9 @@ iou, likelihood = metrics.SoftIoU(CLASSES), metrics.SoftNegativeLogLikelihood()
 for logits, soft, _ in batches()[rank::2]:
     iou.update(logits.softmax(1), soft)
     likelihood.update(logits, soft)
-print(float(iou.compute()), float(likelihood.compute()))
+print(float(iou.compute()), float(likelihood.compute()), flush=True)
 dist.destroy_process_group()
+os._exit(0)  # see examples/train_segmentation.py
 """
     root = str(Path(__file__).parents[1])
     arguments = [sys.executable, "-c", program]
