@@ -65,8 +65,9 @@ AMD = {"gfx942": GPUTarget("hip", "gfx942", 64)}
 # Instructions of a thread that one multiprocessor completes per clock (CUDA programming guide, arithmetic instructions;
 # 10.0 taken as 9.0); whatever the kind, it issues 128 in all. 0 stands for the device's own.
 KINDS = {
-    "float": (r"FADD|FMUL|FFMA|FSEL|HADD2|HMUL2|HFMA2|IMAD", 0),
-    "special": (r"POPC|MUFU|F2I|I2F\b|I2F\.|F2F|FRND|REDUX", 16),
+    "float": (r"FADD|FMUL|FFMA|HADD2|HMUL2|HFMA2", 0),
+    "multiply": (r"IMAD", 64),
+    "special": (r"POPC|MUFU|F2I|I2F\b|I2F\.|F2F\b|F2F\.|FRND|REDUX", 16),
     "double": (r"D[A-Z]+", 0),
     "memory": (r"LD|ST|SHFL|BAR", 32),
     "control": (r"BRA|EXIT|U[A-Z]|R2UR|S2|CS2|B[A-Z]+|CALL|RET|NOP|WARPSYNC|PLOP3|P2R|R2P|VOTE", 128),
@@ -96,18 +97,20 @@ class Instruction(NamedTuple):
 def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[int], float]]:
     """The source lines of either arm of each ``if`` whose share is known, and the share of the iterations it gets.
 
-    A function that only one arm of its caller's calls belongs to that arm.
+    A function that only one arm of its caller's calls belongs to that arm. What a constant decides is not in the code.
     """
     functions = {node.name: node for node in ast.parse(inspect.getsource(counting)).body if _is_function(node)}
     for function in functions.values():
-        calls = collections.Counter(_calls([function]))
+        calls = collections.Counter(_calls([function], taken))
         for node in ast.walk(function):
             share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
             if not isinstance(node, ast.If) or share is None:
                 continue
             for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
-                in_arm = collections.Counter(_calls(arm))
+                in_arm = collections.Counter(_calls(arm, taken))
                 called = [functions[name] for name in in_arm if in_arm[name] == calls[name] and name in functions]
+                if _is_constant(node.test):
+                    called = []
                 yield {n for part in (*arm, *called) for n in range(part.lineno, (part.end_lineno or 0) + 1)}, weight
 
 
@@ -115,11 +118,19 @@ def _is_function(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
     return isinstance(node, ast.FunctionDef)
 
 
-def _calls(nodes: Sequence[ast.AST]) -> Iterator[str]:
+def _calls(nodes: Sequence[ast.AST], taken: Mapping[str, float]) -> Iterator[str]:
     for node in nodes:
-        for child in ast.walk(node):
-            if isinstance(child, ast.Call):
-                yield ast.unparse(child.func)
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+        children: list[ast.AST] = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and _is_constant(node.test) and (test := ast.unparse(node.test)) in taken:
+            children = list(node.body if taken[test] else node.orelse)
+        yield from _calls(children, taken)
+
+
+def _is_constant(test: ast.AST) -> bool:
+    """Whether a condition is known when the kernel is compiled: constants are written in capitals."""
+    return all(node.id.isupper() for node in ast.walk(test) if isinstance(node, ast.Name))
 
 
 class OtherLoopsError(Exception):
@@ -202,6 +213,7 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
         per_kind[_kind(instruction.opcode)] += instruction.weight * threads
     own_rates = {"float": device.float_rate, "double": device.double_rate}
     cycles = [per_kind[kind] / (rate or own_rates[kind]) for kind, (_, rate) in KINDS.items()]
+    cycles.append((per_kind["float"] + per_kind["multiply"]) / device.float_rate)  # one half of that pipe multiplies
     arithmetic = max(*cycles, per_kind.total() / 128) / device.multiprocessors / device.clock
     floor = sum(tensor.numel() * tensor.element_size() for tensor in case.moved) / device.copy_rate
     elements = case.per.numel()
@@ -271,16 +283,15 @@ def cases(platform: str) -> Iterator[Case]:
     batch, height, width = 16, 1024, 2048
     labels = _meta((batch, height, width), torch.uint8)
     for num_classes in (19, 150):
-        groups = math.ceil(num_classes / 4)
         for factor in (1, 2, 4, 8):
             soft = _meta((batch, num_classes, height // factor, width // factor), torch.float16)
             launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, platform)
-            for kind, present in (("street", 3), ("noise", groups)):
+            for kind in ("street", "noise"):
                 name = f"soft C={num_classes} k={factor} {kind}"
-                taken = {"tl.max(members) != 0": present / groups}
-                yield Case(name, launch, [groups], taken, soft, [labels, soft], timed_as(factor, num_classes, kind))
+                trips, taken = _dense_loops(num_classes, kind)
+                yield Case(name, launch, trips, taken, soft, [labels, soft], timed_as(factor, num_classes, kind))
                 if factor == 4 and kind == "street":
-                    yield from _without_the_dense_label(labels, soft, groups, taken, platform)
+                    yield from _without_the_dense_label(labels, soft, platform)
                     yield from _losses(soft, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
@@ -293,24 +304,34 @@ def cases(platform: str) -> Iterator[Case]:
             chunks = math.ceil(num_classes / 32)
             scanned = min(chunks, 2)  # the four classes of a street tile lie in one or two chunks of 32
             trips = [*scan, chunks, *scan, num_classes / chunks, 1 / chunks * scanned, *taps]
-            shares = {
-                "num_classes > 32": float(num_classes > 32),
-                "chunks >> (chunk & 31) & 1 != 0": scanned / chunks,
-            }
+            shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
+            if num_classes <= 32:  # no scan for chunks, of which these lines tell
+                shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
             yield Case(f"soft C={num_classes} boxes s={scale} street", launch, trips, shares, soft, [labels, soft])
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, platform)
-        yield Case(f"image k={factor}", launch, [3, factor, factor], {}, out, [image, out])
+        yield Case(f"image k={factor}", launch, [1, factor, factor], {}, out, [image, out])
         soft = _meta((batch, 19, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, platform)
-        # ptxas sometimes copies the loop over the channels, three times, for tiles where no footprint has a tap.
-        without_taps = [0.0] * 3 if factor == 4 else []
-        taken = {"tl.max(members) != 0": 3 / 5}
-        trips = [3, factor, factor, *without_taps, 5]
+        trips, taken = _dense_loops(19, "street")
+        trips = [1, factor, factor, *trips]
         both = _meta((out.numel() + soft.numel(),), torch.float16)
         yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels, both])
+
+
+def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list[float], dict[str, float]]:
+    """Trips over groups of four classes, or, if absent blocks of 16 are skipped, over these and groups; shares."""
+    blocks, groups = math.ceil(num_classes / 16), math.ceil(num_classes / 4)
+    # The classes of a street tile lie in three groups, of two blocks.
+    found_blocks, found_groups = (2, 3) if kind == "street" else (blocks, groups)
+    near_groups = min(4 * found_blocks, groups)
+    taken = {"SINK == 'top' or SINK == 'loss'": float(skips)}
+    if not skips:
+        return [groups], taken | {"tl.max(members) != 0": found_groups / groups}
+    taken |= {"tl.max(near) != 0": found_blocks / blocks, "tl.max(members) != 0": found_groups / near_groups}
+    return [blocks, near_groups / found_blocks], taken
 
 
 def timed_as(factor: float, num_classes: int, kind: str) -> str:
@@ -320,26 +341,26 @@ def timed_as(factor: float, num_classes: int, kind: str) -> str:
     return bench_cases.Case("shrink labels", *shape, factor, num_classes, content=content).title
 
 
-def _without_the_dense_label(
-    labels: Tensor, soft: Tensor, groups: int, taken: Mapping[str, float], platform: str
-) -> Iterator[Case]:
+def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Iterator[Case]:
     """What else is made of a label map: instructions per element of the soft label that is never stored."""
     batch, num_classes, height, width = soft.shape
+    trips, taken = _dense_loops(num_classes, "street", skips=True)
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
     launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
-    yield Case(f"top 4 of C={num_classes} k=4", launch, [groups], taken, soft, [labels, index, kept, rest])
+    yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels, index, kept, rest])
     maps = {"loss": pixels, "mass": pixels, "lse": pixels, "weights": None}
     launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, platform)
     yield Case(
-        f"area loss C={num_classes} k=4", launch, [num_classes // 4, groups], taken, soft, [labels, soft] + 3 * [pixels]
+        f"area loss C={num_classes} k=4", launch, [num_classes // 4, *trips], taken, soft, [labels, soft] + 3 * [pixels]
     )
     one = _meta((1, 1, 1), torch.float32).expand(pixels.shape)
     maps = {"gradient": soft, "scale": one, "mass": pixels, "lse": pixels, "weights": None}
     launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, platform)
     moved = [labels, soft, soft, pixels, pixels]
-    yield Case(f"area gradient C={num_classes} k=4", launch, [groups], taken, soft, moved)
+    trips, taken = _dense_loops(num_classes, "street")
+    yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, moved)
 
 
 def _losses(soft: Tensor, platform: str) -> Iterator[Case]:

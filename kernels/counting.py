@@ -8,9 +8,10 @@ Two ways to count, chosen by the shapes:
 
 **Dense** (whole image, area filter, factor 1, 2, 4 or 8): every output pixel has its own window of at most 8 x 8
 labels. Each thread transposes the bits of its labels, so that one 32-bit word holds the same bit of up to 32 labels.
-Classes go in groups of four that share all but their lowest two bits: six operations find which of 32 labels are of a
-group, two more which are of one of its classes, and a population count sums them. A program is a single warp: finding
-out that a group is absent takes one reduction inside the warp and no barrier.
+Classes go in blocks of 16 that share their upper four bits, and these in groups of four: four operations find which of
+32 labels are of a block, two more which of a group, two more which of a class, and a population count sums them.
+A program is a single warp: finding out that a block or a group is absent takes one reduction inside the warp and no
+barrier.
 
 **General** (any box, filter and scale): the labels under the tile are scanned once for the set of classes that occur,
 then a loop over the taps gathers labels and adds weights, four classes at a time.
@@ -20,7 +21,7 @@ import triton
 import triton.language as tl
 
 from tritonsoft.kernels.convert import narrow, widen
-from tritonsoft.kernels.geometry import extent, tap_of
+from tritonsoft.kernels.geometry import tap_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -36,7 +37,8 @@ def _either(first, second):
 # knows of each pixel is in `state`. `pixels` are rows, columns, offsets in a contiguous plane, and which of them exist.
 #
 #   SINK         sink                                                            state
-#   "mass"       the soft label, plane size                                      none
+#   "mass"       the soft label, plane size, offsets and existence of the pixels
+#                in an order that suits stores of zeros                          none
 #   "pyramid"    the soft labels, finest first, height and width of the finest,
 #                first row and column of the tile                                none
 #   "top"        none                                                            mass that did not fit, k largest keys
@@ -135,7 +137,7 @@ def _deliver(
     """Gives a sink the masses of one class in the pixels of a tile; returns its new state."""
     inside = pixels[3] & exists
     if SINK == "mass":
-        soft, plane_size = sink
+        soft, plane_size, _, _ = sink
         tl.store(soft + class_index * plane_size + pixels[2], narrow(mass, soft.dtype.element_ty), mask=inside)
     elif SINK == "pyramid":
         _store_pyramid(sink, class_index, mass, exists)
@@ -170,8 +172,9 @@ def _deliver_absent(sink, state, class_index, zeros, pixels, exists, SINK: tl.co
     """`_deliver` of a class without mass, for sinks that need to hear of it."""
     inside = pixels[3] & exists
     if SINK == "mass":
-        soft, plane_size = sink
-        tl.store(soft + class_index * plane_size + pixels[2], zeros.to(soft.dtype.element_ty), mask=inside)
+        soft, plane_size, offsets, here = sink
+        nothing = tl.zeros(offsets.shape, soft.dtype.element_ty)
+        tl.store(soft + class_index * plane_size + offsets, nothing, mask=here & exists)
     elif SINK == "pyramid":
         _store_pyramid(sink, class_index, zeros, exists)
     elif SINK == "gradient":
@@ -267,6 +270,48 @@ def _count_bits(word):
 
 
 @triton.jit
+def _of_block(planes, block, WINDOW: tl.constexpr):
+    """Which labels are among the classes ``16 * block .. 16 * block + 15``."""
+    _, _, _, _, plane4, plane5, plane6, plane7 = planes
+    near = WINDOW & _bit_equals(plane4, block, 0) & _bit_equals(plane5, block, 1)
+    return near & _bit_equals(plane6, block, 2) & _bit_equals(plane7, block, 3)
+
+
+@triton.jit
+def _deliver_group(
+    sink,
+    state,
+    group,
+    near,  # which labels are of the group's block
+    planes,
+    pixels,  # (BLOCK_H, BLOCK_W)
+    num_classes,
+    ignored_class,
+    SINK: tl.constexpr,
+    FACTOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """Hands the sink the classes ``4 * group .. 4 * group + 3``; returns its new state."""
+    plane0, plane1, plane2, plane3, _, _, _, _ = planes
+    ALL: tl.constexpr = 0xFFFFFFFF
+    members = near & _bit_equals(plane2, group, 0) & _bit_equals(plane3, group, 1)
+    if tl.max(members) != 0:
+        for low in tl.static_range(4):
+            class_index = group * 4 + low
+            matches = members & (plane0 if low & 1 else plane0 ^ ALL) & (plane1 if low & 2 else plane1 ^ ALL)
+            count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
+            share = tl.where(class_index == ignored_class, 0.0, 1 / (FACTOR * FACTOR))
+            mass = count.to(tl.float32) * share
+            state = _deliver(sink, state, class_index, mass, pixels, class_index < num_classes, SINK, OFFSET)
+    else:
+        zeros = tl.zeros(pixels[2].shape, tl.float32)
+        for low in tl.static_range(4):
+            class_index = group * 4 + low
+            _deliver_absent(sink, state, class_index, zeros, pixels, class_index < num_classes, SINK, OFFSET)
+    return state
+
+
+@triton.jit
 def soft_tile_dense(
     sink,
     state,
@@ -289,27 +334,26 @@ def soft_tile_dense(
     source_columns = column * FACTOR + tl.arange(0, BLOCK_W * FACTOR)[None, :]
     pointers = labels + source_rows.to(OFFSET) * labels_strides[1] + source_columns.to(OFFSET) * labels_strides[2]
     mask = (source_rows < out_height * FACTOR) & (source_columns < out_width * FACTOR)
-    plane0, plane1, plane2, plane3, plane4, plane5, plane6, plane7 = _bit_planes(
-        pointers, tl.cast(labels_strides[1], OFFSET), mask, BLOCK_H, BLOCK_W, FACTOR
+    planes = _bit_planes(pointers, tl.cast(labels_strides[1], OFFSET), mask, BLOCK_H, BLOCK_W, FACTOR)
+    WINDOW: tl.constexpr = (
+        0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else 0xFFFFFFFF
     )
-    ALL: tl.constexpr = 0xFFFFFFFF
-    WINDOW: tl.constexpr = 0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else ALL
-    for group in range(0, tl.cdiv(num_classes, 4)):
-        members = WINDOW & _bit_equals(plane2, group, 0) & _bit_equals(plane3, group, 1) & _bit_equals(plane4, group, 2)
-        members &= _bit_equals(plane5, group, 3) & _bit_equals(plane6, group, 4) & _bit_equals(plane7, group, 5)
-        if tl.max(members) != 0:
-            for low in tl.static_range(4):
-                class_index = group * 4 + low
-                matches = members & (plane0 if low & 1 else plane0 ^ ALL) & (plane1 if low & 2 else plane1 ^ ALL)
-                count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
-                share = tl.where(class_index == ignored_class, 0.0, 1 / (FACTOR * FACTOR))
-                mass = count.to(tl.float32) * share
-                state = _deliver(sink, state, class_index, mass, pixels, class_index < num_classes, SINK, OFFSET)
-        else:
-            zeros = tl.zeros([BLOCK_H, BLOCK_W], tl.float32)
-            for low in tl.static_range(4):
-                class_index = group * 4 + low
-                _deliver_absent(sink, state, class_index, zeros, pixels, class_index < num_classes, SINK, OFFSET)
+    num_groups = tl.cdiv(num_classes, 4)
+    if SINK == "top" or SINK == "loss":
+        # These hear of no absent class: they step over 16 at once.
+        for block in range(0, tl.cdiv(num_classes, 16)):
+            near = _of_block(planes, block, WINDOW)
+            if tl.max(near) != 0:
+                for group in range(block * 4, tl.minimum(block * 4 + 4, num_groups)):
+                    state = _deliver_group(
+                        sink, state, group, near, planes, pixels, num_classes, ignored_class, SINK, FACTOR, OFFSET
+                    )
+    else:
+        for group in range(0, num_groups):
+            near = _of_block(planes, group >> 2, WINDOW)
+            state = _deliver_group(
+                sink, state, group, near, planes, pixels, num_classes, ignored_class, SINK, FACTOR, OFFSET
+            )
     return state
 
 
@@ -382,6 +426,8 @@ def soft_tile(
     labels_strides,
     taps_y,  # footprints (PIXELS,)
     taps_x,  # footprints (PIXELS,)
+    extent_y,
+    extent_x,
     reach_y,
     reach_x,
     in_height,
@@ -395,8 +441,8 @@ def soft_tile(
     OFFSET: tl.constexpr,
 ):
     """Hands the sink all classes; returns its last state."""
-    first_row, last_row, num_taps_y = extent(taps_y)
-    first_column, last_column, num_taps_x = extent(taps_x)
+    first_row, last_row, num_taps_y = extent_y
+    first_column, last_column, num_taps_x = extent_x
     rectangle = (first_row, last_row, first_column, last_column)
     scale = taps_y[3] * taps_x[3]
     SCAN_H: tl.constexpr = 8

@@ -10,7 +10,7 @@ from torch import Tensor
 from tritonsoft.conventions import Filter
 from tritonsoft.kernels.convert import narrow, widen
 from tritonsoft.kernels.counting import soft_tile, soft_tile_dense
-from tritonsoft.kernels.geometry import axis_of_box, extent, filter_reach, footprint, tap_of
+from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tap_of, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
@@ -37,12 +37,15 @@ def _image_tile(
     inside,
     taps_y,  # footprints (PIXELS,)
     taps_x,  # footprints (PIXELS,)
+    num_taps_y,
+    num_taps_x,
     reach_y,
     reach_x,
     in_height,
     in_width,
     channels,
     fill,
+    CHANNELS: tl.constexpr,  # that share a loop over the taps
     FILTER: tl.constexpr,
     PIXELS: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
@@ -50,26 +53,34 @@ def _image_tile(
 ):
     dtype = out.dtype.element_ty
     offsets = rows.to(OFFSET) * out_strides[2] + columns.to(OFFSET) * out_strides[3]
-    _, _, num_taps_y = extent(taps_y)
-    _, _, num_taps_x = extent(taps_x)
     scale = taps_y[3] * taps_x[3]
     if image.dtype.element_ty == tl.uint8 and dtype != tl.uint8:
         scale = scale / 255
     outside = 1 - taps_y[4] * taps_x[4]
     # Selected, not multiplied: an infinite fill must not reach the pixels that are wholly inside.
     padding = tl.where(outside > 0, outside * (tl.zeros([], tl.float64) + fill).to(ACCUMULATOR), 0.0)
-    for channel in range(0, channels):
-        plane = image + tl.cast(channel, tl.int64) * image_strides[1]
-        total = tl.zeros([PIXELS], ACCUMULATOR)
+    for first_channel in range(0, channels, CHANNELS):
+        planes = ()
+        totals = ()
+        for step in tl.static_range(CHANNELS):
+            channel = tl.minimum(first_channel + step, channels - 1)
+            planes = planes + (image + tl.cast(channel, tl.int64) * image_strides[1],)  # noqa: RUF005 - no unpacking here
+            totals = totals + (tl.zeros([PIXELS], ACCUMULATOR),)  # noqa: RUF005
         for step_y in range(0, num_taps_y):
             weight_y, offset_y = tap_of(step_y, taps_y, reach_y, image_strides[2], in_height, FILTER, OFFSET)
             for step_x in range(0, num_taps_x):
                 weight_x, offset_x = tap_of(step_x, taps_x, reach_x, image_strides[3], in_width, FILTER, OFFSET)
-                value = widen(tl.load(plane + (offset_y + offset_x)), ACCUMULATOR)
                 weight = weight_y * weight_x
-                total = tl.where(weight > 0, total + value * weight, total)  # a tap without weight may be infinite
-        total = total * scale + padding
-        tl.store(out + tl.cast(channel, tl.int64) * out_strides[1] + offsets, narrow(total, dtype), mask=inside)
+                sums = ()
+                for step in tl.static_range(CHANNELS):
+                    value = widen(tl.load(planes[step] + (offset_y + offset_x)), ACCUMULATOR)
+                    total = totals[step]  # a tap without weight may be infinite
+                    sums = sums + (tl.where(weight > 0, total + value * weight, total),)  # noqa: RUF005
+                totals = sums
+        for step in tl.static_range(CHANNELS):
+            plane = out + tl.cast(first_channel + step, tl.int64) * out_strides[1]
+            value = narrow(totals[step] * scale + padding, dtype)
+            tl.store(plane + offsets, value, mask=inside & (first_channel + step < channels))
 
 
 @triton.jit(
@@ -103,6 +114,7 @@ def crop_resize_kernel(
     fill: tl.float64,
     FILTER: tl.constexpr,
     DENSE_FACTOR: tl.constexpr,  # 0: the general way to count labels
+    CHANNELS: tl.constexpr,  # of the image that share a loop over the taps
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,  # neighbouring outputs that one store may take
     BLOCK_H: tl.constexpr,
@@ -133,8 +145,12 @@ def crop_resize_kernel(
         box_x = axis_of_box(boxes, boxes_strides, sample_offset, 0, in_width)
         reach_y = filter_reach(box_y, out_height, FILTER).to(ACCUMULATOR)
         reach_x = filter_reach(box_x, out_width, FILTER).to(ACCUMULATOR)
-        taps_y = footprint(tl.minimum(rows, out_height - 1), box_y, out_height, in_height, FILTER, ACCUMULATOR)
-        taps_x = footprint(tl.minimum(columns, out_width - 1), box_x, out_width, in_width, FILTER, ACCUMULATOR)
+        taps_y, extent_y = tile_footprints(
+            row, pixel // BLOCK_W, box_y, out_height, in_height, BLOCK_H, FILTER, ACCUMULATOR
+        )
+        taps_x, extent_x = tile_footprints(
+            column, pixel % BLOCK_W, box_x, out_width, in_width, BLOCK_W, FILTER, ACCUMULATOR
+        )
         if image is not None:
             _image_tile(
                 out + sample_offset * out_strides[0],
@@ -146,12 +162,15 @@ def crop_resize_kernel(
                 inside,
                 taps_y,
                 taps_x,
+                extent_y[2],
+                extent_x[2],
                 reach_y,
                 reach_x,
                 in_height,
                 in_width,
                 channels,
                 fill,
+                CHANNELS,
                 FILTER,
                 BLOCK_H * BLOCK_W,
                 ACCUMULATOR,
@@ -159,16 +178,22 @@ def crop_resize_kernel(
             )
     if labels is not None:
         plane_size = out_height.to(tl.int64) * out_width
-        sink = (soft + sample_offset * num_classes * plane_size, plane_size)
+        rows_2d = row + tl.arange(0, BLOCK_H)[:, None]
+        columns_2d = column + tl.arange(0, BLOCK_W)[None, :]
+        pixels_2d = (
+            rows_2d,
+            columns_2d,
+            rows_2d.to(OFFSET) * out_width + columns_2d,
+            (rows_2d < out_height) & (columns_2d < out_width),
+        )
+        # Zeros, of classes that the tile does not hold, need no order of the list's: they take the widest stores.
+        sink = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_2d[2], pixels_2d[3])
         labels_sample = labels + sample_offset * labels_strides[0]
         if DENSE_FACTOR > 0:
-            rows = row + tl.arange(0, BLOCK_H)[:, None]
-            columns = column + tl.arange(0, BLOCK_W)[None, :]
-            inside = (rows < out_height) & (columns < out_width)
             soft_tile_dense(
                 sink,
                 (),
-                (rows, columns, rows.to(OFFSET) * out_width + columns, inside),
+                pixels_2d,
                 labels_sample,
                 labels_strides,
                 column,
@@ -191,6 +216,8 @@ def crop_resize_kernel(
                 labels_strides,
                 taps_y,
                 taps_x,
+                extent_y,
+                extent_x,
                 reach_y,
                 reach_x,
                 in_height,
@@ -206,6 +233,11 @@ def crop_resize_kernel(
 
 
 # --- launch ---------------------------------------------------------------------------------------------------------
+
+
+def channels_at_once(channels: int) -> int:
+    """How many channels share a loop over the taps, whose weights and offsets they share; registers allow four."""
+    return channels if channels <= 4 else 3 if channels % 4 and channels % 3 == 0 else 4
 
 
 def launch_configuration(
@@ -230,7 +262,8 @@ def launch_configuration(
     if factor > 0:
         options, elements, unit = dense_tile(factor, result.element_size(), platform)
     else:
-        options, elements, unit = tap_loop_options(platform, accumulator), 1024, 1
+        options, elements = tap_loop_options(platform, accumulator), 1024
+        unit = 16 // soft.element_size() if soft is not None else 1
     block_h, block_w = tile_shape(height, width, elements)
     # Each unit is a kernel of its own: source widths only tell those apart that allow the widest loads.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
@@ -258,6 +291,7 @@ def launch_configuration(
             "fill": float(fill),
             "FILTER": filter,
             "DENSE_FACTOR": factor,
+            "CHANNELS": channels_at_once(image.shape[1]) if image is not None else 0,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,
             "BLOCK_H": block_h,

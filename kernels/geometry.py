@@ -149,7 +149,31 @@ def _wider(first, last, length, other_first, other_last, other_length):
 
 
 @triton.jit
-def extent(taps):
-    """The first and the last tap of all footprints of a tile, and the largest number of taps of one of them."""
-    first, last, _, _, _ = taps
-    return tl.reduce((first, last, last - first + 1), 0, _wider)
+def tile_footprints(
+    first_output,
+    index,  # of each pixel's row or column in the tile
+    box,
+    out_size,
+    in_size,
+    COUNT: tl.constexpr,  # how many rows or columns the tile has
+    FILTER: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+):
+    """The footprints of the pixels of a tile along an axis, and the extent of them all.
+
+    Returns:
+        taps: of every pixel, see `footprint`.
+        extent: the first and the last tap of all, and the largest number of taps of one footprint.
+    """
+    outputs = tl.minimum(first_output + tl.arange(0, COUNT), out_size - 1)
+    first, last, distance, scale, share = footprint(outputs, box, out_size, in_size, FILTER, ACCUMULATOR)
+    # A gather makes each footprint once and hands it on through shared memory. Indexed in any other way, the compiler
+    # would have every thread compute the footprints of all its pixels, most of which its neighbours compute too.
+    taps = (
+        tl.gather(first, index, 0),
+        tl.gather(last, index, 0),
+        tl.gather(distance, index, 0),
+        tl.gather(scale, index, 0),
+        tl.gather(share, index, 0),
+    )
+    return taps, tl.reduce((first, last, last - first + 1), 0, _wider)

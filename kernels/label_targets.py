@@ -14,7 +14,7 @@ from torch import Tensor
 from tritonsoft.conventions import Filter
 from tritonsoft.kernels.convert import narrow, widen
 from tritonsoft.kernels.counting import LOG2_E, class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
-from tritonsoft.kernels.geometry import axis_of_box, filter_reach, footprint
+from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
@@ -167,14 +167,22 @@ def label_target_kernel(
     else:
         box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
         box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
+        taps_y, extent_y = tile_footprints(
+            row, pixel // BLOCK_W, box_y, out_height, in_height, BLOCK_H, FILTER, ACCUMULATOR
+        )
+        taps_x, extent_x = tile_footprints(
+            column, pixel % BLOCK_W, box_x, out_width, in_width, BLOCK_W, FILTER, ACCUMULATOR
+        )
         state = soft_tile(
             sink,
             state,
             pixels,
             labels_sample,
             labels_strides,
-            footprint(tl.minimum(rows, out_height - 1), box_y, out_height, in_height, FILTER, ACCUMULATOR),
-            footprint(tl.minimum(columns, out_width - 1), box_x, out_width, in_width, FILTER, ACCUMULATOR),
+            taps_y,
+            taps_x,
+            extent_y,
+            extent_x,
             filter_reach(box_y, out_height, FILTER).to(ACCUMULATOR),
             filter_reach(box_x, out_width, FILTER).to(ACCUMULATOR),
             in_height,
