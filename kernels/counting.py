@@ -20,10 +20,8 @@ then a loop over the taps gathers labels and adds weights, four classes at a tim
 import triton
 import triton.language as tl
 
-from tritonsoft.kernels.convert import narrow, widen
+from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.geometry import tap_of
-
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -44,7 +42,7 @@ def _either(first, second):
 #   "top"        none                                                            mass that did not fit, k largest keys
 #   "loss"       logits, their strides, class weights                            loss, mass, logsumexp
 #   "gradient"   the same, the gradient, its strides                             scale of the loss (0 without mass), the
-#                                                                                same times mass, logsumexp to base 2
+#                                                                                same times mass, logsumexp
 
 
 # A key orders masses, and equal masses by smaller class; it is negative where there is no mass. The bits of a positive
@@ -109,10 +107,10 @@ def load_logits(logits, strides, pixels, class_index, mask, ACCUMULATOR: tl.cons
 @triton.jit
 def _predicted(sink, state, class_index, pixels, inside, OFFSET: tl.constexpr):
     """The part of the gradient that no label has: the share of the mass that the logits give to a class."""
-    _, pull, log2_sum = state
+    _, pull, lse = state
     DTYPE: tl.constexpr = pull.dtype
     logit = load_logits(sink[0], sink[1], pixels, class_index, inside, DTYPE, OFFSET)
-    return pull * tl.exp2(logit * LOG2_E - log2_sum)
+    return pull * exponential(logit - lse)
 
 
 @triton.jit

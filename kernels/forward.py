@@ -74,8 +74,8 @@ def _image_tile(
                 sums = ()
                 for step in tl.static_range(CHANNELS):
                     value = widen(tl.load(planes[step] + (offset_y + offset_x)), ACCUMULATOR)
-                    total = totals[step]  # a tap without weight may be infinite
-                    sums = sums + (tl.where(weight > 0, total + value * weight, total),)  # noqa: RUF005
+                    # Selected: a tap without weight may be infinite.
+                    sums = sums + (tl.where(weight > 0, totals[step] + value * weight, totals[step]),)  # noqa: RUF005
                 totals = sums
         for step in tl.static_range(CHANNELS):
             plane = out + tl.cast(first_channel + step, tl.int64) * out_strides[1]

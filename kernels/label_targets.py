@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft.conventions import Filter
-from tritonsoft.kernels.convert import narrow, widen
-from tritonsoft.kernels.counting import LOG2_E, class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
+from tritonsoft.kernels.convert import exponential, narrow, widen
+from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
 from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
@@ -29,10 +29,13 @@ from tritonsoft.kernels.launch import (
 
 
 @triton.jit
-def _log_sum_exp(logits, strides, pixels, num_classes, largest, OFFSET: tl.constexpr):
-    """The logsumexp over the classes of each pixel; ``largest`` is -infinity in the shape and type of the result."""
-    DTYPE: tl.constexpr = largest.dtype
-    total = tl.zeros_like(largest)
+def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constexpr):
+    """The logsumexp over the classes of each pixel, in the shape and type of ``zeros``."""
+    DTYPE: tl.constexpr = zeros.dtype
+    # Logits are subtracted from the largest before anything else is done to them: no size of theirs loses digits, and
+    # this start is finite, so that those of -infinity do not become infinity less infinity.
+    largest = zeros + (-1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38)
+    total = zeros
     inside = pixels[3]
     whole = num_classes // 4 * 4
     for first in range(0, whole, 4):
@@ -41,17 +44,15 @@ def _log_sum_exp(logits, strides, pixels, num_classes, largest, OFFSET: tl.const
         logit2 = load_logits(logits, strides, pixels, first + 2, inside, DTYPE, OFFSET)
         logit3 = load_logits(logits, strides, pixels, first + 3, inside, DTYPE, OFFSET)
         larger = tl.maximum(largest, tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3)))
-        shift = tl.where(larger == float("-inf"), 0.0, larger * LOG2_E)  # infinity less infinity is not a number
-        total = total * tl.exp2(largest * LOG2_E - shift)
-        total += tl.exp2(logit0 * LOG2_E - shift) + tl.exp2(logit1 * LOG2_E - shift)
-        total += tl.exp2(logit2 * LOG2_E - shift) + tl.exp2(logit3 * LOG2_E - shift)
+        total = total * exponential(largest - larger)
+        total += exponential(logit0 - larger) + exponential(logit1 - larger)
+        total += exponential(logit2 - larger) + exponential(logit3 - larger)
         largest = larger
     for last in tl.static_range(3):
         if whole + last < num_classes:
             logit = load_logits(logits, strides, pixels, whole + last, inside, DTYPE, OFFSET)
             larger = tl.maximum(largest, logit)
-            shift = tl.where(larger == float("-inf"), 0.0, larger * LOG2_E)
-            total = total * tl.exp2(largest * LOG2_E - shift) + tl.exp2(logit * LOG2_E - shift)
+            total = total * exponential(largest - larger) + exponential(logit - larger)
             largest = larger
     return largest + tl.log(total)
 
@@ -131,7 +132,7 @@ def label_target_kernel(
     else:
         logits_sample = logits + sample * logits_strides[0]
         if SINK == "loss":
-            log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros - float("inf"), OFFSET)
+            log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)
             sink = (logits_sample, logits_strides, weights)
             state = (zeros, zeros, log_sum)
         else:
@@ -143,7 +144,7 @@ def label_target_kernel(
             )
             total = tl.load(mass + plane, mask=inside, other=0.0)
             factor = tl.where(total > 0, factor, 0.0)
-            state = (factor, factor * total, tl.load(lse + plane, mask=inside, other=0.0) * LOG2_E)
+            state = (factor, factor * total, tl.load(lse + plane, mask=inside, other=0.0))
 
     labels_sample = labels + sample * labels_strides[0]
     if DENSE_FACTOR > 0:

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft.kernels.convert import narrow, widen
+from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, power_of_two_factor
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
@@ -29,12 +29,6 @@ from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, pow
 # `view`:   what a program sees of a tensor (B, C, h, w): where its sample starts, the stride of the classes, and the
 #           offsets of a tile (LANES, PIXELS) from its first class.
 # `target`: of a dense one the view alone; of a sparse one the views of masses and classes, and how many a pixel has.
-
-
-@triton.jit
-def _exp(value):
-    # Of the two, only `exp2` may flush subnormal results to 0: three instructions less.
-    return tl.exp(value) if value.dtype == tl.float64 else tl.exp2(value * 1.4426950408889634)
 
 
 @triton.jit
@@ -235,12 +229,12 @@ def _read(
             masses = _masses(target, weights, None, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         fall = _fall(largest, larger, LOWEST)
         largest = larger
-        total *= _exp(fall)
+        total *= exponential(fall)
         if DISTANCE:
             distance -= mass * fall
         for tile in tl.static_range(UNROLL):
             below = values[tile] - largest
-            total += _exp(below)
+            total += exponential(below)
             if len(target) == 1:
                 mass += masses[tile]
                 if DISTANCE:  # a logit without mass may be infinite
@@ -249,7 +243,7 @@ def _read(
         of_all = tl.max(largest, axis=0, keep_dims=True)
         fall = _fall(largest, of_all, LOWEST)
         largest = of_all
-        total = tl.sum(total * _exp(fall), axis=0, keep_dims=True)
+        total = tl.sum(total * exponential(fall), axis=0, keep_dims=True)
         distance = tl.sum(distance - mass * fall, axis=0, keep_dims=True)
         mass = tl.sum(mass, axis=0, keep_dims=True)
     if len(target) > 1:
@@ -375,7 +369,7 @@ def cross_entropy_backward_kernel(
         steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
         masses = _masses(target_view, weights, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            value = scale * mass_here * _exp(values[tile] - lse_here) - scale * masses[tile]
+            value = scale * mass_here * exponential(values[tile] - lse_here) - scale * masses[tile]
             value = tl.where(mass_here == 0, 0.0, value)
             _store(out_view, first + tile * LANES, num_classes, inside, value)
 
@@ -422,7 +416,7 @@ def overlap_kernel(
         steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
         masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            predicted = mass_here * _exp(values[tile] - lse_here)
+            predicted = mass_here * exponential(values[tile] - lse_here)
             predicted = tl.where(mass_here == 0, 0.0, predicted)
             classes = first + tile * LANES + tl.arange(0, LANES)
             exists = classes < num_classes
@@ -478,7 +472,7 @@ def overlap_backward_kernel(
             steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
             masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
             for tile in tl.static_range(UNROLL):
-                probability = _exp(values[tile] - lse_here)
+                probability = exponential(values[tile] - lse_here)
                 slope = _slope(
                     grad_sample,
                     grad_strides,

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import tritonsoft as ts
 from tests.cases import LAYOUTS, SOFT_DTYPES, _layout, assert_close, random_case
@@ -150,7 +152,7 @@ def test_overlap(target, seed):
     sums, _, _ = reference.overlap(exact, case.exact)
     logits = leaf(case.logits)
     mass, index = (case.soft, None) if isinstance(case.soft, Tensor) else (case.soft.mass, case.soft.index)
-    actual, _, _ = loss_ops.overlap(logits, mass, index, None, target[1])
+    actual, _, _ = loss_ops.overlap(logits, mass, index, case.weight, None, target[1])
     pixels = sums.shape[0] * case.logits.shape[2] * case.logits.shape[3]
     assert_close(actual, sums, case.tolerance(torch.float32) * pixels, "sums")
     grad = torch.rand(sums.shape, generator=torch.Generator().manual_seed(0), dtype=actual.dtype)
@@ -343,6 +345,97 @@ def test_infinite_logits_of_classes_without_mass(target):
         assert overlap(logits, soft, backend=backend).isfinite()
 
 
+@pytest.mark.parametrize("dtype", SOFT_DTYPES)
+def test_classes_masked_by_the_lowest_number(target, dtype):
+    """The usual idiom for a class that cannot be: its logit is the lowest finite number."""
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, 5, (1, 4, 6), generator=generator)
+    logits = torch.randn(1, 5, 2, 3, generator=generator).to(dtype)
+    expected = F.cross_entropy(
+        logits[:, 2:].double().repeat_interleave(2, 2).repeat_interleave(2, 3), labels - 2, reduction="mean"
+    )
+    logits[:, :2] = torch.finfo(dtype).min
+    actual = leaf(logits.to(device))
+    loss = ts.area_cross_entropy(actual, labels.to(device), backend=backend)
+    assert_close(loss, expected, 1e-6, "loss")
+    loss.backward()
+    assert actual.grad.isfinite().all()
+    assert not actual.grad[:, :2].any()
+    assert_close(
+        ts.soft_cross_entropy(actual, ts.soft_resize(labels.to(device), (2, 3), 5), backend=backend),
+        expected,
+        1e-6,
+        "soft",
+    )
+
+
+def test_large_logits_keep_their_digits(target):
+    device, backend = target
+    labels = torch.randint(5, (1, 4, 6), generator=torch.Generator().manual_seed(0)).to(device)
+    logits = (1e4 + torch.randn(1, 5, 2, 3, generator=torch.Generator().manual_seed(1))).to(device)
+    exact, actual = leaf(logits.double()), leaf(logits)
+    expected, loss = (ts.area_cross_entropy(z, labels, backend=backend) for z in (exact, actual))
+    expected.backward()
+    loss.backward()
+    # The logsumexp itself is a float32: half a step at 1e4 is 5e-4, and the loss is measured from it.
+    assert_close(loss, expected, 2**-10, "loss")
+    assert_close(actual.grad, exact.grad, 2**-10, "gradient")
+
+
+@pytest.mark.parametrize("classes", ["present", "all"])
+@pytest.mark.parametrize("lowest", [-80.0, -86.5, -95.0, -100.0, -104.0])
+def test_classes_that_are_hardly_predicted(target, classes, lowest):
+    """Where a class has no mass and next to no probability, the quotient's derivative is infinity times 0."""
+    device, backend = target
+    logits = torch.tensor([0.0, -1.0, lowest]).view(1, 3, 1, 1).to(device)
+    soft = torch.tensor([0.02, 0.03, 0.0]).view(1, 3, 1, 1).to(device)
+    for loss in (ts.soft_dice_loss, ts.soft_jaccard_loss):
+        exact, actual = leaf(logits.double()), leaf(logits)
+        loss(exact, soft, classes="present", backend=backend).backward()
+        (65536 * loss(actual, soft, classes=classes, backend=backend)).backward()
+        share = 1 if classes == "present" else 2 / 3  # the class without mass has no gradient, and is one of three
+        assert_close(actual.grad / 65536, exact.grad * share, 1e-6, "gradient")
+
+
+@pytest.mark.parametrize("grad", [NAN, INF])
+def test_pixels_without_mass_have_no_gradient_whatever_comes_from_above(target, grad):
+    device, backend = target
+    labels = torch.randint(5, (1, 4, 6), generator=torch.Generator().manual_seed(0))
+    labels[:, :2, :2] = 255
+    labels = labels.to(device)
+    logits = torch.randn(1, 5, 2, 3, generator=torch.Generator().manual_seed(1)).to(device)
+    soft = ts.soft_resize(labels, (2, 3), 5, backend=backend)
+    sparse = ts.SparseLabels.from_dense(soft, 4, torch.float32)
+    above = torch.ones(1, 2, 3, device=device)
+    above[0, 0, 0] = grad
+    for loss, target_of_it in (
+        (ts.area_cross_entropy, labels),
+        (ts.soft_cross_entropy, soft),
+        (ts.soft_cross_entropy, sparse),
+    ):
+        actual = leaf(logits)
+        loss(actual, target_of_it, reduction="none", backend=backend).backward(above)
+        assert not actual.grad[0, :, 0, 0].any()
+        assert actual.grad.isfinite().all()
+
+
+def test_masses_that_were_rounded_on_their_way(target):
+    device, backend = target
+    labels = torch.randint(7, (2, 70, 70), generator=torch.Generator().manual_seed(0)).to(device)
+    logits = torch.zeros(2, 7, 10, 10, device=device)
+    soft = ts.soft_resize(labels, (10, 10), 7)
+    expected = ts.soft_cross_entropy(logits, soft, backend=backend)
+    for rounded in (
+        soft.bfloat16().float(),
+        soft.half().double(),
+        ts.SparseLabels.from_dense(soft, 7).to_dense(torch.float32),
+    ):
+        assert (rounded.sum(1) > 1).any()
+        actual = ts.soft_cross_entropy(logits, rounded, validate=True, backend=backend)
+        assert_close(actual, expected, 1e-2, "loss")
+
+
 @pytest.mark.parametrize("spoiled", [NAN, INF, -INF])
 def test_pixels_without_mass_count_nothing_whatever_their_logits(target, spoiled):
     device, backend = target
@@ -430,7 +523,7 @@ def test_opcheck(target, sparse):
         soft, index = kept.mass, kept.index
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     opcheck(loss_ops.cross_entropy, (logits, soft, index, weight, None, backend), test_utils=utils)
-    opcheck(loss_ops.overlap, (logits, soft, index, None, backend), test_utils=utils)
+    opcheck(loss_ops.overlap, (logits, soft, index, weight, None, backend), test_utils=utils)
     if not sparse:
         arguments = (logits, labels, boxes, 255, "area", weight, None, backend)
         opcheck(loss_ops.area_cross_entropy, arguments, test_utils=utils)
@@ -465,9 +558,11 @@ def test_compile_fullgraph(target):
     device, backend = target
     logits, soft, labels, boxes = _inputs(device, torch.float32)
     sparse = ts.SparseLabels.from_dense(soft, 3)
+    weight = torch.rand(4, generator=torch.Generator().manual_seed(0)).to(device)
 
     def step(logits, soft, sparse, labels, boxes):
-        loss = ts.soft_cross_entropy(logits, soft, backend=backend) + ts.soft_dice_loss(logits, soft, backend=backend)
+        loss = ts.soft_cross_entropy(logits, soft, weight=weight, backend=backend)
+        loss = loss + ts.soft_dice_loss(logits, soft, weight=weight, backend=backend)
         loss = loss + ts.soft_cross_entropy(logits * 2, sparse, backend=backend)
         return loss + ts.area_cross_entropy(logits, labels, boxes, backend=backend)
 
@@ -535,6 +630,9 @@ def test_same_bits_whatever_the_number_of_threads():
     labels = torch.randint(19, (2, 512, 512), generator=generator).to(torch.uint8)
     logits = torch.randn(2, 19, 128, 128, generator=generator)
     soft = ts.soft_resize(labels, (128, 128), 19)
+    # One axis alone is long: torch shares out such sums.
+    points = torch.randn(1, 3, 300_000, 1, generator=generator)
+    samples = torch.randn(20_000, 2, 1, 1, generator=generator)
     before = torch.get_num_threads()
     results = []
     try:
@@ -545,6 +643,8 @@ def test_same_bits_whatever_the_number_of_threads():
                 ts.soft_cross_entropy(actual, soft),
                 ts.area_cross_entropy(actual, labels),
                 ts.soft_dice_loss(actual, soft),
+                ts.soft_cross_entropy(points, points.softmax(1)),
+                ts.soft_dice_loss(samples, samples.softmax(1).flip(1), per_sample=True),
             ]
             sum(losses).backward()
             results.append([*losses, actual.grad])
@@ -603,6 +703,30 @@ def test_modules():
         assert module.double().weight.dtype == torch.float64
         assert "reduction=" in repr(module)
         assert "weight=(4,)" in repr(module)
+
+
+class _Made(TorchDispatchMode):
+    """Notes the bytes of every storage that an operator gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()  # kept: no address recurs
+        return result
+
+
+def test_memory_of_the_loss_of_a_label_map():
+    """Beside the gradient 12 bytes per pixel: loss, mass and logsumexp, and no gradients of the last two."""
+    logits, labels = torch.randn(1, 3, 128, 256).requires_grad_(), torch.zeros(1, 256, 512, dtype=torch.uint8)
+    with _Made() as made:
+        ts.area_cross_entropy(logits, labels).backward()
+    taken = sum(storage.nbytes() for storage in made.storages.values())
+    assert 12 * 128 * 256 <= taken - logits.nbytes <= 12.5 * 128 * 256
 
 
 LOGITS, SOFT = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.25)
@@ -697,3 +821,14 @@ def test_modules_check_their_arguments():
         ts.AreaCrossEntropyLoss(filter="cubic")
     with pytest.raises(ValueError, match="classes"):
         ts.SoftDiceLoss(classes="some")
+    with pytest.raises(TypeError, match="validate"):
+        ts.SoftCrossEntropyLoss(validate=1)
+    with torch.device("meta"):
+        assert ts.SoftCrossEntropyLoss(torch.ones(3)).weight.is_meta
+
+
+def test_a_sparse_target_has_no_gradient():
+    sparse = ts.SparseLabels.from_dense(SOFT, 2)
+    sparse.mass.requires_grad_()
+    with pytest.raises(ValueError, match="soft must not require a gradient"):
+        ts.soft_cross_entropy(LOGITS, sparse)

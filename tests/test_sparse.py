@@ -217,6 +217,23 @@ def test_trees():
     assert isinstance(doubled["a"], ts.SparseLabels)
     assert torch.equal(doubled["a"].mass, 2 * sparse.mass)
     assert torch.utils._pytree.tree_map(type, sparse).index is torch.Tensor
+    named = torch.utils._pytree.tree_map_with_path(lambda path, _: str(path[0]), sparse)
+    assert (named.index, named.mass, named.rest) == (".index", ".mass", ".rest")
+
+
+def test_export_of_a_loss_of_sparse_labels():
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.losses = torch.nn.ModuleList([ts.SoftCrossEntropyLoss(torch.rand(5)), ts.SoftDiceLoss(torch.rand(5))])
+
+        def forward(self, logits, sparse):
+            return sum(loss(logits, sparse) for loss in self.losses)
+
+    sparse = ts.soft_resize(_labels(), (4, 6), 5, top_k=3)
+    logits, step = torch.randn(sparse.shape), Step()
+    exported = torch.export.export(step, (logits, sparse)).module()
+    torch.testing.assert_close(exported(logits, sparse), step(logits, sparse))
 
 
 def test_opcheck(target):
@@ -324,6 +341,16 @@ def test_bad_argument_of_the_constructor(changes, error, words):
         (lambda: ts.SparseLabels.from_dense(MASS.long(), 1), TypeError, ["soft", "int64"]),
         (lambda: ts.SparseLabels.from_dense(MASS[0], 1), ValueError, ["soft", "(3, 4, 5)"]),
         (lambda: ts.SparseLabels.from_dense(MASS, 1, torch.float64), TypeError, ["dtype", "float64"]),
+        (lambda: _sparse().to(torch.float64), TypeError, ["dtype", "float64"]),
+        (lambda: _sparse().to_dense("float32"), TypeError, ["dtype", "'float32'"]),
+        (lambda: _sparse()[True], TypeError, ["along its batch", "True"]),
+        (lambda: _sparse()[torch.zeros(1, 2, dtype=torch.long)], TypeError, ["along its batch"]),
+        (lambda: torch.utils.data.default_collate([_sparse(), _sparse()]), ValueError, ["no batch axis", "shape="]),
+        (
+            lambda: torch.utils.data.default_collate([ts.SparseLabels.from_dense(MASS, k)[0] for k in (1, 2)]),
+            ValueError,
+            ["one k", "k=1", "k=2"],
+        ),
         (lambda: ts.soft_pyramid(_labels(), 5, (2, 3)), ValueError, ["factors", "(8, 12)", "3", "soft_resize"]),
         (lambda: ts.soft_pyramid(_labels(), 5, (4, 2)), ValueError, ["factors", "ascending", "(4, 2)"]),
         (lambda: ts.soft_pyramid(_labels(), 5, (0, 2)), ValueError, ["factors", "at least 1"]),

@@ -11,7 +11,9 @@ What they share:
 * **Values** of targets and weights are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``validate=True`` or ``TRITONSOFT_VALIDATE=1``.
 * **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
-* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once.
+* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode:
+  torch's custom operators have no forward mode, and `torch.func.jvp` of one is silently 0.
+* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64.
 
 The same inputs give the same bits, whatever the number of threads.
 """
@@ -20,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tritonsoft import checks, loss_ops
 from tritonsoft.checks import FLOAT_DTYPES, name_of, names_of
@@ -94,7 +97,7 @@ def area_cross_entropy(
         logits: ``(B, C, h, w)``; C is the number of classes.
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
         boxes: ``(B, 4)`` in source pixel edges: what of the label map the logits stand for; None is all of it.
-        ignore_index: the label of pixels that count nothing.
+        ignore_index: the label of pixels that count nothing; mind the default where there are more than 255 classes.
         filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
         weight: ``(C,)``, as for `soft_cross_entropy`.
         reduction: as for `soft_cross_entropy`.
@@ -149,7 +152,8 @@ def soft_dice_loss(
         logits: ``(B, C, h, w)``.
         soft: the same shape, or a `SparseLabels`, whose rest counts as unknown.
         weight: ``(C,)``; None is 1 for every class.
-        classes: which ones the reduction takes: "present" those with mass in the target, "all".
+        classes: which ones the reduction takes: "present" those with mass in the target; "all", of which one without
+            mass costs 1 where any of it is predicted, and has no gradient.
         per_sample: sums over each sample's pixels, not over those of the batch.
         reduction: "mean" over classes (and samples), weighted; "sum"; "none".
         validate: check the values of target and weight on a GPU as well.
@@ -207,9 +211,10 @@ class _Loss(nn.Module):
     def __init__(self, weight: Tensor | None, reduction: Reduction, validate: bool | None) -> None:
         super().__init__()
         _check_reduction(reduction)
+        _check_validate(validate)
         if weight is not None:
             _check_weight(weight)
-            if not bool(((weight >= 0) & weight.isfinite()).all()):
+            if not weight.is_meta and not bool(((weight >= 0) & weight.isfinite()).all()):
                 raise ValueError(f"weight must hold finite numbers that are not negative, got {weight.tolist()}")
         self.register_buffer("weight", weight)
         self.reduction, self.validate = reduction, validate
@@ -348,9 +353,17 @@ class SoftJaccardLoss(SoftDiceLoss):
 # --- reductions ------------------------------------------------------------------------------------------------------
 
 
+# From that many numbers, torch shares a sum out over threads if it gives a single one, and its bits depend on them.
+_SHARED_SUM = 1 << 15
+
+
 def _total(values: Tensor) -> Tensor:
-    # An axis at a time: torch's sum over everything at once depends on the number of threads.
-    return values.sum(2).sum(1).sum(0)
+    """The sum of everything, an axis at a time: a sum that gives several numbers is the same on any threads."""
+    while values.ndim > 0:
+        if values.shape[-1] == values.numel() >= _SHARED_SUM:
+            values = F.pad(values.flatten(), (0, -values.numel() % 1024)).view(-1, 1024)
+        values = values.sum(-1)
+    return values
 
 
 def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
@@ -377,8 +390,7 @@ def _overlap(
     mass, index = _check_soft(soft, logits)
     _check_options(weight, reduction, validate, backend, logits)
     _check_classes(classes, per_sample)
-    sums, _, _ = loss_ops.overlap(logits, mass, index, validate, backend)
-    loss_ops.check_weight_values(weight, validate)
+    sums, _, _ = loss_ops.overlap(logits, mass, index, weight, validate, backend)
     predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
     return predicted, labelled, distance
 
@@ -391,14 +403,19 @@ def _reduce_classes(
     classes: Classes,
     reduction: Reduction,
 ) -> Tensor:
-    loss = numerator / torch.where(denominator > 0, denominator, 1)
-    factor = (labelled > 0).to(loss.dtype) if classes == "present" else torch.ones_like(loss)
+    # A class without mass costs 1, however little of it is predicted: a constant, whose gradient as a quotient of two
+    # numbers close to 0 would be infinity times 0.
+    present = labelled > 0
+    loss = torch.where(present, numerator, 0) / torch.where(present, denominator, 1)
+    if classes == "all":
+        loss = torch.where(present, loss, (denominator > 0).to(loss.dtype))
+    factor = present.to(loss.dtype) if classes == "present" else torch.ones_like(loss)
     factor = factor if weight is None else factor * weight.to(loss.dtype)
     loss = loss * factor
     if reduction == "none":
         return loss
-    total = factor.sum()
-    return loss.sum() / torch.where(total > 0, total, 1) if reduction == "mean" else loss.sum()
+    total = _total(factor)
+    return _total(loss) / torch.where(total > 0, total, 1) if reduction == "mean" else _total(loss)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -417,16 +434,16 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     """The masses, and their classes if there are not all."""
     if not isinstance(soft, (Tensor, SparseLabels)):
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
-    if isinstance(soft, Tensor):
-        if soft.dtype not in FLOAT_DTYPES:
-            raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
-        if soft.requires_grad and torch.is_grad_enabled():
-            raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
+    if isinstance(soft, Tensor) and soft.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
+    mass = soft if isinstance(soft, Tensor) else soft.mass
+    if mass.requires_grad and torch.is_grad_enabled():
+        raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
     if soft.shape != logits.shape:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
-    return (soft, None) if isinstance(soft, Tensor) else (soft.mass, soft.index)
+    return mass, None if isinstance(soft, Tensor) else soft.index
 
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> None:
@@ -439,8 +456,7 @@ def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, log
         if weight.device != logits.device:
             raise ValueError(f"weight must be on the device of logits, {logits.device}, got {weight.device}")
     _check_reduction(reduction)
-    if validate is not None and not isinstance(validate, bool):
-        raise TypeError(f"validate must be None, True or False, got {validate!r}")
+    _check_validate(validate)
     checks.check_backend(backend)
 
 
@@ -458,6 +474,11 @@ def _check_weight(weight: Any) -> None:
 def _check_reduction(reduction: Any) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def _check_validate(validate: Any) -> None:
+    if validate is not None and not isinstance(validate, bool):
+        raise TypeError(f"validate must be None, True or False, got {validate!r}")
 
 
 def _check_classes(classes: Any, per_sample: Any) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import register_pytree_node
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tritonsoft import reference
 from tritonsoft.checks import check_top_k
 
-_INDEX_DTYPES = (torch.uint8, torch.int16)
+_TENSORS = ("index", "mass", "rest")
 _MASS_DTYPES = (torch.float16, torch.float32)
 _MOST_CLASSES = 1 << 15
 
@@ -63,7 +63,7 @@ class SparseLabels:
     num_classes: int
 
     def __post_init__(self) -> None:
-        for name in ("index", "mass", "rest"):
+        for name in _TENSORS:
             if not isinstance(getattr(self, name), Tensor):
                 raise TypeError(f"{name} must be a tensor, got {type(getattr(self, name)).__name__}")
         if not isinstance(self.num_classes, int) or isinstance(self.num_classes, bool):
@@ -146,6 +146,8 @@ class SparseLabels:
 
     def to_dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The soft label ``(B, C, h, w)``, or ``(C, h, w)`` of a sample, without the rest; None keeps the type."""
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be None or a floating type, got {dtype!r}")
         index, mass = (self.index, self.mass) if self.index.ndim == 4 else (self.index[None], self.mass[None])
         soft = reference.dense(index, mass.to(dtype or mass.dtype), self.num_classes)
         return soft if self.index.ndim == 4 else soft[0]
@@ -163,6 +165,8 @@ class SparseLabels:
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         device, dtype = self.device if device is None else device, dtype or self.dtype
+        if dtype not in _MASS_DTYPES:
+            raise TypeError(f"dtype must be float16 or float32, got {dtype}")
         index = self.index.to(device, non_blocking=non_blocking)
         mass, rest = (tensor.to(device, dtype, non_blocking=non_blocking) for tensor in (self.mass, self.rest))
         return SparseLabels(index, mass, rest, self.num_classes)
@@ -206,7 +210,7 @@ class SparseLabels:
     def __getitem__(self, item: Any) -> "SparseLabels":
         """A sample by an int; a batch by a slice, or by a tensor or list of ints or booleans."""
         self._check_batch()
-        if isinstance(item, tuple) or item is None or item is Ellipsis:
+        if isinstance(item, (tuple, bool)) or item is None or item is Ellipsis or getattr(item, "ndim", 1) > 1:
             raise TypeError(f"a SparseLabels is indexed along its batch alone, got {item!r}")
         return SparseLabels(self.index[item], self.mass[item], self.rest[item], self.num_classes)
 
@@ -222,12 +226,17 @@ class SparseLabels:
 
 
 def _flatten(labels: SparseLabels) -> tuple[list[Tensor], int]:
-    return [labels.index, labels.mass, labels.rest], labels.num_classes
+    return [getattr(labels, name) for name in _TENSORS], labels.num_classes
+
+
+def _flatten_with_keys(labels: SparseLabels) -> tuple[list[tuple[Any, Tensor]], int]:
+    tensors, num_classes = _flatten(labels)
+    return list(zip(map(GetAttrKey, _TENSORS), tensors, strict=True)), num_classes
 
 
 def _unflatten(tensors: Any, num_classes: Any) -> SparseLabels:
     labels = object.__new__(SparseLabels)  # unchecked: a tree may hold anything in place of its tensors for a while
-    for name, value in zip(("index", "mass", "rest", "num_classes"), (*tensors, num_classes), strict=True):
+    for name, value in zip((*_TENSORS, "num_classes"), (*tensors, num_classes), strict=True):
         object.__setattr__(labels, name, value)
     return labels
 
@@ -236,9 +245,22 @@ def _collate(batch: Sequence[SparseLabels], *, collate_fn_map: Any = None) -> Sp
     num_classes = {labels.num_classes for labels in batch}
     if len(num_classes) > 1:
         raise ValueError(f"num_classes must be the same in all samples of a batch, got {sorted(num_classes)}")
-    index, mass, rest = (torch.stack([getattr(labels, name) for labels in batch]) for name in ("index", "mass", "rest"))
+    for number, labels in enumerate(batch):
+        if labels.index.ndim != 3:
+            raise ValueError(f"samples of a batch must have no batch axis, got {labels!r} at {number}")
+        if labels.index.shape != batch[0].index.shape:
+            raise ValueError(
+                f"samples of a batch must have one k and size, got {batch[0]!r} at 0, {labels!r} at {number}"
+            )
+    index, mass, rest = (torch.stack([getattr(labels, name) for labels in batch]) for name in _TENSORS)
     return SparseLabels(index, mass, rest, batch[0].num_classes)
 
 
-register_pytree_node(SparseLabels, _flatten, _unflatten, serialized_type_name="tritonsoft.SparseLabels")
+register_pytree_node(
+    SparseLabels,
+    _flatten,
+    _unflatten,
+    serialized_type_name="tritonsoft.SparseLabels",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
 default_collate_fn_map[SparseLabels] = _collate

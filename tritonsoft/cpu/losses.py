@@ -295,8 +295,10 @@ def finish(online: Any, count: Any) -> None:
 @jit
 def subtract_masses(values: Any, line: Any, scale: Any, masses: Any, mass_line: Any, weight: Any, count: Any) -> None:
     """Takes what is labelled from the gradient of one class."""
+    zero = values.dtype.type(0)
     for n in range(count):
-        values[line + n] -= scale[n] * (weight * masses[mass_line + n])
+        mass = weight * masses[mass_line + n]
+        values[line + n] -= scale[n] * mass if mass > zero else zero  # where nothing is known, the scale may be NaN
 
 
 @jit
