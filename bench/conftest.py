@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         cv2.setNumThreads(torch.get_num_threads())
     if not torch.cuda.is_available() and Path("/proc/meminfo").exists():
         measure.limit_memory()
+    measure.recycle_memory()
 
 
 @pytest.fixture

@@ -53,6 +53,11 @@ def is_exact(row: Row) -> bool:
     return row["answer"].startswith("exact")
 
 
+def is_right(row: Row) -> bool:
+    """Exact, or as near as eight bits can be."""
+    return is_exact(row) or (row["answer"] == "approximate" and float(row["error"]) <= 1 / 255)
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -85,8 +90,8 @@ def table(rows: Sequence[Row]) -> str:
         ]
         for case, members in group:
             ours = next(row for row in members if row["rival"] == OURS)
-            exact = [row for row in members if is_rival(row) and is_exact(row)]
-            best = min(exact, key=lambda row: float(row["milliseconds"]), default=None)
+            right = [row for row in members if is_rival(row) and is_right(row)]
+            best = min(right, key=lambda row: float(row["milliseconds"]), default=None)
             usual = next((row for row in members if row["usual"] == "True" and row["milliseconds"]), None)
             lines.append(
                 f"| {case.partition(': ')[2]} | {float(ours['milliseconds']):.3g} ms | "
@@ -141,9 +146,7 @@ def cost_section() -> str:
         "arithmetic over floor",
     ]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    rows = [
-        row for row in read(RESULTS / "kernel-cost.csv") if row["target"] == "sm_90" and "C=150" not in row["kernel"]
-    ]
+    rows = [row for row in read(RESULTS / "kernel-cost.csv") if row["target"] == "sm_90"]
     lines += [f"| {' | '.join(row[column] for column in columns)} |" for row in rows]
     return "\n".join(lines) + "\n"
 

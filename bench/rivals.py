@@ -401,30 +401,42 @@ def unflip(result: PairResult, num_classes: int) -> PairResult:
 
 
 def with_gradient(loss: Callable[..., Tensor], logits: Tensor, *target: Tensor) -> PairResult:
-    """The loss and its gradient."""
+    """The loss, and its gradient times the number of pixels.
+
+    Means over millions of pixels have gradients below the range of half precision: training scales its loss.
+    """
     value = loss(logits, *target)
-    (gradient,) = torch.autograd.grad(value, logits)
+    scale = logits.numel() / logits.shape[1]
+    (gradient,) = torch.autograd.grad(value, logits, torch.full_like(value, scale))
     return value.detach(), gradient
 
 
 def decode_loss(result: PairResult, num_classes: int) -> PairResult:
-    """The gradient of the sum over the pixels in place of that of their mean: numbers around 1, like the loss."""
+    """Tensors with an axis to go along."""
     value, gradient = result
-    return value.view(1), gradient * (gradient.numel() / num_classes)
+    return value.view(1), gradient
+
+
+def in_float(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Half precision as float32, as autocast does for a loss: its sums over the pixels would overflow."""
+    return tuple(tensor.float() if tensor.itemsize == 2 else tensor for tensor in tensors)
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    logits, soft = in_float(logits, soft)
     mass = soft.sum(1)
     return ((logits.logsumexp(1) * mass).sum() - (logits * soft).sum()) / mass.sum()
 
 
 def normalized_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
     """torch's own for probabilities divides by the number of pixels, so it is given back what that takes."""
+    logits, soft = in_float(logits, soft)
     return F.cross_entropy(logits, soft) * (soft[:, 0].numel() / soft.sum())
 
 
 def gathered_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """No soft label: the logits of the k x k labels under each pixel."""
+    (logits,) = in_float(logits)
     batch, num_classes, height, width = logits.shape
     factor = labels.shape[1] // height
     blocks = labels.view(batch, height, factor, width, factor).permute(0, 2, 4, 1, 3).reshape(batch, -1, height, width)
@@ -435,18 +447,21 @@ def gathered_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def upsampled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Hard labels at full resolution."""
+    (logits,) = in_float(logits)
     shown = F.interpolate(logits, labels.shape[1:], mode="nearest")
     return F.cross_entropy(shown, labels.long(), ignore_index=IGNORED)
 
 
 def shrunk_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """By way of the best eager soft label."""
+    (logits,) = in_float(logits)
     size = (logits.shape[2], logits.shape[3])
     return soft_cross_entropy(logits, scatter_blocks(labels, size, logits.shape[1], logits.dtype))
 
 
 def dice(logits: Tensor, soft: Tensor) -> Tensor:
     """The |p - q| form over the batch, a mean over the classes."""
+    logits, soft = in_float(logits, soft)
     predicted = logits.softmax(1) * soft.sum(1, keepdim=True)
     difference = (predicted - soft).abs().sum((0, 2, 3))
     return (difference / (predicted + soft).sum((0, 2, 3))).mean()
@@ -456,6 +471,7 @@ def monai_dice(logits: Tensor, soft: Tensor) -> Tensor:
     """Knows no mass: where pixels are ignored its number is another."""
     from monai.losses.dice import DiceLoss
 
+    logits, soft = in_float(logits, soft)
     loss: Tensor = DiceLoss(softmax=True, soft_label=True, batch=True, smooth_nr=0.0, smooth_dr=0.0)(logits, soft)
     return loss
 
@@ -659,7 +675,6 @@ TOP_CLASSES = [
         "tritonsoft's dense label + topk",
         functools.partial(dense_top, functools.partial(our_labels, "area")),
         decode=decode_top,
-        usual=True,
     ),
     Rival("scatter_add of k x k blocks + topk", functools.partial(dense_top, scatter_blocks), decode=decode_top),
 ]

@@ -141,10 +141,12 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 def events_of(call: Callable[[], Any], device: str) -> list[str]:
-    """The names of what torch's profiler sees in one call."""
-    from torch.profiler import ProfilerActivity, profile
+    """The names of what torch's profiler sees in one call; it waits for the device itself, before and after."""
+    from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities) as profiler, record_function("the call"):
         call()
-    return [event.name for event in profiler.events()]
+    events = profiler.events()
+    whole = next(event.time_range for event in events if event.name == "the call")
+    return [event.name for event in events if whole.start <= event.time_range.start <= whole.end]

@@ -38,6 +38,16 @@ def test_rivals_are_right(case: Case) -> None:
         assert answer != "WRONG", f"{rival.name} is off by {error}"
 
 
+def test_gradients_of_half_precision_are_in_its_range() -> None:
+    """A GPU's cases take means over millions of pixels."""
+    for task in ("cross entropy", "area cross entropy", "dice"):
+        case = Case(task, "cpu", torch.float16, 1, (1024, 1024), 2, 3)
+        for rival in case.rivals:
+            if rival.missing("cpu") is None and not rival.compiled:
+                answer, error = measure.judge(rival, case, rival.prepare()(*case.arguments()), case.expected)
+                assert answer != "WRONG", f"{rival.name} is off by {error}"
+
+
 def test_a_wrong_answer_is_seen() -> None:
     case = next(iter(SMALL))
     judge = functools.partial(measure.judge, Rival("wrong", lambda: None), case, expected=case.expected)
