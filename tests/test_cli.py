@@ -182,6 +182,8 @@ def test_audit_measures_every_method_and_names_unusable_files(tmp_path: Path) ->
     (tmp_path / "labels" / "broken.png").write_bytes(b"nothing")
     Image.fromarray(ids[:20]).save(tmp_path / "labels" / "other_size.png")
     (tmp_path / "images" / "no_image.jpg").unlink()
+    (tmp_path / "images" / "no_labels.png").write_bytes((tmp_path / "images" / "one.jpg").read_bytes())
+    Image.fromarray(ids).save(tmp_path / "labels" / "one.tif")
     options: list[str | Path] = ["audit", "--labels", tmp_path / "labels", "--num-classes", "19", "--factors", "4,8"]
     options += ["--class-names", ",".join(scenes.CLASSES), "--out", tmp_path / "out"]
     result = run(*options, "--images", tmp_path / "images")
@@ -191,6 +193,8 @@ def test_audit_measures_every_method_and_names_unusable_files(tmp_path: Path) ->
         "broken.png: cannot be read",
         "other_size.png: 64x20 pixels, where its image has 64x48",
         "no_image.png: no image of this name",
+        "no_labels.png: no label map of this name",
+        "one.tif: one.png has the same name and is taken",
         "out_of_range.png: labels must lie in 0..18",
         "2 label maps; every number",
     ):
@@ -214,6 +218,18 @@ def test_audit_measures_every_method_and_names_unusable_files(tmp_path: Path) ->
     good = run(*options, "--pattern", "t*o.png")
     assert good.exit_code == 0, good.output
     assert "1 label maps" in flat(good.output)
+    both = run(*options, "--pattern", "one.*")  # without images every file is a label map
+    assert "2 label maps" in flat(both.output)
+
+
+def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    write_picture(tmp_path, "one", street_ids(8, 8))
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(pictures.PictureError, match=r"one\.png: cannot be read \(unsupported operand\)"):
+        pictures.load_labels(tmp_path / "labels" / "one.png")
 
 
 def test_audit_shows_which_classes_of_camvid_suffer(tmp_path: Path) -> None:

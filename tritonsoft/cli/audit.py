@@ -21,7 +21,7 @@ from tritonsoft.cli.common import (
     table_of,
 )
 from tritonsoft.cli.kept import ALL_METHODS, Kept, coloured, measure, report, short
-from tritonsoft.cli.pictures import PictureError, by_stem, load_labels, load_picture
+from tritonsoft.cli.pictures import PictureError, all_pictures, by_stem, load_labels, load_picture, without_partner
 
 CAPTION = (
     "in place: the share of the class's true area that it is given in the very low-resolution pixels where it lies, "
@@ -59,9 +59,10 @@ def audit(
     need_folder("--labels", labels)
     if images is not None:
         need_folder("--images", images)
-    files = list(by_stem(labels, pattern).values())
-    load = load_labels if images is None else _beside_images(labels, images)
-    problems: list[PictureError] = []
+    load: Callable[[Path], Tensor] = load_labels
+    files, problems = all_pictures(labels, pattern), list[PictureError]()
+    if images is not None:
+        files, load, problems = _beside_images(labels, pattern, images)
     kept, usable = measure(
         [str(file) for file in files],
         lambda index: load(files[index]),
@@ -91,17 +92,14 @@ def audit(
         raise typer.Exit(1)
 
 
-def _beside_images(labels: Path, images: Path) -> Callable[[Path], Tensor]:
-    """Loads a label map that has an image of its size."""
-    image_files = by_stem(images)
-
-    def load(file: Path) -> Tensor:
-        image_file = image_files.get(str(file.relative_to(labels).with_suffix("")))
-        if image_file is None:
-            raise PictureError(f"{file}: no image of this name in {images}")
-        return load_picture(image_file, file)[1]
-
-    return load
+def _beside_images(
+    labels: Path, pattern: str, images: Path
+) -> tuple[list[Path], Callable[[Path], Tensor], list[PictureError]]:
+    """The label maps that have an image, what loads one whose image has its size, and the files without partner."""
+    (label_files, same_labels), (image_files, same_images) = by_stem(labels, pattern), by_stem(images)
+    problems = [*same_images, *same_labels, *without_partner(image_files, images, label_files, labels)]
+    image_of = {label_files[stem]: image_files[stem] for stem in label_files.keys() & image_files.keys()}
+    return sorted(image_of), lambda file: load_picture(image_of[file], file)[1], problems
 
 
 def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:

@@ -2,7 +2,7 @@
 
 import colorsys
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,8 @@ def folder(
     images: Path, labels: Path, class_names: Sequence[str], ignore_index: int
 ) -> tuple[Pictures, list[PictureError]]:
     """The pictures that have the same path and stem in both folders, and what has no partner."""
-    image_files, label_files = by_stem(images), by_stem(labels)
-    problems = [
-        PictureError(f"{files[stem]}: no {missing} of this name in {there}")
-        for files, others, missing, there in (
-            (image_files, label_files, "label map", labels),
-            (label_files, image_files, "image", images),
-        )
-        for stem in sorted(files.keys() - others.keys())
-    ]
+    (image_files, same_images), (label_files, same_labels) = by_stem(images), by_stem(labels)
+    problems = [*same_images, *same_labels, *without_partner(image_files, images, label_files, labels)]
     stems = sorted(image_files.keys() & label_files.keys())
     # Hues a golden ratio apart stay distinct, however many there are.
     colours = [
@@ -72,10 +65,34 @@ def folder(
     return Pictures(stems, load, class_names, palette, ignore_index), problems
 
 
-def by_stem(directory: Path, pattern: str = "*") -> dict[str, Path]:
-    """The pictures in a folder and below, by their path without the suffix."""
-    files = (path for path in sorted(directory.rglob(pattern)) if path.suffix.lower() in PICTURE_SUFFIXES)
-    return {str(path.relative_to(directory).with_suffix("")): path for path in files}
+def without_partner(
+    image_files: Mapping[str, Path], images: Path, label_files: Mapping[str, Path], labels: Path
+) -> list[PictureError]:
+    """What is in one folder alone."""
+    return [
+        PictureError(f"{files[stem]}: no {missing} of this name in {there}")
+        for files, others, missing, there in (
+            (image_files, label_files, "label map", labels),
+            (label_files, image_files, "image", images),
+        )
+        for stem in sorted(files.keys() - others.keys())
+    ]
+
+
+def all_pictures(directory: Path, pattern: str = "*") -> list[Path]:
+    """The pictures in a folder and below."""
+    return [path for path in sorted(directory.rglob(pattern)) if path.suffix.lower() in PICTURE_SUFFIXES]
+
+
+def by_stem(directory: Path, pattern: str = "*") -> tuple[dict[str, Path], list[PictureError]]:
+    """`all_pictures` by their path without the suffix, and those that share it with another."""
+    files: dict[str, Path] = {}
+    problems = []
+    for path in all_pictures(directory, pattern):
+        stem = str(path.relative_to(directory).with_suffix(""))
+        if files.setdefault(stem, path) != path:
+            problems.append(PictureError(f"{path}: {files[stem].name} has the same name and is taken"))
+    return files, problems
 
 
 def load_picture(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
@@ -102,5 +119,7 @@ def _read(file: Path, is_image: bool) -> Array:
             if not is_image and picture.mode not in LABEL_MODES:
                 raise PictureError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}")
             return np.array(picture.convert("RGB") if is_image else picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except PictureError:
+        raise
+    except Exception as error:  # of a broken file Pillow's decoders may raise anything
         raise PictureError(f"{file}: cannot be read ({error})") from None
