@@ -173,6 +173,11 @@ def test_bad_input_names_the_argument() -> None:
         iou.update(logits, [1])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="probabilities must be a floating-point tensor"):
         iou.update(labels[:, None], soft)
+    for metric in (iou, metrics.AreaError(CLASSES), metrics.SoftCalibrationError()):
+        with pytest.raises(ValueError, match="probabilities must be at least 0 and at most 1"):
+            metric.update(logits, soft)
+    with pytest.raises(ValueError, match="soft must be at least 0 and at most 1"):
+        metrics.SoftNegativeLogLikelihood().update(logits, 2 * soft)
     with pytest.raises(ValueError, match="average must be"):
         metrics.AreaError(CLASSES, average="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_classes must be"):

@@ -10,6 +10,8 @@ What they share:
   logits.
 * **Soft label**: ``(B, C, h, w)`` or a `SparseLabels`, whose rest counts as unknown. A pixel counts for its mass, the
   labelled share of its footprint: p below is the probability times that mass, q the soft label.
+* **Values** of probabilities and soft labels are checked on the CPU always, on a GPU (where it costs a synchronisation)
+  with ``TRITONSOFT_VALIDATE=1``.
 * **Errors**: TypeError or ValueError that names the argument.
 """
 
@@ -23,6 +25,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}: tritonsoft.metrics needs its extra: pip install 'tritonsoft[metrics]'") from None
 
+from tritonsoft.checks import wants_validation
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 
@@ -191,7 +194,7 @@ class _Mean(Metric):
 
     full_state_update = False
     is_differentiable = False
-    higher_is_better = False
+    higher_is_better: bool | None = False
     total: Tensor
     mass: Tensor
 
@@ -234,6 +237,8 @@ class LabelEntropy(_Mean):
         >>> entropy.compute()
         tensor(1., dtype=torch.float64)
     """
+
+    higher_is_better = None
 
     def update(self, soft: Tensor | SparseLabels) -> None:
         """Adds a batch."""
@@ -280,13 +285,14 @@ class SoftCalibrationError(Metric):
     def update(self, probabilities: Tensor, soft: Tensor | SparseLabels) -> None:
         """Adds a batch."""
         q = _masses(soft, probabilities, "probabilities")
+        _check_shares(probabilities, "probabilities")
         confidence, predicted = probabilities.double().max(1)
         mass = q.sum(1)
-        bins = (confidence * self.num_bins).ceil().sub(1).clamp(0, self.num_bins - 1).long().flatten()
+        bins = (confidence * self.num_bins).ceil().sub(1).clamp(0, self.num_bins - 1).long()
         right = q.gather(1, predicted[:, None])[:, 0]
         for state, values in ((self.confidence, mass * confidence), (self.right, right), (self.mass, mass)):
             # One bin at a time: sums in an order of their own, so that the same inputs give the same bits.
-            state += torch.stack([values.flatten()[bins == index].sum() for index in range(self.num_bins)])
+            state += torch.stack([torch.where(bins == index, values, 0).sum() for index in range(self.num_bins)])
 
     def compute(self) -> Tensor:
         """A number from 0 to 1; NaN where there is no mass."""
@@ -307,11 +313,21 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
             raise ValueError(f"soft must have the shape of {name}, {tuple(scores.shape)}, got {tuple(soft.shape)}")
         if soft.device != scores.device:
             raise ValueError(f"soft must be on the device of {name}, {scores.device}, got {soft.device}")
-    if isinstance(soft, SparseLabels):
-        return soft.to_dense().double()
-    if not soft.is_floating_point():
-        raise TypeError(f"soft must be floating point, got {soft.dtype}")
-    return soft.double()
+    dense: Tensor = soft.to_dense() if isinstance(soft, SparseLabels) else soft
+    if not dense.is_floating_point():
+        raise TypeError(f"soft must be floating point, got {dense.dtype}")
+    _check_shares(dense, "soft")
+    return dense.double()
+
+
+def _check_shares(values: Tensor, name: str) -> None:
+    """What a pixel's classes have of it, where values are checked; logits, above all, are none."""
+    limit = 1 + 1 / 64  # rounded, as the losses allow
+    if wants_validation(values, None) and not bool((values >= 0).all() & (values.sum(1) <= limit).all()):
+        raise ValueError(
+            f"{name} must be at least 0 and at most 1 in all classes of a pixel together, "
+            f"got entries from {values.min().item():.6g} and sums up to {values.sum(1).max().item():.6g}"
+        )
 
 
 def _weighted(probabilities: Tensor, soft: Tensor | SparseLabels, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -319,4 +335,5 @@ def _weighted(probabilities: Tensor, soft: Tensor | SparseLabels, num_classes: i
     q = _masses(soft, probabilities, "probabilities")
     if q.shape[1] != num_classes:
         raise ValueError(f"probabilities must have num_classes={num_classes} channels, got {q.shape[1]}")
+    _check_shares(probabilities, "probabilities")
     return probabilities.double() * q.sum(1, keepdim=True), q
