@@ -50,6 +50,8 @@ def test_soft_label_is_the_resampled_one_hot(target, filter):
 @pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("size", [(9, 13), (31, 50)])
 def test_flipping_the_box_flips_the_output_exactly(target, filter, size):
+    if target == ("cpu", "triton") and (filter in ("area", "nearest")) != (size == (9, 13)):
+        pytest.skip("the interpreter is slow: it shrinks with two filters and enlarges with the others")
     device, backend = target
     labels, boxes = _labels().to(device), BOXES.to(device)
     image = torch.rand(2, 3, 24, 40, generator=torch.Generator().manual_seed(1)).to(device)

@@ -24,8 +24,7 @@ def _inputs(device="cpu", dtype=torch.float64):
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-@pytest.mark.parametrize("boxed", [True, False])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("boxed", "memory_format"), [(True, torch.channels_last), (False, torch.contiguous_format)])
 def test_opcheck(target, boxed, memory_format):
     device, backend = target
     image, labels, boxes = _inputs(device)
@@ -45,6 +44,8 @@ def test_opcheck(target, boxed, memory_format):
 @pytest.mark.parametrize("filter", ["area", "triangle", "bilinear", "nearest"])
 @pytest.mark.parametrize("size", [(3, 4), (11, 6)])
 def test_gradcheck(target, filter, size):
+    if target == ("cpu", "triton") and (filter in ("area", "nearest")) != (size == (3, 4)):
+        pytest.skip("the interpreter is slow: it shrinks with two filters and enlarges with the others")
     device, backend = target
     image, labels, boxes = _inputs(device)
     image = image[:, :1, :5, :6].clone().requires_grad_()
