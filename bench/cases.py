@@ -70,7 +70,9 @@ class Case:
     def rivals(self) -> list[Rival]:
         """Ours first."""
         by_task = {
-            "shrink labels": rivals.SHRINK_LABELS_BY_INTEGER
+            "shrink labels": rivals.ENLARGE_LABELS
+            if self.factor < 1
+            else rivals.SHRINK_LABELS_BY_INTEGER
             if self.factor == int(self.factor)
             else rivals.SHRINK_LABELS_BY_FRACTION,
             "shrink image": rivals.SHRINK_IMAGE,
@@ -246,9 +248,10 @@ def cases(device: str) -> list[Case]:
     else:
         whole = functools.partial(_whole, device, torch.float16, batch=16)
         crop_shape = (device, torch.float16, 16, (1024, 2048), 2)
-    factors, many = (2, 4, 8, 2.7, 5.3), 150
+    factors, many = (2, 4, 8, 1.5, 2.7, 5.3), 150
     return [
         *(whole(factor) for factor in factors),
+        whole(0.6, source=(256, 512)),
         *(whole(factor, many) for factor in ((4,) if device == "cpu" else factors)),
         whole(4, label_dtype=torch.int64),
         whole(4, content="noise"),

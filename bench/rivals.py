@@ -106,6 +106,16 @@ def compare_interpolate_antialias(labels: Tensor, size: Size, num_classes: int, 
     return interpolate_antialias(one_hot(labels, num_classes, dtype), size)
 
 
+def one_hot_interpolate_linear(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Enlarging, the area filter is this."""
+    planes = F.one_hot(class_ids(labels, num_classes), num_classes + 1).permute(0, 3, 1, 2)[:, :num_classes]
+    return F.interpolate(planes.to(dtype), size, mode="bilinear")
+
+
+def compare_interpolate_linear(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
+    return F.interpolate(one_hot(labels, num_classes, dtype), size, mode="bilinear")
+
+
 def one_hot_avg_pool(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
     planes = F.one_hot(class_ids(labels, num_classes), num_classes + 1).permute(0, 3, 1, 2).to(dtype)[:, :num_classes]
     return F.avg_pool2d(planes, labels.shape[1] // size[0])
@@ -577,6 +587,12 @@ SHRINK_LABELS_BY_FRACTION = [
     Rival("compare + interpolate(antialias)", compare_interpolate_antialias, "triangle"),
     Rival("compare + interpolate(area)", compare_interpolate_area, "approximates"),
     Rival("one_hot + interpolate(area)", one_hot_interpolate_area, "approximates", usual=True),
+]
+ENLARGE_LABELS = [
+    *SHRINK_LABELS,
+    Rival("compare + interpolate(bilinear)", compare_interpolate_linear),
+    Rival("compare + interpolate(bilinear), compiled", compare_interpolate_linear, compiled=True),
+    Rival("one_hot + interpolate(bilinear)", one_hot_interpolate_linear, usual=True),
 ]
 SHRINK_IMAGE = [
     Rival("tritonsoft", ts.resize),
