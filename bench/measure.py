@@ -42,8 +42,8 @@ RULES = (
 def tolerance(case: Case) -> float:
     """How far an exact answer may be from the reference.
 
-    float32: a coordinate as the product of two float32, as `F.interpolate` has it. Others: four roundings, of two weights, the line
-    between and the result.
+    float32: a coordinate as the product of two float32, as `F.interpolate` has it. Others: four roundings, of two
+    weights, the line between and the result.
     """
     if case.dtype == torch.float32:
         return max(case.source) * torch.finfo(torch.float32).eps

@@ -3,9 +3,9 @@
     python examples/train_segmentation.py --data DIR --num-classes 11 --ignore-index 11 --labels soft --factor 4
     torchrun --nproc-per-node 2 examples/train_segmentation.py --data DIR ...
 
-DIR holds ``images/train``, ``images/val``, ``labels/train`` and ``labels/val``: pictures, and label maps of class ids
-with the same paths and stems. The network sees pictures shrunk by ``--factor``. ``--labels`` says how its labels are
-shrunk, and everything else is the same:
+DIR holds ``images/train``, ``images/val``, ``labels/train`` and ``labels/val``: pictures of one size, and label maps of
+class ids with the same paths and stems. The network sees pictures shrunk by ``--factor``. ``--labels`` says how its
+labels are shrunk, and everything else is the same:
 
 * ``soft``: the distribution of classes under each low-resolution pixel;
 * ``nearest``: the class of the pixel nearest to its centre (``nearest-exact``);
@@ -19,6 +19,7 @@ compared with the full-size label map. Same arguments, same number of processes:
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -33,7 +34,6 @@ from PIL import Image
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
-from torchmetrics.classification import MulticlassJaccardIndex
 
 import tritonsoft as ts
 import tritonsoft.augmentation as TA
@@ -54,6 +54,7 @@ class Folder(Dataset[tuple[Tensor, Tensor]]):
             odd = ", ".join(sorted(str(stem) for stem in images.keys() ^ labels.keys())[:5])
             raise SystemExit(f"{root}: {split} needs images with label maps of the same names; without partner: {odd}")
         self.files = [(images[stem], labels[stem]) for stem in images]
+        self.size: tuple[int, int] | None = None
         self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -67,6 +68,11 @@ class Folder(Dataset[tuple[Tensor, Tensor]]):
         labels = torch.from_numpy(np.array(Image.open(label_file)))
         if labels.shape != image.shape[1:]:
             raise ValueError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
+        self.size = self.size or (labels.shape[0], labels.shape[1])
+        if labels.shape != self.size:
+            raise ValueError(
+                f"{label_file}: {tuple(labels.shape)}, where others have {self.size}: batches need one size"
+            )
         if self.kept is not None:
             self.kept[index] = image, labels
         return image, labels
@@ -110,8 +116,8 @@ def low_resolution_label(
     """Label maps ``(B, H, W)`` and boxes ``(B, 4)`` -> soft label ``(B, C, h, w)``; a hard one has masses 0 and 1."""
     if mode == "torch-nearest":  # it reads at the left upper edge of each low-resolution pixel, not at its centre
         (h, w), (x0, y0, x1, y1) = size, boxes.unbind(1)
-        half = torch.stack([(x1 - x0) / w, (y1 - y0) / h], 1) / 2
-        boxes = boxes - half.repeat(1, 2)
+        half = torch.stack([(x1 - x0).abs() / w, (y1 - y0).abs() / h], 1) / 2
+        boxes = boxes - half.repeat(1, 2)  # also where the box is mirrored: labels are flipped after they are shrunk
     filter = "nearest" if mode in ("nearest", "torch-nearest") else "area"
     soft = ts.soft_crop_resize(labels, boxes, size, num_classes, ignore_index=ignore_index, filter=filter)
     if mode == "majority":
@@ -133,7 +139,9 @@ def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int) -> Ten
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[Tensor, Tensor]]) -> Iterator[float]:
+def train(
+    arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[Tensor, Tensor]], weight: Tensor
+) -> Iterator[float]:
     """Yields the mean loss of each epoch."""
     device, num_classes = torch.device(arguments.device), arguments.num_classes
     height, width = data[0][1].shape
@@ -145,7 +153,7 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[T
         K.ColorJiggle(0.2, 0.2, 0.2, 0.05),
         data_keys=["image"],
     )
-    weight = class_weights(data, num_classes).to(device) if arguments.class_weights else None
+    loss_weight = weight.to(device) if arguments.class_weights else None
     sampler = DistributedSampler(data, seed=arguments.seed)  # one process is a world of one
     loader = DataLoader(
         data,
@@ -155,9 +163,11 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[T
         num_workers=arguments.workers,
         pin_memory=device.type == "cuda",
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-2, fused=True)
     steps = arguments.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, arguments.lr, total_steps=max(steps, 1), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(  # a tenth of the steps up, and a cosine down to 0
+        optimizer, lambda step: min(10 * (step + 1) / steps, (1 + math.cos(math.pi * step / steps)) / 2)
+    )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16)
     for epoch in range(arguments.epochs):
         sampler.set_epoch(epoch)
@@ -171,13 +181,18 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[T
             if arguments.loss == "area":  # straight from the label map, no soft label anywhere
                 filter = "nearest" if arguments.labels == "nearest" else "area"
                 loss = ts.area_cross_entropy(
-                    logits, labels, augment.boxes, ignore_index=arguments.ignore_index, filter=filter, weight=weight
+                    logits,
+                    labels,
+                    augment.boxes,
+                    ignore_index=arguments.ignore_index,
+                    filter=filter,
+                    weight=loss_weight,
                 )
             else:
                 target = low_resolution_label(
                     labels, augment.boxes, (h, w), arguments.labels, num_classes, arguments.ignore_index
                 )
-                loss = ts.soft_cross_entropy(logits, target, weight=weight)
+                loss = ts.soft_cross_entropy(logits, target, weight=loss_weight)
                 if arguments.loss == "cross-entropy+dice":
                     loss = loss + ts.soft_dice_loss(logits, target)
             optimizer.zero_grad()
@@ -185,40 +200,30 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[T
             optimizer.step()
             schedule.step()
             total += loss.detach()
-        yield float(total) / len(loader)
+        distributed.all_reduce(total)
+        yield float(total) / len(loader) / distributed.get_world_size()
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def area_matched(probabilities: Tensor, rounds: int = 10) -> Tensor:
-    """Classes ``(B, H, W)`` of which each has the area that it has in the sum of the probabilities ``(B, C, H, W)``.
-
-    The likeliest class of every pixel leaves out a pole that is nowhere likelier than half. This weighs the classes of
-    each picture until the areas agree.
-    """
-    wanted = probabilities.sum((2, 3))
-    scores = probabilities.clamp(min=1e-8).log()
-    for step in range(rounds):
-        area = ts.to_soft(scores.max(1).indices, scores.shape[1], ignore_index=-1).sum((2, 3))
-        change = (wanted + 1).log() - (area + 1).log()
-        scores += change[:, :, None, None] * 0.5 * (1 - step / rounds)
-    return scores.max(1).indices
-
-
 @torch.no_grad()
-def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder) -> dict[str, object]:
-    """The metrics at full resolution, over all processes."""
+def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weight: Tensor) -> dict[str, object]:
+    """The metrics at full resolution, over all processes.
+
+    Class weights w make a network predict ``w q`` in place of a distribution q: a network that was trained with them
+    has them taken out again. Then two ways to decode are measured: the likeliest class, the largest q, which leaves out
+    a pole that is nowhere likelier than what stands behind it; and the largest ``w q``, which gives rare classes more.
+    """
     device, num_classes, ignore_index = torch.device(arguments.device), arguments.num_classes, arguments.ignore_index
     rank, world = distributed.get_rank(), distributed.get_world_size()
     own = Subset(data, range(rank, len(data), world))  # type: ignore[arg-type]
     model.eval()
-
-    def iou() -> MulticlassJaccardIndex:
-        return MulticlassJaccardIndex(num_classes, average="none", ignore_index=ignore_index).to(device)
-
-    ious = {"argmax": iou(), "area_matched": iou()}
-    likelihood, calibration, soft_iou, area_error, area_error_argmax = (
+    for buffer in model.buffers():  # those of batch normalisation differ since the last step
+        distributed.broadcast(buffer, 0)
+    ious = {name: metrics.SoftIoU(num_classes, average="none").to(device) for name in ("likeliest", "weighted")}
+    adjustment = torch.where(weight > 0, weight, 1).log().to(device)[:, None, None]
+    likelihood, calibration, soft_iou, area_error, area_error_decoded = (
         metric.to(device)
         for metric in (
             metrics.SoftNegativeLogLikelihood(),
@@ -234,6 +239,8 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder) -> d
         small = ts.resize(image, size, dtype=torch.float32)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             logits = model(small.to(memory_format=torch.channels_last)).float()
+        if arguments.class_weights:
+            logits = logits - adjustment
         low_resolution = ts.soft_resize(labels, size, num_classes, ignore_index=ignore_index)
         soft_iou.update(logits.softmax(1), low_resolution)
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear")
@@ -241,20 +248,21 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder) -> d
         likelihood.update(logits, truth)
         calibration.update(probabilities, truth)
         area_error.update(probabilities, truth)
-        decoded = {"argmax": probabilities.max(1).indices, "area_matched": area_matched(probabilities)}
-        area_error_argmax.update(ts.to_soft(decoded["argmax"], num_classes, ignore_index=-1), truth)
-        for name, classes in decoded.items():
-            ious[name].update(classes, labels.long())
+        decoded = {"likeliest": logits.argmax(1), "weighted": (logits + adjustment).argmax(1)}
+        hard = {name: ts.to_soft(classes, num_classes, ignore_index=-1) for name, classes in decoded.items()}
+        area_error_decoded.update(hard["likeliest"], truth)
+        for name, metric in ious.items():
+            metric.update(hard[name], truth)
     result: dict[str, object] = {
         "nll": float(likelihood.compute()),
         "calibration_error": float(calibration.compute()),
         "area_error": float(area_error.compute()),
-        "area_error_argmax": float(area_error_argmax.compute()),
+        "area_error_decoded": float(area_error_decoded.compute()),
         "soft_iou": float(soft_iou.compute()),
     }
     for name, metric in ious.items():
         per_class = metric.compute()
-        result[f"miou_{name}"] = float(per_class.nanmean())
+        result[f"miou_{name}"] = float(per_class.nanmean())  # of the classes that the labels hold
         result[f"iou_{name}"] = per_class.tolist()
     return result
 
@@ -297,8 +305,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def process_group(arguments: argparse.Namespace) -> Iterator[int]:
     """This process's rank in the world that torchrun made, or in a world of one."""
     if arguments.device.startswith("cuda"):
-        arguments.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        torch.cuda.set_device(arguments.device)
+        if "LOCAL_RANK" in os.environ:
+            arguments.device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(torch.device(arguments.device))
     backend = "nccl" if arguments.device.startswith("cuda") else "gloo"
     if "RANK" in os.environ:
         distributed.init_process_group(backend)
@@ -323,12 +332,13 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
             model = DistributedDataParallel(model)
         training = Folder(arguments.data, "train", arguments.cache)
         some = Subset(training, range(0, len(training), arguments.every))
-        for epoch, loss in enumerate(train(arguments, model, some), 1):
+        weight = class_weights(some, arguments.num_classes)
+        for epoch, loss in enumerate(train(arguments, model, some, weight), 1):
             if rank == 0:
                 seconds = time.perf_counter() - started
                 print(f"epoch {epoch}/{arguments.epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
         trained = time.perf_counter()
-        result = evaluate(arguments, network, Folder(arguments.data, "val", False))
+        result = evaluate(arguments, network, Folder(arguments.data, "val", False), weight)
     result |= {
         "seconds_training": trained - started,
         "seconds_evaluation": time.perf_counter() - trained,
