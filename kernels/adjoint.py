@@ -16,7 +16,7 @@ from tritonsoft.kernels.launch import (
     accumulator_type,
     offset_type,
     platform_of,
-    tap_loop_options,
+    register_limit,
     tile_shape,
 )
 
@@ -144,7 +144,7 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
             "ACCUMULATOR": accumulator,
             "OFFSET": offset_type(out, grad),
         },
-        tap_loop_options(platform, accumulator),
+        {"num_warps": 4, **register_limit(platform, accumulator)},
     )
 
 

@@ -19,7 +19,7 @@ from tritonsoft.kernels.launch import (
     offset_type,
     platform_of,
     power_of_two_factor,
-    tap_loop_options,
+    register_limit,
     tile_shape,
 )
 
@@ -262,8 +262,10 @@ def launch_configuration(
     if factor > 0:
         options, elements, unit = dense_tile(factor, result.element_size(), platform)
     else:
-        options, elements = tap_loop_options(platform, accumulator), 1024
+        options, elements = {"num_warps": 4}, 1024
         unit = 16 // soft.element_size() if soft is not None else 1
+    if factor == 0 or image is not None:
+        options |= register_limit(platform, accumulator, image is not None)
     block_h, block_w = tile_shape(height, width, elements)
     # Each unit is a kernel of its own: source widths only tell those apart that allow the widest loads.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)

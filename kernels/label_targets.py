@@ -23,7 +23,7 @@ from tritonsoft.kernels.launch import (
     offset_type,
     platform_of,
     power_of_two_factor,
-    tap_loop_options,
+    register_limit,
     tile_shape,
 )
 
@@ -234,7 +234,7 @@ def _launch(
         options, elements, unit = dense_tile(factor, element_size, platform)
     else:
         # What a sink keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.
-        options, elements, unit = tap_loop_options(platform, accumulator), 256, 1
+        options, elements, unit = {"num_warps": 4, **register_limit(platform, accumulator)}, 256, 1
     (height, width), (in_height, in_width) = size, labels.shape[1:]
     block_h, block_w = tile_shape(height, width, elements)
     if sink == "pyramid":  # a tile must hold whole pixels of the coarsest level

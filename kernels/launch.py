@@ -74,14 +74,13 @@ def dense_tile(factor: int, element_size: int, platform: str) -> tuple[dict[str,
     return {"num_warps": 1}, (64 if platform == "hip" else 32) * per_thread, per_thread
 
 
-def tap_loop_options(platform: str, accumulator: Any) -> dict[str, Any]:
-    """Compile options of the kernels that loop over taps."""
-    options: dict[str, Any] = {"num_warps": 4}
-    if platform == "cuda":
-        # Left to itself, ptxas aims at 128 registers and at times spills two or three to get there. Given a limit
-        # somewhat above, it stays below 128 in float32 without any spill.
-        options["maxnreg"] = 255 if accumulator is tl.float64 else 136
-    return options
+def register_limit(platform: str, accumulator: Any, resamples: bool = False) -> dict[str, int]:
+    """A compile option for kernels with loops over taps; ``resamples`` an image."""
+    # Left to itself, ptxas aims at 128 registers and at times spills some to get there. Given a limit somewhat above,
+    # it does without. Up to 168 as many programs of four warps fit on a multiprocessor as with 136.
+    if platform != "cuda":
+        return {}
+    return {"maxnreg": 255 if accumulator is tl.float64 else 168 if resamples else 136}
 
 
 def tile_shape(height: int, width: int, elements: int) -> tuple[int, int]:
