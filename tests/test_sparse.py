@@ -200,6 +200,8 @@ def test_files(tmp_path):
     sparse = _sparse()
     torch.save(sparse.to_tensors(), tmp_path / "labels.pt")
     assert_same(ts.SparseLabels.from_tensors(torch.load(tmp_path / "labels.pt")), sparse)
+    torch.save(sparse, tmp_path / "whole.pt")
+    assert_same(torch.load(tmp_path / "whole.pt"), sparse)
     assert_same(pickle.loads(pickle.dumps(sparse)), sparse)
     assert_same(copy.deepcopy(sparse), sparse)
     with pytest.raises(ValueError, match="rest"):

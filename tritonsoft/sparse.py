@@ -264,3 +264,4 @@ register_pytree_node(
     flatten_with_keys_fn=_flatten_with_keys,
 )
 default_collate_fn_map[SparseLabels] = _collate
+torch.serialization.add_safe_globals([SparseLabels])  # torch.load takes it with weights_only, its default
