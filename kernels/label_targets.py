@@ -232,6 +232,8 @@ def _launch(
         if sink == "loss" and factor * labels.element_size() > 32:
             element_size = 16  # what the labels leave of the registers holds the sums of one pixel, not of two
         options, elements, unit = dense_tile(factor, element_size, platform)
+        if sink == "loss":
+            options |= register_limit(platform, accumulator)
     else:
         # What a sink keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.
         options, elements, unit = {"num_warps": 4, **register_limit(platform, accumulator)}, 256, 1
