@@ -108,9 +108,8 @@ def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[int], float]]:
                 continue
             for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
                 in_arm = collections.Counter(_calls(arm, taken))
-                called = [functions[name] for name in in_arm if in_arm[name] == calls[name] and name in functions]
-                if _is_constant(node.test):
-                    called = []
+                only_here = [] if _is_constant(node.test) else [name for name in in_arm if in_arm[name] == calls[name]]
+                called = [functions[name] for name in only_here if name in functions]
                 yield {n for part in (*arm, *called) for n in range(part.lineno, (part.end_lineno or 0) + 1)}, weight
 
 

@@ -71,6 +71,11 @@ def check_labels(labels: Tensor) -> Tensor:
     return labels
 
 
+def check_validate(validate: Any) -> None:
+    if validate is not None and not isinstance(validate, bool):
+        raise TypeError(f"validate must be None, True or False, got {validate!r}")
+
+
 def check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str) -> None:
     if not is_int(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
@@ -82,8 +87,7 @@ def check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
     if not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
-    if validate is not None and not isinstance(validate, bool):
-        raise TypeError(f"validate must be None, True or False, got {validate!r}")
+    check_validate(validate)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{dtype_argument} of a soft label must be {names_of(FLOAT_DTYPES)}, got {dtype}")
 
@@ -141,6 +145,16 @@ def wants_validation(tensor: Tensor, validate: bool | None) -> bool:
     if tensor.device.type == "cpu":
         return True
     return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
+
+
+# Of a pixel's masses or probabilities together. They may have been rounded before they came into their type: in
+# bfloat16 each is off by 1/256 of itself at most.
+LARGEST_TOTAL = 1 + 1 / 64
+
+
+def are_shares(values: Tensor) -> bool:
+    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not."""
+    return bool((values >= 0).all() & (values.sum(1, dtype=torch.float64) <= LARGEST_TOTAL).all())
 
 
 def check_box_values(boxes: Tensor | None, validate: bool | None) -> None:

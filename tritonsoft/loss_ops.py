@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tritonsoft import memory, reference
 from tritonsoft.backends import backend_of, module_of
-from tritonsoft.checks import check_box_values, check_label_values, wants_validation
+from tritonsoft.checks import LARGEST_TOTAL, are_shares, check_box_values, check_label_values, wants_validation
 
 _Maps = tuple[Tensor, Tensor, Tensor]  # loss, mass and logsumexp, each (B, h, w)
 
@@ -26,9 +26,7 @@ def working_type(logits: Tensor) -> torch.dtype:
 def check_soft_values(soft: Tensor, index: Tensor | None, num_classes: int, name: str, validate: bool | None) -> None:
     if soft.numel() == 0 or not wants_validation(soft, validate):
         return
-    # Masses may have been rounded before they came into this type. In bfloat16 each is off by 1/256 of itself at most.
-    limit = 1 + 1 / 64
-    if not (module_of(name).soft_in_range(soft, limit) if name == "numba" else _soft_in_range(soft, limit)):
+    if not (module_of(name).soft_in_range(soft, LARGEST_TOTAL) if name == "numba" else are_shares(soft)):
         mass = soft.sum(1, dtype=torch.float64)
         raise ValueError(
             f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, "
@@ -38,10 +36,6 @@ def check_soft_values(soft: Tensor, index: Tensor | None, num_classes: int, name
         least, largest = index.min().item(), index.max().item()
         if least < 0 or largest >= num_classes:
             raise ValueError(f"soft.index must lie in 0..{num_classes - 1}, got values from {least} to {largest}")
-
-
-def _soft_in_range(soft: Tensor, limit: float) -> bool:
-    return bool((soft >= 0).all() & (soft.sum(1, dtype=torch.float64) <= limit).all())
 
 
 def check_weight_values(weight: Tensor | None, validate: bool | None) -> None:

@@ -211,7 +211,7 @@ class _Loss(nn.Module):
     def __init__(self, weight: Tensor | None, reduction: Reduction, validate: bool | None) -> None:
         super().__init__()
         _check_reduction(reduction)
-        _check_validate(validate)
+        checks.check_validate(validate)
         if weight is not None:
             _check_weight(weight)
             if not weight.is_meta and not bool(((weight >= 0) & weight.isfinite()).all()):
@@ -456,7 +456,7 @@ def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, log
         if weight.device != logits.device:
             raise ValueError(f"weight must be on the device of logits, {logits.device}, got {weight.device}")
     _check_reduction(reduction)
-    _check_validate(validate)
+    checks.check_validate(validate)
     checks.check_backend(backend)
 
 
@@ -474,11 +474,6 @@ def _check_weight(weight: Any) -> None:
 def _check_reduction(reduction: Any) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-
-
-def _check_validate(validate: Any) -> None:
-    if validate is not None and not isinstance(validate, bool):
-        raise TypeError(f"validate must be None, True or False, got {validate!r}")
 
 
 def _check_classes(classes: Any, per_sample: Any) -> None:

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}: tritonsoft.metrics needs its extra: pip install 'tritonsoft[metrics]'") from None
 
-from tritonsoft.checks import wants_validation
+from tritonsoft.checks import are_shares, wants_validation
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 
@@ -322,8 +322,7 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
 
 def _check_shares(values: Tensor, name: str) -> None:
     """What a pixel's classes have of it, where values are checked; logits, above all, are none."""
-    limit = 1 + 1 / 64  # rounded, as the losses allow
-    if wants_validation(values, None) and not bool((values >= 0).all() & (values.sum(1) <= limit).all()):
+    if wants_validation(values, None) and not are_shares(values):
         raise ValueError(
             f"{name} must be at least 0 and at most 1 in all classes of a pixel together, "
             f"got entries from {values.min().item():.6g} and sums up to {values.sum(1).max().item():.6g}"

@@ -21,7 +21,7 @@ from tritonsoft.cli.common import (
     table_of,
 )
 from tritonsoft.cli.kept import ALL_METHODS, Kept, coloured, measure, report, short
-from tritonsoft.cli.pictures import PictureError, all_pictures, by_stem, load_labels, load_picture, without_partner
+from tritonsoft.cli.pictures import PictureError, all_pictures, load_labels, load_picture, pairs
 
 CAPTION = (
     "in place: the share of the class's true area that it is given in the very low-resolution pixels where it lies, "
@@ -62,7 +62,9 @@ def audit(
     load: Callable[[Path], Tensor] = load_labels
     files, problems = all_pictures(labels, pattern), list[PictureError]()
     if images is not None:
-        files, load, problems = _beside_images(labels, pattern, images)
+        of_pairs, problems = pairs(images, labels, pattern)
+        image_of = {label_file: image_file for image_file, label_file in of_pairs.values()}
+        files, load = list(image_of), lambda file: load_picture(image_of[file], file)[1]
     kept, usable = measure(
         [str(file) for file in files],
         lambda index: load(files[index]),
@@ -90,16 +92,6 @@ def audit(
     if problems:
         report(problems)
         raise typer.Exit(1)
-
-
-def _beside_images(
-    labels: Path, pattern: str, images: Path
-) -> tuple[list[Path], Callable[[Path], Tensor], list[PictureError]]:
-    """The label maps that have an image, what loads one whose image has its size, and the files without partner."""
-    (label_files, same_labels), (image_files, same_images) = by_stem(labels, pattern), by_stem(images)
-    problems = [*same_images, *same_labels, *without_partner(image_files, images, label_files, labels)]
-    image_of = {label_files[stem]: image_files[stem] for stem in label_files.keys() & image_files.keys()}
-    return sorted(image_of), lambda file: load_picture(image_of[file], file)[1], problems
 
 
 def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:

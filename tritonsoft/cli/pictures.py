@@ -2,7 +2,7 @@
 
 import colorsys
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,8 @@ def folder(
     images: Path, labels: Path, class_names: Sequence[str], ignore_index: int
 ) -> tuple[Pictures, list[PictureError]]:
     """The pictures that have the same path and stem in both folders, and what has no partner."""
-    (image_files, same_images), (label_files, same_labels) = by_stem(images), by_stem(labels)
-    problems = [*same_images, *same_labels, *without_partner(image_files, images, label_files, labels)]
-    stems = sorted(image_files.keys() & label_files.keys())
+    files, problems = pairs(images, labels)
+    stems = list(files)
     # Hues a golden ratio apart stay distinct, however many there are.
     colours = [
         colorsys.hsv_to_rgb(0.618034 * k % 1, (0.75, 0.5, 0.95)[k % 3], (0.95, 0.8, 0.6)[k % 3])
@@ -60,23 +59,9 @@ def folder(
     palette = (np.array(colours) * 255).round().astype(np.uint8)
 
     def load(index: int) -> tuple[Tensor, Tensor]:
-        return load_picture(image_files[stems[index]], label_files[stems[index]])
+        return load_picture(*files[stems[index]])
 
     return Pictures(stems, load, class_names, palette, ignore_index), problems
-
-
-def without_partner(
-    image_files: Mapping[str, Path], images: Path, label_files: Mapping[str, Path], labels: Path
-) -> list[PictureError]:
-    """What is in one folder alone."""
-    return [
-        PictureError(f"{files[stem]}: no {missing} of this name in {there}")
-        for files, others, missing, there in (
-            (image_files, label_files, "label map", labels),
-            (label_files, image_files, "image", images),
-        )
-        for stem in sorted(files.keys() - others.keys())
-    ]
 
 
 def all_pictures(directory: Path, pattern: str = "*") -> list[Path]:
@@ -84,7 +69,22 @@ def all_pictures(directory: Path, pattern: str = "*") -> list[Path]:
     return [path for path in sorted(directory.rglob(pattern)) if path.suffix.lower() in PICTURE_SUFFIXES]
 
 
-def by_stem(directory: Path, pattern: str = "*") -> tuple[dict[str, Path], list[PictureError]]:
+def pairs(images: Path, labels: Path, pattern: str = "*") -> tuple[dict[str, tuple[Path, Path]], list[PictureError]]:
+    """Images and label maps of the same path and stem, by these, and the files that are left over."""
+    (image_files, same_images), (label_files, same_labels) = _by_stem(images), _by_stem(labels, pattern)
+    alone = [
+        PictureError(f"{files[stem]}: no {missing} of this name in {there}")
+        for files, others, missing, there in (
+            (image_files, label_files, "label map", labels),
+            (label_files, image_files, "image", images),
+        )
+        for stem in sorted(files.keys() - others.keys())
+    ]
+    stems = sorted(image_files.keys() & label_files.keys())
+    return {stem: (image_files[stem], label_files[stem]) for stem in stems}, [*same_images, *same_labels, *alone]
+
+
+def _by_stem(directory: Path, pattern: str = "*") -> tuple[dict[str, Path], list[PictureError]]:
     """`all_pictures` by their path without the suffix, and those that share it with another."""
     files: dict[str, Path] = {}
     problems = []
