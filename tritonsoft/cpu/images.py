@@ -10,7 +10,7 @@ from torch import Tensor
 from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, streaming, sums_dtype, widen, write
 from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
-from tritonsoft.cpu.vectors import ROWS, add_scaled, store_vector, transpose_square, vector_of
+from tritonsoft.cpu.vectors import ROWS, load, spread, store, transpose_square
 
 _STEP = 64  # outputs between two requests for rows ahead
 _ROWS_AHEAD = 2
@@ -158,11 +158,11 @@ def _resize_rows(
                 first_tap, last_tap = unsigned(begin_x[output_x + j]), unsigned(begin_x[output_x + j + unsigned(1)])
                 for channel in range(num_channels):
                     place = (unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
-                    total = vector_of(zero)
+                    total = spread(zero, ROWS)
                     for t in range(first_tap, last_tap):
-                        total = add_scaled(total, weight_x[t], columns, place)
+                        total = total + weight_x[t] * load(columns, place, ROWS)
                         place += num_channels * side
-                    store_vector(sums, (j * num_channels + channel) * side, total)
+                    store(sums, (j * num_channels + channel) * side, total)
             for n in range(unsigned(0), count, side):
                 transpose_square(sums, n * side, side, results, n, out_pitch)
 

@@ -17,50 +17,33 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, reinterpret, streaming, widen, write
+from tritonsoft.cpu.elements import (
+    LINE_BYTES,
+    borrowed,
+    fence,
+    flat,
+    narrow,
+    prefetch,
+    reinterpret,
+    streaming,
+    sums_dtype,
+    widen,
+    write,
+)
 from tritonsoft.cpu.labels import TILE, label_rows
 from tritonsoft.cpu.threads import jit, pool, unsigned
+from tritonsoft.cpu.vectors import LANES, convert, exp, load, spread, store, stream, sum_of, where
 
 _KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int16)
 _FLOAT32, _FLOAT16, _BFLOAT16, _FLOAT64, _UINT8 = range(5)
 _SIZES = (4, 2, 2, 8, 1, 2)
-_TILE_ELEMENTS = 1 << 16  # logits of a tile that is read twice: with their masses they stay in a core's own cache
-_LONG_TILE = 1 << 10  # pixels of a tile that is read once: a page of each class, and the lines at work in L1
-_GROUP = 8  # classes that are met at once: an exponential for each, and one for all
-_CLASSES_AHEAD = 4  # how far the logits are asked for before they are needed
-_LANES = 16  # sums that are added up side by side
+_TILE_ELEMENTS = 1 << 17  # logits of a tile: they and their masses stay in a core's own cache, beside those of the next
+_LONGEST_TILE = 1 << 10  # pixels of a tile: a page of each class
+_GROUP = 6  # classes that are met at once: an exponential for each, and one for all
+_CLASSES_AHEAD = 4  # how far the logits are asked for before they are copied
 
 
-# --- exponential and logarithm ---------------------------------------------------------------------------------------
-
-
-def exp(value: Any) -> Any:
-    """The exponential of a number that is not above 0 by more than rounding."""
-
-
-def _exp_single(value: Any) -> Any:
-    # e^x = 2^n e^r with |r| <= ln(2) / 2. Adding 1.5 * 2^23 rounds x / ln(2) to n and leaves n in the lowest bits.
-    # ln(2) comes in two parts, the first with few bits. The polynomial is that of expf in Cephes, good to 2e-7.
-    shifted = np.float32(value * np.float32(1.44269504) + np.float32(12582912.0))
-    whole = np.float32(shifted - np.float32(12582912.0))
-    rest = np.float32(np.float32(value - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4))
-    power = np.float32(1.9875691500e-4) * rest + np.float32(1.3981999507e-3)
-    power = power * rest + np.float32(8.3334519073e-3)
-    power = power * rest + np.float32(4.1665795894e-2)
-    power = power * rest + np.float32(1.6666665459e-1)
-    power = power * rest + np.float32(5.0000001201e-1)
-    power = power * (rest * rest) + (rest + np.float32(1.0))
-    scale = np.uint32(np.uint32(reinterpret(shifted) - np.uint32(0x4B400000 - 127)) << np.uint32(23))
-    return np.float32(0.0) if value <= np.float32(-87.0) else np.float32(power * reinterpret(scale))
-
-
-def _exp_double(value: Any) -> Any:
-    return math.exp(value)
-
-
-@overload(exp, jit_options={"fastmath": {"contract"}})
-def _(value: Any) -> Any:
-    return _exp_single if value == types.float32 else _exp_double
+# --- logarithm -------------------------------------------------------------------------------------------------------
 
 
 def log(value: Any) -> Any:
@@ -99,6 +82,8 @@ class _Plane(NamedTuple):
     memory: Any  # its bytes
     kind: int
     strides: Any  # in elements
+    numbers: Any  # the same memory as numbers to compute with, where `direct`
+    direct: bool
 
 
 class _Room(NamedTuple):
@@ -149,7 +134,7 @@ def _load_kind(memory: Any, like: Any, start: Any, stride: Any, line: Any, begin
 @jit
 def _load(plane: Any, sample: Any, label: Any, row: Any, column: Any, line: Any, begin: Any, count: Any) -> None:
     """Copies pixels of one class to a line of numbers."""
-    memory, kind, strides = plane
+    memory, kind, strides = plane.memory, plane.kind, plane.strides
     start = unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
     stride = unsigned(strides[3])
     if stride == unsigned(1):
@@ -172,7 +157,7 @@ def _load(plane: Any, sample: Any, label: Any, row: Any, column: Any, line: Any,
 def _store_kind(
     plane: Any, start: Any, values: Any, line: Any, begin: Any, count: Any, room: Any, lanes: Any, phase: Any
 ) -> None:
-    memory, _, strides = plane
+    memory, strides = plane.memory, plane.strides
     for n in range(count):
         values[n] = narrow(line[begin + n], values)
     if strides[3] == 1:
@@ -198,7 +183,7 @@ def _store(
     phase: Any,
 ) -> None:
     """Copies a line of numbers to the pixels of one class, whole cache lines past the caches if ``lanes`` is not 0."""
-    _, kind, strides = plane
+    kind, strides = plane.kind, plane.strides
     start = unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
     if kind == _FLOAT32:
         _store_kind(plane, start, room.float32, line, begin, count, room.bytes, lanes, phase)
@@ -210,13 +195,68 @@ def _store(
         _store_kind(plane, start, room.float64, line, begin, count, room.bytes, lanes, phase)
 
 
-def _plane(tensor: Tensor) -> _Plane:
-    return _Plane(flat(tensor).view(np.uint8), _KINDS.index(tensor.dtype), tuple(tensor.stride()))
+def _plane(tensor: Tensor, dtype: Any) -> _Plane:
+    """``dtype`` is that of the numbers to compute with."""
+    memory = flat(tensor)
+    direct = memory.dtype == dtype and tensor.stride(3) == 1
+    numbers = memory if direct else np.empty(0, dtype)
+    return _Plane(memory.view(np.uint8), _KINDS.index(tensor.dtype), tuple(tensor.stride()), numbers, direct)
 
 
 def _room(tile: int) -> _Room:
     memory = np.empty(8 * tile, np.uint8)
     return _Room(memory, *(memory.view(dtype) for dtype in (np.float32, np.int16, np.uint16, np.float64)))
+
+
+class _Lines(NamedTuple):
+    """A line of numbers for each of some classes, whole vectors long."""
+
+    numbers: Any
+    first: Any  # where the first line begins
+    pitch: Any  # from each to the next
+    ahead: Any  # how far beyond a number is the one that memory is asked for along with it
+
+
+@jit
+def _start(plane: Any, place: Any, label: Any) -> Any:
+    sample, row, column, _ = place
+    strides = plane.strides
+    return unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
+
+
+@jit
+def _lines(plane: Any, place: Any, label: Any, number: Any, scratch: Any, pitch: Any, ahead: Any) -> Any:
+    """The lines of some classes from ``label`` on: in the tensor itself if its numbers are ready, else copies."""
+    sample, row, column, count = place
+    if plane.direct and count % unsigned(LANES) == 0:
+        return _Lines(plane.numbers, _start(plane, place, label), unsigned(plane.strides[1]), unsigned(ahead))
+    for k in range(number):
+        line = k * pitch
+        _load(plane, sample, label + k, row, column, scratch, line, count)
+        for n in range(line + count, line + _whole(count)):
+            scratch[n] = 0
+    return _Lines(scratch, unsigned(0), pitch, unsigned(0))
+
+
+@jit
+def _whole(count: Any) -> Any:
+    """Up to whole vectors."""
+    return (count + unsigned(LANES - 1)) // unsigned(LANES) * unsigned(LANES)
+
+
+_SCRATCH, _STORED, _STREAMED = range(3)
+
+
+@jit
+def _way_out(plane: Any, place: Any, label: Any, scratch: Any, lanes: Any, phase: Any) -> Any:
+    """Where the line of a class is to be written, and how; what is in ``scratch`` goes on by `_store`."""
+    start = _start(plane, place, label)
+    if plane.direct and place[3] % unsigned(LANES) == 0:
+        if lanes == 0:
+            return plane.numbers, start, _STORED
+        if (start * unsigned(plane.numbers.itemsize) - phase) % unsigned(LINE_BYTES) == 0:
+            return plane.numbers, start, _STREAMED
+    return scratch, unsigned(0), _SCRATCH
 
 
 # --- lines of numbers ------------------------------------------------------------------------------------------------
@@ -230,7 +270,6 @@ class _Online(NamedTuple):
     """Lines with a number for each pixel."""
 
     largest: Any  # logit so far
-    larger: Any  # the largest of the next classes too
     total: Any  # of exponentials relative to it
     distance: Any  # of the logits from it, times their masses
     mass: Any
@@ -239,7 +278,7 @@ class _Online(NamedTuple):
 @jit
 def begin(online: Any) -> None:
     """Before the first class."""
-    largest, _, total, distance, mass = online
+    largest, total, distance, mass = online
     largest[:] = np.finfo(largest.dtype).min  # finite: infinity less infinity is not a number
     total[:] = 0
     distance[:] = 0
@@ -247,44 +286,46 @@ def begin(online: Any) -> None:
 
 
 @jit
-def meet(online: Any, logits: Any, first: Any, pitch: Any, number: Any, count: Any) -> None:
-    """Some classes: their lines of logits begin at ``first`` and are ``pitch`` apart."""
-    largest, larger, total, distance, mass = online
+def meet(
+    online: Any, logits: Any, masses: Any, weights: Any, first: Any, number: Any, known: Any, num_known: Any, count: Any
+) -> None:
+    """Some classes from ``first`` on, of which the first ``num_known`` of ``known`` have masses."""
+    largest, total, distance, mass = online
     lowest = np.finfo(largest.dtype).min
-    for n in range(count):
-        larger[n] = largest[n]
-    for label in range(number):
-        line = first + label * pitch
-        for n in range(count):
-            logit = logits[line + n]
-            larger[n] = logit if logit > larger[n] else larger[n]
-    for n in range(count):
-        fall = largest[n] - larger[n]
-        fall = fall if fall > lowest else lowest  # times a mass of 0 it is 0
-        total[n] *= exp(fall)
-        distance[n] -= mass[n] * fall
-        largest[n] = larger[n]
-    for label in range(number):
-        line = first + label * pitch
-        for n in range(count):
-            total[n] += exp(logits[line + n] - largest[n])
-
-
-@jit
-def add_masses(online: Any, logits: Any, line: Any, masses: Any, mass_line: Any, weight: Any, count: Any) -> None:
-    """The weighted masses of one of the classes just met."""
-    largest, _, _, distance, total_mass = online
-    zero = largest.dtype.type(0)
-    for n in range(count):
-        mass = weight * masses[mass_line + n]
-        distance[n] += mass * (largest[n] - logits[line + n]) if mass > zero else zero
-        total_mass[n] += mass
+    for n in range(unsigned(0), count, unsigned(LANES)):
+        before = load(largest, n, LANES)
+        larger = before
+        for k in range(number):
+            start = logits.first + k * logits.pitch + n
+            logit = load(logits.numbers, start, LANES)
+            larger = where(logit > larger, logit, larger)
+            prefetch(logits.numbers, start + logits.ahead)
+        fall = before - larger
+        fall = where(fall > lowest, fall, lowest)  # times a mass of 0 it is 0
+        exponentials = load(total, n, LANES) * exp(fall)
+        for k in range(number):
+            logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
+            exponentials = exponentials + exp(logit - larger)
+        labelled = load(mass, n, LANES)
+        apart = load(distance, n, LANES) - labelled * fall
+        for j in range(num_known):
+            k = known[j]
+            start = masses.first + k * masses.pitch + n
+            share = weights[first + k] * convert(load(masses.numbers, start, LANES), mass)
+            prefetch(masses.numbers, start + masses.ahead)
+            logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
+            apart = apart + where(share > 0.0, share * (larger - logit), 0.0)
+            labelled = labelled + share
+        store(largest, n, larger)
+        store(total, n, exponentials)
+        store(distance, n, apart)
+        store(mass, n, labelled)
 
 
 @jit
 def finish(online: Any, count: Any) -> None:
     """After the last class: turns ``largest`` into the logsumexp, ``distance`` into the loss."""
-    largest, _, total, distance, mass = online
+    largest, total, distance, mass = online
     zero = largest.dtype.type(0)
     for n in range(count):
         logarithm = log(total[n]) if total[n] > zero else total[n] - np.inf
@@ -292,22 +333,35 @@ def finish(online: Any, count: Any) -> None:
         distance[n] = distance[n] + mass[n] * logarithm if mass[n] > zero else zero
 
 
-@jit
-def subtract_masses(values: Any, line: Any, scale: Any, masses: Any, mass_line: Any, weight: Any, count: Any) -> None:
-    """Takes what is labelled from the gradient of one class."""
-    zero = values.dtype.type(0)
-    for n in range(count):
-        mass = weight * masses[mass_line + n]
-        values[line + n] -= scale[n] * mass if mass > zero else zero  # where nothing is known, the scale may be NaN
+class _Pixels(NamedTuple):
+    """Lines of what a gradient knows of each pixel."""
+
+    scale: Any  # the gradient of its loss
+    pull: Any  # that, times the pixel's mass
+    mass: Any
+    lse: Any
 
 
 @jit
-def predict(logits: Any, line: Any, lse: Any, pull: Any, known: Any, count: Any) -> None:
-    """Turns the logits of one class into its probabilities times ``pull``, or 0 where nothing is known."""
-    zero = logits.dtype.type(0)
-    for n in range(count):
-        value = pull[n] * exp(logits[line + n] - lse[n])
-        logits[line + n] = value if known[n] > zero else zero
+def write_gradient(
+    out: Any, start: Any, way: Any, pixels: Any, logits: Any, masses: Any, is_known: Any, weight: Any, count: Any
+) -> None:
+    """The gradient of one class: its probability times the pull, less what is labelled if that ``is_known``."""
+    scale, pull, mass, lse = pixels
+    for n in range(unsigned(0), count, unsigned(LANES)):
+        logit = load(logits.numbers, logits.first + n, LANES)
+        prefetch(logits.numbers, logits.first + n + logits.ahead)
+        value = load(pull, n, LANES) * exp(logit - load(lse, n, LANES))
+        value = where(load(mass, n, LANES) > 0.0, value, 0.0)
+        if is_known:
+            share = weight * convert(load(masses.numbers, masses.first + n, LANES), mass)
+            prefetch(masses.numbers, masses.first + n + masses.ahead)
+            # Where nothing is known, the scale may be NaN.
+            value = value - where(share > 0.0, load(scale, n, LANES) * share, 0.0)
+        if way == _STREAMED:
+            stream(out, start + n, value)
+        else:
+            store(out, start + n, value)
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
@@ -332,6 +386,21 @@ class _Target(NamedTuple):
     entries: Any
 
 
+class _Scratch(NamedTuple):
+    """Memory to work in, of one thread."""
+
+    online: Any
+    pixels: Any
+    logits: Any  # lines of some classes
+    masses: Any  # lines of some classes, of all of a sparse target
+    slopes: Any  # lines of all classes
+    line: Any
+    room: Any
+    pitch: Any  # between lines: not a power of two, or they would share their cache sets
+    tile: Any
+    all: Any  # 0, 1, 2, ...
+
+
 @jit
 def _place(tile: Any, tiles: Any) -> Any:
     """Sample, row, first column and number of pixels of a tile."""
@@ -342,38 +411,53 @@ def _place(tile: Any, tiles: Any) -> Any:
 
 
 @jit
-def _load_logits(plane: Any, num_classes: Any, place: Any, lines: Any, pitch: Any) -> None:
-    sample, row, column, count = place
-    for label in range(num_classes):
-        _load(plane, sample, label, row, column, lines, unsigned(label) * pitch, count)
-
-
-@jit
 def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
-    """The masses of all classes of a sparse target; ``line`` is one to work with."""
-    mass, (memory, kind, strides), entries = target
+    """The masses of all classes of a sparse target, in ``lines``; ``line`` is one to work with."""
+    mass, index, entries = target
+    memory, kind, strides = index.memory, index.kind, index.strides
     sample, row, column, count = place
     lines[:] = 0
     for entry in range(entries):
         _load(mass, sample, entry, row, column, line, unsigned(0), count)
-        start = unsigned(sample * strides[0] + entry * strides[1] + row * strides[2] + column * strides[3])
+        start = _start(index, place, entry)
         for n in range(count):
-            where = start + n * unsigned(strides[3])
+            element = start + n * unsigned(strides[3])
             if kind == _UINT8:
-                label = np.int64(_element(memory, where, np.uint8(0)))
+                label = np.int64(_element(memory, element, np.uint8(0)))
             else:
-                label = np.int64(_element(memory, where, np.int16(0)))
+                label = np.int64(_element(memory, element, np.int16(0)))
             if 0 <= label < num_classes:
                 lines[unsigned(label) * pitch + n] += line[n]
 
 
 @jit
-def _load_target(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
-    """The masses of all classes; ``line`` is one to work with."""
+def _prepare(target: Any, num_classes: Any, place: Any, scratch: Any) -> None:
+    """Before the masses of a tile are asked for."""
+    if target.index.kind >= 0:
+        _load_sparse(target, num_classes, place, scratch.masses, scratch.pitch, scratch.line)
+
+
+@jit
+def _masses_of(target: Any, place: Any, label: Any, number: Any, scratch: Any, ahead: Any) -> Any:
+    """The masses of some classes from ``label`` on, a line for each."""
     if target.index.kind < 0:
-        _load_logits(target.mass, num_classes, place, lines, pitch)
-    else:
-        _load_sparse(target, num_classes, place, lines, pitch, line)
+        return _lines(target.mass, place, label, number, scratch.masses, scratch.pitch, ahead)
+    return _Lines(scratch.masses, label * scratch.pitch, scratch.pitch, unsigned(0))
+
+
+@jit
+def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, scratch: Any) -> None:
+    """Meets all classes of the pixels of a tile, a group at a time."""
+    online, pitch, count = scratch.online, scratch.pitch, place[3]
+    _prepare(target, num_classes, place, scratch)
+    begin(online)
+    classes, group, tile = unsigned(num_classes), unsigned(_GROUP), unsigned(scratch.tile)
+    for start in range(unsigned(0), classes, group):
+        number = min(group, classes - start)
+        lines = _lines(logits, place, start, number, scratch.logits, pitch, tile)
+        masses = _masses_of(target, place, start, number, scratch, tile)
+        meet(online, lines, masses, weights, start, number, scratch.all, number, _whole(count))
+    finish(online, count)
 
 
 @jit
@@ -386,31 +470,16 @@ def _cross_entropy_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
-    online: Any,
+    scratch: Any,
     first: int,
     end: int,
 ) -> None:
-    pitch, classes, group = unsigned(tiles[2] + _LANES), unsigned(num_classes), unsigned(_GROUP)
-    is_dense = target.index.kind < 0
-    lines, line = np.empty(group * pitch, loss.dtype), np.empty(pitch, loss.dtype)
-    masses = np.empty((group if is_dense else classes) * pitch, loss.dtype)
+    logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
+    online = scratch.online
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        if not is_dense:
-            _load_sparse(target, num_classes, place, masses, pitch, line)
-        begin(online)
-        for start in range(unsigned(0), classes, group):
-            number = min(group, classes - start)
-            for k in range(number):
-                _load(logits, sample, start + k, row, column, lines, k * pitch, count)
-                if is_dense:
-                    _load(target.mass, sample, start + k, row, column, masses, k * pitch, count)
-            meet(online, lines, unsigned(0), pitch, number, count)
-            for k in range(number):
-                mass_line = (k if is_dense else start + k) * pitch
-                add_masses(online, lines, k * pitch, masses, mass_line, weights[start + k], count)
-        finish(online, count)
+        _meet_all(logits, target, weights, num_classes, place, scratch)
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
             loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
@@ -427,53 +496,38 @@ def _cross_entropy_gradient_tiles(
     lse: Any,
     num_classes: Any,
     tiles: Any,
-    room: Any,
     lanes: Any,
     phase: Any,
+    scratch: Any,
     first: int,
     end: int,
 ) -> None:
-    size = unsigned(tiles[2])
-    pitch, classes = size + unsigned(_LANES), unsigned(num_classes)
-    is_dense = target.index.kind < 0
-    line, masses = np.empty(pitch, lse.dtype), np.empty((unsigned(1) if is_dense else classes) * pitch, lse.dtype)
-    scale, pull = np.empty(size, lse.dtype), np.empty(size, lse.dtype)
-    known, sums = np.empty(size, lse.dtype), np.empty(size, lse.dtype)
-    begin = unsigned(0)
+    out, grad, logits, target = borrowed(out), borrowed(grad), borrowed(logits), borrowed(target)
+    scratch = borrowed(scratch)
+    pixels, line, pitch, one = scratch.pixels, scratch.line, scratch.pitch, unsigned(1)
+    tile_size = unsigned(scratch.tile)
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        if not is_dense:
-            _load_sparse(target, num_classes, place, masses, pitch, line)
-        _load(grad, sample, 0, row, column, scale, begin, count)
-        start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
-        for n in range(count):
-            known[n], sums[n] = mass[start + n], lse[start + n]
-            pull[n] = scale[n] * known[n]
-        for label in range(classes):
-            _load(logits, sample, label, row, column, line, begin, count)
-            if is_dense:
-                _load(target.mass, sample, label, row, column, masses, begin, count)
-            predict(line, begin, sums, pull, known, count)
-            subtract_masses(line, begin, scale, masses, begin if is_dense else label * pitch, weights[label], count)
-            _store(out, sample, label, row, column, line, begin, count, room, lanes, phase)
+        _prepare(target, num_classes, place, scratch)
+        _load(grad, sample, 0, row, column, pixels.scale, unsigned(0), count)
+        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1] + column), count)
+        for label in range(unsigned(num_classes)):
+            lines = _lines(logits, place, label, one, line, pitch, tile_size)
+            masses = _masses_of(target, place, label, one, scratch, tile_size)
+            values, start, way = _way_out(out, place, label, line, lanes, phase)
+            write_gradient(values, start, way, pixels, lines, masses, True, weights[label], _whole(count))
+            if way == _SCRATCH:
+                _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
     fence()
 
 
 @jit
-def _total(line: Any, begin: Any, count: Any) -> Any:
-    """The sum of a line, in `_LANES` sums side by side."""
-    lanes = np.zeros(_LANES, line.dtype)
-    whole = count // unsigned(_LANES) * unsigned(_LANES)
-    for n in range(unsigned(0), whole, unsigned(_LANES)):
-        for lane in range(unsigned(_LANES)):
-            lanes[lane] += line[begin + n + lane]
-    result = 0.0
-    for lane in range(_LANES):
-        result += lanes[lane]
-    for n in range(whole, count):
-        result += line[begin + n]
-    return result
+def _know(pixels: Any, mass: Any, lse: Any, start: Any, count: Any) -> None:
+    """What is known of some pixels; their ``scale`` is there already."""
+    for n in range(count):
+        pixels.mass[n], pixels.lse[n] = mass[start + n], lse[start + n]
+        pixels.pull[n] = pixels.scale[n] * pixels.mass[n]
 
 
 @jit
@@ -483,40 +537,47 @@ def _overlap_tiles(
     lse: Any,
     logits: Any,
     target: Any,
+    weights: Any,
     num_classes: Any,
     tiles: Any,
-    online: Any,
+    scratch: Any,
     first: int,
     end: int,
 ) -> None:
     """Sums of each tile: (tiles, C, 3)."""
-    size = unsigned(tiles[2])
-    pitch, classes = size + unsigned(_LANES), unsigned(num_classes)
-    lines, masses = np.empty(classes * pitch, lse.dtype), np.empty(classes * pitch, lse.dtype)
-    known, work = online.mass, online.larger
+    logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
+    online, pitch, one = scratch.online, scratch.pitch, unsigned(1)
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        _load_logits(logits, num_classes, place, lines, pitch)
-        _load_target(target, num_classes, place, masses, pitch, work)
-        begin(online)
-        meet(online, lines, unsigned(0), pitch, classes, count)
-        finish(online, count)
-        for label in range(classes):
-            for n in range(count):
-                known[n] += masses[label * pitch + n]
+        _meet_all(logits, target, weights, num_classes, place, scratch)
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
-            mass[start + n], lse[start + n] = known[n], online.largest[n]
-        for label in range(classes):
-            line = label * pitch
-            predict(lines, line, online.largest, known, known, count)
-            for n in range(count):
-                work[n] = abs(lines[line + n] - masses[line + n])
-            place_of_sums = (unsigned(tile) * classes + label) * unsigned(3)
-            sums[place_of_sums] = _total(lines, line, count)
-            sums[place_of_sums + unsigned(1)] = _total(masses, line, count)
-            sums[place_of_sums + unsigned(2)] = _total(work, unsigned(0), count)
+            mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
+        for n in range(count, _whole(count)):
+            online.mass[n] = 0
+        for label in range(unsigned(num_classes)):
+            lines = _lines(logits, place, label, one, scratch.logits, pitch, unsigned(0))
+            masses = _masses_of(target, place, label, one, scratch, unsigned(0))
+            predicted = labelled = apart = spread(lse.dtype.type(0), LANES)
+            for n in range(unsigned(0), _whole(count), unsigned(LANES)):
+                probability = _predict(lines, n, online.largest, online.mass)
+                share = load(masses.numbers, masses.first + n, LANES)
+                difference = probability - share
+                predicted, labelled = predicted + probability, labelled + share
+                apart = apart + where(difference < 0.0, 0.0 - difference, difference)
+            place_of_sums = (unsigned(tile) * unsigned(num_classes) + label) * unsigned(3)
+            sums[place_of_sums] = sum_of(predicted)
+            sums[place_of_sums + unsigned(1)] = sum_of(labelled)
+            sums[place_of_sums + unsigned(2)] = sum_of(apart)
+
+
+@jit
+def _predict(logits: Any, n: Any, lse: Any, mass: Any) -> Any:
+    """The masses predicted for a class: its probabilities times the masses of the pixels."""
+    known = load(mass, n, LANES)
+    probability = exp(load(logits.numbers, logits.first + n, LANES) - load(lse, n, LANES))
+    return where(known > 0.0, known * probability, 0.0)
 
 
 @jit
@@ -529,44 +590,51 @@ def _overlap_gradient_tiles(
     lse: Any,
     num_classes: Any,
     tiles: Any,
-    room: Any,
     lanes: Any,
     phase: Any,
+    scratch: Any,
     first: int,
     end: int,
 ) -> None:
-    size = unsigned(tiles[2])
-    pitch, classes = size + unsigned(_LANES), unsigned(num_classes)
-    lines, masses = np.empty(classes * pitch, lse.dtype), np.empty(classes * pitch, lse.dtype)
-    known, sums = np.empty(size, lse.dtype), np.empty(size, lse.dtype)
-    mean, value = np.empty(size, lse.dtype), np.empty(size, lse.dtype)
-    zero = lse.dtype.type(0)
+    out, logits, target, scratch = borrowed(out), borrowed(logits), borrowed(target), borrowed(scratch)
+    pixels, pitch, tile_size, one = scratch.pixels, scratch.pitch, unsigned(scratch.tile), unsigned(1)
+    mean, predicted, slopes, line = pixels.pull, scratch.logits, scratch.slopes, scratch.line
+    classes = unsigned(num_classes)
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        _load_logits(logits, num_classes, place, lines, pitch)
-        _load_target(target, num_classes, place, masses, pitch, value)
-        start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
-        for n in range(count):
-            known[n], sums[n] = mass[start + n], lse[start + n]
+        _prepare(target, num_classes, place, scratch)
+        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1] + column), count)
         mean[:] = 0
         # What each class pulls, then how much more than the mean of what all pull: the gradient of the softmax.
         for label in range(classes):
-            line, of_class = label * pitch, (unsigned(sample) * classes + label) * unsigned(3)
-            slope, slope_of_distance = grad[of_class], grad[of_class + unsigned(2)]
-            predict(lines, line, sums, known, known, count)
-            for n in range(count):
-                distance = lines[line + n] - masses[line + n]
-                step = slope_of_distance if distance > zero else -slope_of_distance if distance < zero else zero
-                masses[line + n] = slope + step
-                mean[n] += lines[line + n] * (slope + step)
-        for n in range(count):
-            mean[n] = mean[n] / known[n] if known[n] > zero else zero
+            lines = _lines(logits, place, label, one, line, pitch, tile_size)
+            masses = _masses_of(target, place, label, one, scratch, tile_size)
+            of_class = (unsigned(sample) * classes + label) * unsigned(3)
+            slope, slope_of_distance = grad[of_class], spread(grad[of_class + unsigned(2)], LANES)
+            for n in range(unsigned(0), _whole(count), unsigned(LANES)):
+                prefetch(lines.numbers, lines.first + n + lines.ahead)
+                prefetch(masses.numbers, masses.first + n + masses.ahead)
+                probability = _predict(lines, n, pixels.lse, pixels.mass)
+                difference = probability - load(masses.numbers, masses.first + n, LANES)
+                step = where(difference < 0.0, 0.0 - slope_of_distance, 0.0)
+                step = slope + where(difference > 0.0, slope_of_distance, step)
+                store(predicted, label * pitch + n, probability)
+                store(slopes, label * pitch + n, step)
+                store(mean, n, load(mean, n, LANES) + probability * step)
+        for n in range(_whole(count)):
+            mean[n] = mean[n] / pixels.mass[n] if pixels.mass[n] > 0 else lse.dtype.type(0)
         for label in range(classes):
-            line = label * pitch
-            for n in range(count):
-                lines[line + n] *= masses[line + n] - mean[n]
-            _store(out, sample, label, row, column, lines, line, count, room, lanes, phase)
+            values, start, way = _way_out(out, place, label, line, lanes, phase)
+            for n in range(unsigned(0), _whole(count), unsigned(LANES)):
+                probability, slope = load(predicted, label * pitch + n, LANES), load(slopes, label * pitch + n, LANES)
+                value = probability * (slope - load(mean, n, LANES))
+                if way == _STREAMED:
+                    stream(values, start + n, value)
+                else:
+                    store(values, start + n, value)
+            if way == _SCRATCH:
+                _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
     fence()
 
 
@@ -580,22 +648,23 @@ class _LossTarget(NamedTuple):
     logits: Any
     weights: Any
     shape: Any  # (C, h, w)
-    lines: Any  # scratch: the logits of a group of classes
-    online: Any
+    scratch: Any
+    present: Any  # scratch: those of a group of classes that occur
 
     def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        (loss, mass, lse), logits, weights, (num_classes, height, width), lines, online = self
-        classes, group, pitch = unsigned(num_classes), unsigned(_GROUP), unsigned(online.largest.size + _LANES)
+        (loss, mass, lse), logits, weights, (num_classes, height, width), scratch, present = self
+        classes, group, online = unsigned(num_classes), unsigned(_GROUP), scratch.online
+        pitch = unsigned(masses.pitch)
+        place = sample, row, column, count
         begin(online)
         for start in range(unsigned(0), classes, group):
-            number = min(group, classes - start)
+            number, num_present = min(group, classes - start), unsigned(0)
             for k in range(number):
-                _load(logits, sample, start + k, row, column, lines, k * pitch, count)
-            meet(online, lines, unsigned(0), pitch, number, count)
-            for k in range(number):
-                line = (start + k) * unsigned(masses.pitch)
-                if masses.present[line]:
-                    add_masses(online, lines, k * pitch, masses.lines, line, weights[start + k], count)
+                present[num_present] = k
+                num_present += unsigned(masses.present[(start + k) * pitch])
+            lines = _lines(logits, place, start, number, scratch.logits, scratch.pitch, unsigned(scratch.tile))
+            shares = _Lines(masses.lines, start * pitch, pitch, unsigned(0))
+            meet(online, lines, shares, weights, start, number, present, num_present, _whole(count))
         finish(online, count)
         start = unsigned((sample * height + row) * width) + column
         for n in range(count):
@@ -614,46 +683,47 @@ class _GradientTarget(NamedTuple):
     mass: Any  # (B, h, w) flat
     lse: Any
     shape: Any  # (C, h, w)
-    room: Any  # scratch from here on
-    scratch: Any  # five lines
+    scratch: Any
 
     def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), room, scratch = self
-        scale, pull, known, sums, line = scratch
-        begin = unsigned(0)
-        _load(grad, sample, 0, row, column, scale, begin, count)
-        start = unsigned((sample * height + row) * width) + column
-        for n in range(count):
-            known[n], sums[n] = mass[start + n], lse[start + n]
-            pull[n] = scale[n] * known[n]
+        out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), scratch = self
+        pixels, line, pitch = scratch.pixels, scratch.line, unsigned(masses.pitch)
+        place = sample, row, column, count
+        _load(grad, sample, 0, row, column, pixels.scale, unsigned(0), count)
+        _know(pixels, mass, lse, unsigned((sample * height + row) * width) + column, count)
         for label in range(unsigned(num_classes)):
-            mass_line = label * unsigned(masses.pitch)
-            _load(logits, sample, label, row, column, line, begin, count)
-            predict(line, begin, sums, pull, known, count)
-            if masses.present[mass_line]:
-                subtract_masses(line, begin, scale, masses.lines, mass_line, weights[label], count)
-            _store(out, sample, label, row, column, line, begin, count, room, lanes, phase)
+            lines = _lines(logits, place, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
+            shares, is_present = _Lines(masses.lines, label * pitch, pitch, unsigned(0)), masses.present[label * pitch]
+            values, start, way = _way_out(out, place, label, line, lanes, phase)
+            write_gradient(values, start, way, pixels, lines, shares, is_present, weights[label], _whole(count))
+            if way == _SCRATCH:
+                _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
 
 
-def _tiles_of(logits: Tensor, *others: Tensor, once: bool = False) -> _Tiles:
-    """Rows are one long row where all tensors allow; long tiles where they are read only once."""
+def _tiles_of(logits: Tensor, *others: Tensor) -> _Tiles:
+    """Rows are one long row where all tensors allow."""
     _, num_classes, height, width = logits.shape
-    size = _LONG_TILE if once else max(4 * _LANES, _TILE_ELEMENTS // num_classes // _LANES * _LANES)
     if all(tensor.stride(-2) == width * tensor.stride(-1) for tensor in (logits, *others)):
         height, width = 1, height * width
-    return _Tiles(height, width, min(size, -(-width // _LANES) * _LANES))
+    size = min(_LONGEST_TILE, max(4 * LANES, _TILE_ELEMENTS // num_classes // LANES * LANES))
+    return _Tiles(height, width, min(size, -(-width // LANES) * LANES))
 
 
-def _online(size: int, dtype: Any) -> _Online:
-    return _Online(*_scratch(5, size, dtype))
+def _scratch(tile: int, num_classes: int, dtype: Any) -> _Scratch:
+    """``num_classes``: as many lines for logits, masses and slopes."""
+    pitch = tile + LANES
+    lines = [np.zeros(num_classes * pitch, dtype) for _ in range(3)]
+    online, pixels = _Online(*np.zeros((4, tile), dtype)), _Pixels(*np.zeros((4, tile), dtype))
+    places = np.arange(num_classes, dtype=np.uint64)
+    return _Scratch(online, pixels, *lines, np.zeros(pitch, dtype), _room(tile), unsigned(pitch), tile, places)
 
 
-def _target(soft: Tensor, index: Tensor | None) -> _Target:
-    nothing = _Plane(np.empty(0, np.uint8), -1, (0, 0, 0, 0))
-    return _Target(_plane(soft), nothing if index is None else _plane(index), soft.shape[1])
+def _target(soft: Tensor, index: Tensor | None, dtype: Any) -> _Target:
+    nothing = _Plane(np.empty(0, np.uint8), -1, (0, 0, 0, 0), np.empty(0, dtype), False)
+    return _Target(_plane(soft, dtype), nothing if index is None else _plane(index, dtype), soft.shape[1])
 
 
 def _weights(weight: Tensor | None, num_classes: int, dtype: Any) -> Any:
@@ -664,24 +734,31 @@ def _others(soft: Tensor, index: Tensor | None) -> list[Tensor]:
     return [soft] if index is None else [soft, index]
 
 
+def _lines_needed(num_classes: int, index: Tensor | None) -> int:
+    """A sparse target is spread out over all classes; of a dense one, some are at work."""
+    return min(num_classes, _GROUP) if index is None else num_classes
+
+
 def cross_entropy(
     loss: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, weight: Tensor | None
 ) -> None:
     """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
     num_classes = logits.shape[1]
-    tiles = _tiles_of(logits, *_others(soft, index), once=index is None)
+    tiles = _tiles_of(logits, *_others(soft, index))
     outputs = [flat(tensor) for tensor in (loss, mass, lse)]
+    dtype = outputs[0].dtype
     arguments = (
         *outputs,
-        _plane(logits),
-        _target(soft, index),
-        _weights(weight, num_classes, outputs[0].dtype),
+        _plane(logits, dtype),
+        _target(soft, index, dtype),
+        _weights(weight, num_classes, dtype),
         num_classes,
         tiles,
     )
 
     def job(first: int, end: int) -> None:
-        _cross_entropy_tiles(*arguments, _online(tiles.size, outputs[0].dtype), first, end)
+        scratch = _scratch(tiles.size, _lines_needed(num_classes, index), dtype)
+        _cross_entropy_tiles(*arguments, scratch, first, end)
 
     pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
 
@@ -699,23 +776,25 @@ def cross_entropy_backward(
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
     num_classes = logits.shape[1]
     grad = grad[:, None]
-    tiles = _tiles_of(logits, out, grad, *_others(soft, index), once=index is None)
+    tiles = _tiles_of(logits, out, grad, *_others(soft, index))
     sums = flat(lse)
+    dtype = sums.dtype
     arguments = (
-        _plane(out),
-        _plane(grad),
-        _plane(logits),
-        _target(soft, index),
-        _weights(weight, num_classes, sums.dtype),
+        _plane(out, dtype),
+        _plane(grad, dtype),
+        _plane(logits, dtype),
+        _target(soft, index, dtype),
+        _weights(weight, num_classes, dtype),
         flat(mass),
         sums,
         num_classes,
         tiles,
+        *_byte_lines(out),
     )
-    lines = _byte_lines(out)
 
     def job(first: int, end: int) -> None:
-        _cross_entropy_gradient_tiles(*arguments, _room(tiles.size), *lines, first, end)
+        scratch = _scratch(tiles.size, _lines_needed(num_classes, index), dtype)
+        _cross_entropy_gradient_tiles(*arguments, scratch, first, end)
 
     pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
 
@@ -733,10 +812,13 @@ def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tenso
     number = tiles.number(batch)
     parts = np.empty(number * num_classes * 3)
     outputs = flat(mass), flat(lse)
-    arguments = (parts, *outputs, _plane(logits), _target(soft, index), num_classes, tiles)
+    dtype = outputs[0].dtype
+    planes = _plane(logits, dtype), _target(soft, index, dtype)
+    arguments = (parts, *outputs, *planes, _weights(None, num_classes, dtype), num_classes, tiles)
 
     def job(first: int, end: int) -> None:
-        _overlap_tiles(*arguments, _online(tiles.size, outputs[0].dtype), first, end)
+        scratch = _scratch(tiles.size, _lines_needed(num_classes, index), dtype)
+        _overlap_tiles(*arguments, scratch, first, end)
 
     pool.run(job, number, 2 * logits.numel())
     sums.copy_(torch.from_numpy(parts.reshape(batch, -1, num_classes, 3).sum(1)))
@@ -746,28 +828,26 @@ def overlap_backward(
     out: Tensor, grad: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, mass: Tensor, lse: Tensor
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
+    num_classes = logits.shape[1]
     tiles = _tiles_of(logits, out, *_others(soft, index))
     sums = flat(lse)
+    dtype = sums.dtype
     arguments = (
-        _plane(out),
+        _plane(out, dtype),
         flat(grad.contiguous()),
-        _plane(logits),
-        _target(soft, index),
+        _plane(logits, dtype),
+        _target(soft, index, dtype),
         flat(mass),
         sums,
-        logits.shape[1],
+        num_classes,
         tiles,
+        *_byte_lines(out),
     )
-    lines = _byte_lines(out)
 
     def job(first: int, end: int) -> None:
-        _overlap_gradient_tiles(*arguments, _room(tiles.size), *lines, first, end)
+        _overlap_gradient_tiles(*arguments, _scratch(tiles.size, num_classes, dtype), first, end)
 
     pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
-
-
-def _scratch(number: int, tile: int, dtype: Any) -> tuple[Any, ...]:
-    return tuple(np.empty(tile, dtype) for _ in range(number))
 
 
 def area_cross_entropy(
@@ -786,11 +866,11 @@ def area_cross_entropy(
     outputs = flat(loss), flat(mass), flat(lse)
     dtype = outputs[0].dtype
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
-    arguments = (outputs, _plane(logits), _weights(weight, num_classes, dtype), (num_classes, *size))
+    arguments = (outputs, _plane(logits, dtype), _weights(weight, num_classes, dtype), (num_classes, *size))
 
     def job(first: int, end: int) -> None:
-        lines = np.empty(_GROUP * (TILE + _LANES), dtype)
-        rows(_LossTarget(*arguments, lines, _online(TILE, dtype)), first, end)
+        present = np.empty(_GROUP + 1, np.uint64)
+        rows(_LossTarget(*arguments, _scratch(TILE, _GROUP, dtype), present), first, end)
 
     pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel())
 
@@ -813,10 +893,10 @@ def area_cross_entropy_backward(
     dtype = sums.dtype
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
-        _plane(out),
+        _plane(out, dtype),
         *_byte_lines(out),
-        _plane(grad[:, None]),
-        _plane(logits),
+        _plane(grad[:, None], dtype),
+        _plane(logits, dtype),
         _weights(weight, num_classes, dtype),
         flat(mass),
         sums,
@@ -824,7 +904,7 @@ def area_cross_entropy_backward(
     )
 
     def job(first: int, end: int) -> None:
-        rows(_GradientTarget(*arguments, _room(TILE), _scratch(5, TILE, dtype)), first, end)
+        rows(_GradientTarget(*arguments, _scratch(TILE, 1, dtype)), first, end)
 
     pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel())
 
@@ -854,7 +934,7 @@ def _tiles_in_range(soft: Any, entries: Any, limit: Any, tiles: Any, first: int,
 
 def soft_in_range(soft: Tensor, limit: float) -> bool:
     """Whether all entries of a soft label ``(B, C, h, w)`` are at least 0 and sum up to no more than the limit."""
-    tiles = _tiles_of(soft, once=True)
-    dtype = np.float64 if soft.dtype == torch.float64 else np.float32
-    arguments = (_plane(soft), soft.shape[1], np.full(1, limit, dtype), tiles)
+    tiles = _tiles_of(soft)
+    dtype = sums_dtype(soft)
+    arguments = (_plane(soft, dtype), soft.shape[1], np.full(1, limit, dtype), tiles)
     return all(pool.run(functools.partial(_tiles_in_range, *arguments), tiles.number(len(soft)), soft.numel()))
