@@ -7,7 +7,6 @@ elements. Exponentials and logarithms are written out, as no vector instruction 
 A tile always holds the same pixels and its sums are added up in one order: the number of threads changes no bit.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from tritonsoft.cpu.elements import (
 )
 from tritonsoft.cpu.labels import TILE, label_rows
 from tritonsoft.cpu.threads import jit, pool, unsigned
-from tritonsoft.cpu.vectors import LANES, convert, exp, load, spread, store, stream, sum_of, where
+from tritonsoft.cpu.vectors import LANES, all_of, convert, exp, load, spread, store, stream, sum_of, where
 
 _KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int16)
 _FLOAT32, _FLOAT16, _BFLOAT16, _FLOAT64, _UINT8 = range(5)
@@ -398,7 +397,7 @@ class _Scratch(NamedTuple):
     room: Any
     pitch: Any  # between lines: not a power of two, or they would share their cache sets
     tile: Any
-    all: Any  # 0, 1, 2, ...
+    every: Any  # 0, 1, 2, ...
 
 
 @jit
@@ -456,7 +455,7 @@ def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: A
         number = min(group, classes - start)
         lines = _lines(logits, place, start, number, scratch.logits, pitch, tile)
         masses = _masses_of(target, place, start, number, scratch, tile)
-        meet(online, lines, masses, weights, start, number, scratch.all, number, _whole(count))
+        meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
     finish(online, count)
 
 
@@ -715,10 +714,10 @@ def _tiles_of(logits: Tensor, *others: Tensor) -> _Tiles:
 def _scratch(tile: int, num_classes: int, dtype: Any) -> _Scratch:
     """``num_classes``: as many lines for logits, masses and slopes."""
     pitch = tile + LANES
-    lines = [np.zeros(num_classes * pitch, dtype) for _ in range(3)]
+    logits, masses, slopes = np.zeros((3, num_classes * pitch), dtype)
     online, pixels = _Online(*np.zeros((4, tile), dtype)), _Pixels(*np.zeros((4, tile), dtype))
-    places = np.arange(num_classes, dtype=np.uint64)
-    return _Scratch(online, pixels, *lines, np.zeros(pitch, dtype), _room(tile), unsigned(pitch), tile, places)
+    line, every = np.zeros(pitch, dtype), np.arange(num_classes, dtype=np.uint64)
+    return _Scratch(online, pixels, logits, masses, slopes, line, _room(tile), unsigned(pitch), tile, every)
 
 
 def _target(soft: Tensor, index: Tensor | None, dtype: Any) -> _Target:
@@ -913,28 +912,37 @@ def area_cross_entropy_backward(
 
 
 @jit
-def _tiles_in_range(soft: Any, entries: Any, limit: Any, tiles: Any, first: int, end: int) -> bool:
-    size = unsigned(tiles[2])
-    line, total = np.empty(size, limit.dtype), np.empty(size, limit.dtype)
+def _tiles_in_range(
+    soft: Any, entries: Any, limit: Any, tiles: Any, line: Any, total: Any, first: int, end: int
+) -> bool:
+    soft, line, total = borrowed(soft), borrowed(line), borrowed(total)
+    zero, tile_size = total.dtype.type(0), unsigned(tiles[2])
     for tile in range(first, end):
-        sample, row, column, count = _place(tile, tiles)
+        place = _place(tile, tiles)
         total[:] = 0
-        bad = np.uint8(0)
-        for entry in range(entries):
-            _load(soft, sample, entry, row, column, line, unsigned(0), count)
-            for n in range(count):
-                bad = np.uint8(bad | np.uint8(not line[n] >= 0))
-                total[n] += line[n]
-        for n in range(count):
-            bad = np.uint8(bad | np.uint8(total[n] > limit[0]))
-        if bad:
+        lowest = spread(zero, LANES)
+        for entry in range(unsigned(entries)):
+            shares = _lines(soft, place, entry, unsigned(1), line, tile_size, tile_size)
+            for n in range(unsigned(0), _whole(place[3]), unsigned(LANES)):
+                share = load(shares.numbers, shares.first + n, LANES)
+                prefetch(shares.numbers, shares.first + n + shares.ahead)
+                lowest = where(share < lowest, share, lowest)  # NaN is found by the total
+                store(total, n, load(total, n, LANES) + share)
+        if not all_of(lowest >= 0.0):
             return False
+        for n in range(unsigned(0), _whole(place[3]), unsigned(LANES)):
+            if not all_of(load(total, n, LANES) <= limit):
+                return False
     return True
 
 
 def soft_in_range(soft: Tensor, limit: float) -> bool:
     """Whether all entries of a soft label ``(B, C, h, w)`` are at least 0 and sum up to no more than the limit."""
-    tiles = _tiles_of(soft)
-    dtype = sums_dtype(soft)
-    arguments = (_plane(soft, dtype), soft.shape[1], np.full(1, limit, dtype), tiles)
-    return all(pool.run(functools.partial(_tiles_in_range, *arguments), tiles.number(len(soft)), soft.numel()))
+    tiles, dtype = _tiles_of(soft), sums_dtype(soft)
+    arguments: Any = (_plane(soft, dtype), soft.shape[1], dtype(limit), tiles)
+
+    def job(first: int, end: int) -> bool:
+        result: bool = _tiles_in_range(*arguments, *np.zeros((2, tiles.size), dtype), first, end)
+        return result
+
+    return all(pool.run(job, tiles.number(len(soft)), soft.numel()))

@@ -1,7 +1,7 @@
 """Loops over neighbours in memory vectorise by themselves. These are the ones that do not, written out as vectors.
 
 A vector is a value like any other: `load` one, compute with ``+ - * < > <= >=`` and the functions below, `store` it. A
-number beside a vector stands for as many of it. A comparison gives a vector of truths, for `where` and `any_of`.
+number beside a vector stands for as many of it. A comparison gives a vector of truths, for `where` and `all_of`.
 """
 
 import functools
@@ -186,12 +186,12 @@ def where(typing_context: Any, condition: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def any_of(typing_context: Any, condition: Any) -> Any:
-    """Whether a comparison holds for any element."""
+def all_of(typing_context: Any, condition: Any) -> Any:
+    """Whether a comparison holds for all elements."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[0], ir.IntType(condition.count))
-        return builder.icmp_unsigned("!=", bits, bits.type(0))
+        return builder.icmp_unsigned("==", bits, bits.type((1 << condition.count) - 1))
 
     return types.boolean(condition), generate
 
