@@ -78,6 +78,19 @@ class _Step:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class _Matrix:
+    """The matrix of one call of a module, to be made later."""
+
+    module: BoxAugmentation
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> Tensor:
+        if self.module._lazy_matrix_args is self.arguments:
+            return cast(Tensor, self.module.transform_matrix)  # which keeps it
+        return cast(Tensor, self.module.generate_transformation_matrix(*self.arguments))
+
+
 class AugmentationSequential(K.AugmentationSequential):
     """kornia's `AugmentationSequential` for images with label maps: a drop-in for training semantic segmentation.
 
@@ -175,6 +188,23 @@ class AugmentationSequential(K.AugmentationSequential):
         super().clear_state()
         if isinstance(self.transform_op, _FoldingOps):
             self.transform_op.steps.clear()
+
+    @property
+    def transform_matrix(self) -> Tensor | None:
+        """kornia's product of the modules' matrices ``(B, 3, 3)``."""
+        self._transform_matrices = [
+            entry() if isinstance(entry, _Matrix) else entry for entry in self._transform_matrices
+        ]
+        return cast(Tensor | None, super().transform_matrix)
+
+    def _update_transform_matrix_for_valid_op(self, module: nn.Module) -> None:
+        # A matrix is made when somebody asks for it: on a few pixels it would take as long as the resample, and on a
+        # GPU a copy to it.
+        lazy = module._lazy_matrix_args if isinstance(module, BoxAugmentation) else None
+        if lazy is not None and isinstance(lazy[0], Tensor) and not torch.compiler.is_exporting():
+            self._transform_matrices.append(_Matrix(module, lazy))
+        else:
+            super()._update_transform_matrix_for_valid_op(module)
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
         """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""

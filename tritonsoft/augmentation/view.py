@@ -107,13 +107,10 @@ def pixel_matrix(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
     The half-pixel map that images and labels really go through, in kornia's coordinates, where pixel k lies at k.
     """
-    x0, y0, x1, y1 = boxes.unbind(1)
-    h, w = size
-    across, down = w / (x1 - x0), h / (y1 - y0)
-    matrix = boxes.new_zeros((boxes.shape[0], 3, 3))
-    matrix[:, 0, 0], matrix[:, 0, 2] = across, (0.5 - x0) * across - 0.5
-    matrix[:, 1, 1], matrix[:, 1, 2] = down, (0.5 - y0) * down - 0.5
-    matrix[:, 2, 2] = 1.0
+    low, (across, down) = boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    scale = torch.stack([size[1] / across, size[0] / down], dim=1)
+    matrix = torch.diag_embed(torch.nn.functional.pad(scale, (0, 1), value=1.0))
+    matrix[:, :2, 2] = (0.5 - low) * scale - 0.5
     return matrix
 
 

@@ -23,9 +23,14 @@ _BITS = {torch.float16: torch.int16, torch.bfloat16: torch.uint16}
 
 def flat(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The memory that a tensor spans, as one dense array: kernels apply the strides, so each dtype compiles once."""
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    memory = tensor.detach().as_strided((span,), (1,))
-    return memory.view(_BITS.get(tensor.dtype, tensor.dtype)).numpy()
+    memory = tensor.detach()
+    if tensor.is_contiguous():
+        memory = memory.view(-1)
+    else:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        memory = memory.as_strided((span,), (1,))
+    bits = _BITS.get(tensor.dtype)
+    return (memory if bits is None else memory.view(bits)).numpy()
 
 
 @intrinsic

@@ -299,7 +299,7 @@ def label_rows(
     (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
     ends_y, ends_x = ends_of(boxes, (in_height, in_width))
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
-    areas = np.abs(np.diff(ends_y) * np.diff(ends_x))
+    areas = abs((ends_y[:, 1] - ends_y[:, 0]) * (ends_x[:, 1] - ends_x[:, 0]))
     dtype = np.float64 if areas.max() > 64 * out_height * out_width else dtype
     # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
     mirrored = ends_x[:, 1] < ends_x[:, 0]
