@@ -231,6 +231,21 @@ def test_half_the_size_along_x_by_pairs_has_the_bits_of_any_other_way(layout, mi
     assert (pairs - expected).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("filter", ["area", "triangle", "nearest", "bilinear"])
+@pytest.mark.parametrize("width", [2600, 2200.7, 1500.3, 700.9, -2600.0])
+def test_noise_in_several_tiles(filter, width):
+    """Short runs are added pixel by pixel, at the sides of a tile and of the line of the first class too."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (1, 6, 2600), generator=generator).to(torch.uint8)
+    labels[:, :, 900:1400] = 3
+    left = 0.0 if abs(width) == 2600 else 37.4
+    ends = (left + width, left) if width > 0 else (left, left - width)
+    boxes = torch.tensor([[ends[1], 0.0, ends[0], 6.0]], dtype=torch.float64)
+    out = _soft(labels, boxes, (3, 1300), 5, filter=filter)
+    expected = reference.soft_crop_resize(labels, boxes, (3, 1300), 5, 255, filter, torch.float32)
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
+
+
 def test_many_taps_keep_their_precision():
     labels = torch.full((1, 2048, 2048), 1, dtype=torch.uint8)
     labels[0, ::3, ::7] = 0

@@ -132,6 +132,8 @@ class AugmentationSequential(K.AugmentationSequential):
         (torch.Size([2, 3, 48, 48]), torch.Size([2, 3, 48, 48]), [[-0.25, -0.25, 7.25, 7.25]])
     """
 
+    _transform_matrices: list[Any]
+
     def __init__(
         self,
         *args: nn.Module,
@@ -200,11 +202,12 @@ class AugmentationSequential(K.AugmentationSequential):
     def _update_transform_matrix_for_valid_op(self, module: nn.Module) -> None:
         # A matrix is made when somebody asks for it: on a few pixels it would take as long as the resample, and on a
         # GPU a copy to it.
-        lazy = module._lazy_matrix_args if isinstance(module, BoxAugmentation) else None
-        if lazy is not None and isinstance(lazy[0], Tensor) and not torch.compiler.is_exporting():
-            self._transform_matrices.append(_Matrix(module, lazy))
-        else:
-            super()._update_transform_matrix_for_valid_op(module)
+        if isinstance(module, BoxAugmentation) and not torch.compiler.is_exporting():
+            lazy = module._lazy_matrix_args
+            if lazy is not None and isinstance(lazy[0], Tensor):
+                self._transform_matrices.append(_Matrix(module, lazy))
+                return
+        super()._update_transform_matrix_for_valid_op(module)
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
         """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""

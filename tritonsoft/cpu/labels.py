@@ -13,10 +13,12 @@ from numba.extending import overload
 from torch import Tensor
 
 from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
-from tritonsoft.cpu.taps import Taps, ends_of, taps_of
+from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 
+_MARGIN = LINE_BYTES // 4
+_SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
 TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 
 
@@ -29,8 +31,11 @@ def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: Any) -> Any
 
 
 @jit
-def _find_runs(values: Any, begin: Any, end: Any, run_end: Any) -> None:
-    """Writes where each run of equal ``values[begin:end]`` ends; overwrites the value that follows."""
+def _find_runs(values: Any, begin: Any, end: Any, run_end: Any, most: Any) -> bool:
+    """Writes where each run of equal ``values[begin:end]`` ends; overwrites the value that follows.
+
+    Gives up, and says so, once there are more than ``most``.
+    """
     one, num_runs = unsigned(1), unsigned(0)
     values[end] = ~values[end - one]
     for n in range(begin, end, unsigned(MASK_BITS)):
@@ -41,6 +46,44 @@ def _find_runs(values: Any, begin: Any, end: Any, run_end: Any) -> None:
             run_end[num_runs] = n + unsigned(trailing_zeros(changes)) + one
             num_runs += one
             changes &= changes - one
+        if num_runs > most:
+            return False
+    return True
+
+
+@jit
+def _pairs(box: Any, in_width: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
+    """For each source pixel of a box: its first output, what it weighs there and in the next; whether that is all."""
+    first, begin, weight, _ = taps_x
+    start, end = box * out_width, (box + 1) * out_width
+    taps = first[start:end], begin[start : end + 1] - begin[start], weight[begin[start] : begin[end]]
+    first_output, begin_back, weight_back, _ = transpose_taps(*taps, in_width, out_width)
+    here, next_to_it = np.zeros(in_width, like.dtype), np.zeros(in_width, like.dtype)
+    are_all = True
+    for x in range(in_width):
+        first_weight, number = begin_back[x], begin_back[x + 1] - begin_back[x]
+        if number > 0:
+            here[x] = weight_back[first_weight]
+        elif x > 0:
+            first_output[x] = first_output[x - 1]  # a place in the same tile, to add nothing to
+        if number > 1:
+            next_to_it[x] = weight_back[first_weight + 1]
+        are_all = are_all and number <= 2
+    return first_output, here, next_to_it, are_all
+
+
+@jit
+def _add_pixels(
+    mass: Any, line_of: Any, left: Any, right: Any, row_weight: Any, tile_begin: Any, pairs: Any, present: Any
+) -> None:
+    """Adds pixels one by one. At the sides of a tile they add to what lies between the lines, too."""
+    first, here, next_to_it, _ = pairs
+    for x in range(left, right):
+        line = unsigned(line_of[x])
+        present[line] = 1
+        place = line + unsigned(np.int64(first[x]) - tile_begin)
+        mass[place] += row_weight * here[x]
+        mass[place + unsigned(1)] += row_weight * next_to_it[x]
 
 
 @jit
@@ -196,7 +239,8 @@ def _label_rows(
     num_classes, in_width, out_height, out_width = shape
     zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    mass = np.zeros(unsigned(num_classes + 1) * unsigned(pitch), weight_y.dtype)
+    # A pixel at the left side of a tile may add to what lies before its line.
+    mass = np.zeros(unsigned(num_classes + 1) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
     present = np.zeros(mass.size, np.uint8)
     # An atomic count of references would wait for all streamed lines to drain.
     target, masses = borrowed(target), borrowed(Masses(mass, present, pitch))
@@ -204,6 +248,7 @@ def _label_rows(
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     known_box = min(first_row // out_height, last_box)
+    paired_box, pairs = -1, _pairs(known_box, 0, 0, taps_x, weight_y)
     chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
     for row in range(first_row, end_row):
         sample, i = row // out_height, row % out_height
@@ -243,7 +288,14 @@ def _label_rows(
                     for x in range(left, right):
                         line_of[x] = _line_of(labels[base + x * stride_x], num_classes, ignore_index, pitch)
 
-                _find_runs(line_of, left, right, run_end)
+                if not _find_runs(line_of, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
+                    if paired_box != box:
+                        paired_box, pairs = box, _pairs(box, in_width, out_width, taps_x, weight_y)
+                    if pairs[3]:
+                        _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)
+                        row_weight = zero
+                        continue
+                    _find_runs(line_of, left, right, run_end, right - left)
                 run = unsigned(0)
                 for chunk in chunks:
                     begin, end = chunk_left[chunk], chunk_right[chunk]
