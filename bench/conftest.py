@@ -57,7 +57,6 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         if rows or points or overheads:
             report.print_machine(report.machine(device))
         if rows:
-            report.add_ratios(rows)
             report.print_table(rows)
             write(rows, "", sum(len(case.rivals) for case in cases(device)), exitstatus)
         if points:

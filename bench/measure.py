@@ -6,6 +6,9 @@ alive, and all write to memory that the process had before: tritonsoft keeps its
 allocator is told to (`recycle_memory`), as it would not outside of the benchmark, where page faults are half of a large
 call.
 
+**Beside ours**: a machine's pace changes within a minute, so a rival and ours take turns, round by round, and the ratio is
+that of the medians of these rounds. On a GPU ours is timed again right after the rival.
+
 **Peak memory** is what one warm call adds to what was there before it, its output included. CPU: the process's resident
 set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back and tritonsoft
 what it keeps. GPU: the caching allocator's count.
@@ -19,6 +22,7 @@ import math
 import re
 import resource
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ from tritonsoft import memory
 SECONDS_PER_ROW = 0.7
 MOST_ROUNDS, FEWEST_ROUNDS = 30, 3
 ONE_ROUND_ABOVE_SECONDS = 3.0
+FEWEST_OF_OURS = 5  # rounds of ours beside a rival's
 RULES = (
     f"Rounds: {SECONDS_PER_ROW:g} s worth of them, {FEWEST_ROUNDS} to {MOST_ROUNDS}; "
     f"a rival whose warm call takes more than {ONE_ROUND_ABOVE_SECONDS:g} s is timed once."
@@ -106,12 +111,28 @@ def time_on_gpu(call: Callable[[], Any]) -> list[float]:
     return [milliseconds / 1e3 for milliseconds in do_bench(call, quantiles=[0.25, 0.5, 0.75])]
 
 
-def time_on_cpu(call: Callable[[], Any], benchmark: Any, seconds: float) -> list[float]:
-    """Seconds: lower quartile, median, upper quartile. ``seconds`` is what one warm call took."""
+def time_on_cpu(
+    call: Callable[[], Any], benchmark: Any, seconds: float, ours: Callable[[], Any] | None = None
+) -> tuple[list[float], float | None]:
+    """Seconds: lower quartile, median, upper quartile; and the median of ``ours``, called before every round.
+
+    ``seconds`` is what one warm call took.
+    """
     rounds = min(max(int(SECONDS_PER_ROW / seconds), FEWEST_ROUNDS), MOST_ROUNDS)
-    benchmark.pedantic(call, rounds=1 if seconds > ONE_ROUND_ABOVE_SECONDS else rounds)
+    rounds = 1 if seconds > ONE_ROUND_ABOVE_SECONDS else rounds
+    times_of_ours = []
+
+    def take_turns() -> None:
+        for _ in range(-(-FEWEST_OF_OURS // rounds) if ours else 0):
+            start = time.perf_counter()
+            result = ours()
+            times_of_ours.append(time.perf_counter() - start)
+            del result
+
+    benchmark.pedantic(call, setup=take_turns, rounds=rounds)
     times = benchmark.stats.stats.data
-    return statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return quartiles, statistics.median(times_of_ours) if ours else None
 
 
 def peak_bytes(call: Callable[[], Any], device: str) -> int | None:

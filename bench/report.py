@@ -32,7 +32,7 @@ class Row:
     milliseconds: float | None = None  # median
     lower_quartile: float | None = None
     upper_quartile: float | None = None
-    ratio: float | None = None  # to ours: above 1 is slower
+    ratio: float | None = None  # to ours, which took turns with it: above 1 is slower
     peak_bytes: int | None = None  # above the inputs, output included
     share_of_copy_rate: float | None = None  # floor_bytes in that time
     usual: bool = False  # what most people run today
@@ -132,16 +132,6 @@ def commit() -> str:
         return "unknown"
 
 
-def add_ratios(rows: Sequence[Row]) -> None:
-    """How much slower each row is than ours in its case."""
-    for _, group in groupby(rows, key=lambda row: (row.device, row.case)):
-        case = list(group)
-        ours = next((row.milliseconds for row in case if row.rival == "tritonsoft"), None)
-        for row in case:
-            if row.milliseconds is not None and ours is not None:
-                row.ratio = row.milliseconds / ours
-
-
 def write_csv(path: Path, rows: Sequence[Row | Point | Overhead], machine: Machine) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -162,7 +152,7 @@ COLUMNS = ("", "answer", "ms", "spread", "x ours", "peak MB", "of copy")
 WIDTHS = (45, 32, 8, 6, 6, 7, 7)
 LEGEND = f"""\
 ms: median of warm calls; spread: between the quartiles, over the median. x ours: above 1 is slower
-than tritonsoft. peak MB: above the inputs, the output included. of copy: the floor's bytes (each source pixel read
+than tritonsoft, which was timed in turns with each rival. peak MB: above the inputs, the output included. of copy: the floor's bytes (each source pixel read
 once, each output written once) in that time, over what a large copy moves. An approximate answer is off by up to that
 much from the area filter.
 {measure.RULES}"""

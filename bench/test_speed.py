@@ -62,11 +62,12 @@ def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: l
         start = time.perf_counter()
         row.peak_bytes = measure.peak_bytes(call, case.device)
         seconds = time.perf_counter() - start
-        times = (
-            measure.time_on_gpu(call)
-            if case.device == "cuda"
-            else measure.time_on_cpu(call, request.getfixturevalue("benchmark"), seconds)
-        )
+        ours = None if rival is case.rivals[0] else functools.partial(case.rivals[0].prepare(), *arguments)
+        if case.device == "cuda":
+            times, beside = measure.time_on_gpu(call), measure.time_on_gpu(ours)[1] if ours else None
+        else:
+            times, beside = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), seconds, ours)
+        row.ratio = 1.0 if beside is None else times[1] / beside
     except Exception as error:
         row.answer, row.note = "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
         if is_ours:

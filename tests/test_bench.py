@@ -59,14 +59,13 @@ def test_a_wrong_answer_is_seen() -> None:
 
 
 def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_copy_rate": 0.5}
+    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_copy_rate": 0.5, "ratio": 1.0}
     rows = [
         Row("cpu", "a case", "tritonsoft", 10**7, "exact", 0.0, peak_bytes=7_000_000, **timed),
-        Row("cpu", "a case", "slow", 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0}),
+        Row("cpu", "a case", "slow", 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0, "ratio": 2.5}),
         Row("cpu", "a case", "bad", 10**7, "WRONG", 0.5),
         Row("cpu", "a case", "absent", 10**7, "missing", note="absent is not installed"),
     ]
-    report.add_ratios(rows)
     path = report.csv_path(tmp_path, MACHINE)
     assert path.name == "test-device-2-cores.csv"
     report.write_csv(path, rows, MACHINE)
