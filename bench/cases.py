@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import tritonsoft as ts
 from bench import rivals
 from bench.rivals import IGNORED, Rival
 from tritonsoft import reference
@@ -23,12 +24,22 @@ Task = Literal[
     "crop image",
     "crop pair",
     "pipeline",
+    "image gradient",
     "top classes",
+    "pyramid",
     "cross entropy",
+    "sparse cross entropy",
     "area cross entropy",
     "dice",
+    "jaccard",
 ]
-LOSSES = ("cross entropy", "area cross entropy", "dice")
+LOSSES = {
+    "cross entropy": rivals.soft_cross_entropy,
+    "sparse cross entropy": rivals.soft_cross_entropy,
+    "area cross entropy": rivals.soft_cross_entropy,
+    "dice": rivals.dice,
+    "jaccard": rivals.jaccard,
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,8 @@ class Case:
         parts = [
             f"{self.task}: {self.batch} x {self.source[0]}x{self.source[1]} -> {self.size[0]}x{self.size[1]}",
             "random boxes" if self.has_boxes else f"k = {self.factor:g}",
-            "" if self.task.endswith("image") else f"C = {self.num_classes}",
-            "" if self.task.endswith("image") else f"{name_of(self.label_dtype)} labels",
+            "" if self.only_image else f"C = {self.num_classes}",
+            "" if self.only_image else f"{name_of(self.label_dtype)} labels",
             f"{name_of(self.dtype)} {'logits' if self.task in LOSSES else 'out'}",
             self.content,
         ]
@@ -64,7 +75,11 @@ class Case:
 
     @property
     def has_boxes(self) -> bool:
-        return self.task.startswith(("crop", "pipeline"))
+        return self.task.startswith(("crop", "pipeline", "image gradient"))
+
+    @property
+    def only_image(self) -> bool:
+        return "image" in self.task
 
     @property
     def rivals(self) -> list[Rival]:
@@ -79,20 +94,29 @@ class Case:
             "crop image": rivals.CROP_IMAGE,
             "crop pair": rivals.CROP_PAIR,
             "pipeline": rivals.PIPELINE,
+            "image gradient": rivals.IMAGE_GRADIENT,
             "top classes": rivals.TOP_CLASSES,
+            "pyramid": rivals.PYRAMID,
             "cross entropy": rivals.CROSS_ENTROPY,
+            "sparse cross entropy": rivals.SPARSE_CROSS_ENTROPY,
             "area cross entropy": rivals.AREA_CROSS_ENTROPY,
             "dice": rivals.DICE,
+            "jaccard": rivals.JACCARD,
         }
         return [rival for rival in by_task[self.task] if rival.only_on in (None, self.device)]
 
     def arguments(self) -> tuple[Any, ...]:
         """What each rival is called with."""
-        if self.task in ("shrink labels", "top classes"):
+        if self.task in ("shrink labels", "top classes", "pyramid"):
             return self._labels(), self.size, self.num_classes, self.dtype
         if self.task in LOSSES:
             logits = self._logits().requires_grad_()
-            return logits, self._labels() if self.task == "area cross entropy" else self._soft(self.dtype)
+            if self.task == "area cross entropy":
+                return logits, self._labels()
+            soft = self._soft(self.dtype)
+            return logits, self._sparse(soft) if self.task == "sparse cross entropy" else soft
+        if self.task == "image gradient":
+            return self._image().requires_grad_(), self._boxes(), self.size, self._slopes()
         if self.task == "shrink image":
             return self._image(), self.size
         if self.task == "crop image":
@@ -107,10 +131,16 @@ class Case:
         if self.task in LOSSES:
             logits = self._logits().double().requires_grad_()
             soft = self._soft(self.dtype if self.task != "area cross entropy" else torch.float64).double()
-            loss = rivals.dice if self.task == "dice" else rivals.soft_cross_entropy
-            return rivals.decode_loss(rivals.with_gradient(loss, logits, soft), self.num_classes)
+            if self.task == "sparse cross entropy":
+                soft = self._sparse(soft.to(self.dtype)).to_dense().double()
+            return rivals.decode_loss(rivals.with_gradient(LOSSES[self.task], logits, soft), self.num_classes)
         if self.task == "top classes":
             return (rivals.decode_dense(self._soft(self.dtype), self.num_classes),)
+        if self.task == "pyramid":
+            return tuple(self._soft(self.dtype, size) for size in rivals.halved(self.size))
+        if self.task == "image gradient":
+            slopes, source = self._slopes(), self.source
+            return (reference.crop_resize_adjoint(slopes, self._boxes(), source, filter, self.dtype),)
         boxes = self._boxes() if self.has_boxes else None
         results = []
         if not self.task.endswith("labels"):
@@ -140,15 +170,23 @@ class Case:
         pixels, cells = self.batch * self.source[0] * self.source[1], self.batch * self.size[0] * self.size[1]
         if self.task in LOSSES:  # logits and target, and the gradient
             planes = cells * self.num_classes * self.dtype.itemsize
-            return 2 * planes + (pixels * self.label_dtype.itemsize if self.task == "area cross entropy" else planes)
+            target = {
+                "area cross entropy": pixels * self.label_dtype.itemsize,
+                "sparse cross entropy": cells * rivals.TOP * (1 + self.dtype.itemsize),
+            }
+            return 2 * planes + target.get(self.task, planes)
         if self.task == "top classes":  # an index and a mass each, and what is left
             kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
             return pixels * self.label_dtype.itemsize + cells * kept
+        if self.task == "pyramid":
+            cells = self.batch * sum(height * width for height, width in rivals.halved(self.size))
+        if self.task == "image gradient":  # zeros outside of the boxes too
+            return 3 * (pixels + cells) * self.dtype.itemsize
         if self.has_boxes:
             boxes = self._boxes()
             pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
-        image = 0 if self.task.endswith("labels") else 3 * (pixels + cells) * self.dtype.itemsize
-        if self.task.endswith("image"):
+        image = 0 if self.task in ("shrink labels", "pyramid") else 3 * (pixels + cells) * self.dtype.itemsize
+        if self.only_image:
             return image
         return image + pixels * self.label_dtype.itemsize + cells * self.num_classes * self.dtype.itemsize
 
@@ -175,13 +213,21 @@ class Case:
         shape = (self.batch, self.num_classes, *self.size)
         return torch.randn(shape, generator=_generator()).to(self.device, self.dtype)
 
-    def _soft(self, dtype: torch.dtype) -> Tensor:  # (B, C, h, w)
+    def _soft(self, dtype: torch.dtype, size: tuple[int, int] | None = None) -> Tensor:  # (B, C, h, w)
         return torch.cat(
             [
-                reference.soft_crop_resize(labels[None], None, self.size, self.num_classes, IGNORED, "area", dtype)
+                reference.soft_crop_resize(
+                    labels[None], None, size or self.size, self.num_classes, IGNORED, "area", dtype
+                )
                 for labels in self._labels()
             ]
         )
+
+    def _sparse(self, soft: Tensor) -> ts.SparseLabels:
+        return ts.SparseLabels.from_dense(soft, rivals.TOP)
+
+    def _slopes(self) -> Tensor:  # (B, 3, h, w): the gradient that comes back to a shrunk image
+        return torch.randn(self.batch, 3, *self.size, generator=_generator()).to(self.device, self.dtype)
 
     def _boxes(self) -> Tensor:  # (B, 4): whole edges, between the size of the output and of the source
         if self.task == "pipeline":
@@ -229,10 +275,10 @@ def name_of(dtype: torch.dtype) -> str:
 
 def _whole(
     device: str,
-    dtype: torch.dtype,
     factor: float,
     num_classes: int = 19,
     *,
+    dtype: torch.dtype,
     batch: int,
     source: tuple[int, int] = (1024, 2048),
     **others: Any,
@@ -243,10 +289,10 @@ def _whole(
 def cases(device: str) -> list[Case]:
     """All cases of a device type."""
     if device == "cpu":
-        whole = functools.partial(_whole, device, torch.float32, batch=2)
+        whole = functools.partial(_whole, device, dtype=torch.float32, batch=2)
         crop_shape = (device, torch.float32, 8, (512, 1024), 2)
     else:
-        whole = functools.partial(_whole, device, torch.float16, batch=16)
+        whole = functools.partial(_whole, device, dtype=torch.float16, batch=16)
         crop_shape = (device, torch.float16, 16, (1024, 2048), 2)
     factors, many = (2, 4, 8, 1.5, 2.7, 5.3), 150
     return [
@@ -254,23 +300,29 @@ def cases(device: str) -> list[Case]:
         whole(0.6, source=(256, 512)),
         *(whole(factor, many) for factor in ((4,) if device == "cpu" else factors)),
         whole(4, label_dtype=torch.int64),
+        whole(4, dtype=torch.float16 if device == "cpu" else torch.float32),
         whole(4, content="noise"),
         *([whole(4, 11, batch=16, source=(360, 480), content="CamVid")] if HAS_CAMVID else []),
         Case("crop pair", *crop_shape),
+        Case("crop pair", device, crop_shape[1], crop_shape[2] // 4, *crop_shape[3:], many),
         Case("crop image", *crop_shape),
         *([Case("pipeline", *crop_shape)] if importlib.util.find_spec("kornia") else []),
         Case("shrink image", *crop_shape),
+        Case("image gradient", *crop_shape),
         *(
             dataclasses.replace(whole(factor, num_classes), task=task)
             for task, factor, num_classes in (
                 ("top classes", 4, many),
+                ("pyramid", 4, 19),
                 ("cross entropy", 2, 19),
                 ("cross entropy", 4, many),
+                ("sparse cross entropy", 4, many),
                 ("area cross entropy", 2, 19),
                 ("area cross entropy", 4, 19),
                 ("area cross entropy", 4, many),
                 ("dice", 2, 19),
                 ("dice", 4, many),
+                ("jaccard", 2, 19),
             )
         ),
     ]

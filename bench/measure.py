@@ -6,8 +6,8 @@ alive, and all write to memory that the process had before: tritonsoft keeps its
 allocator is told to (`recycle_memory`), as it would not outside of the benchmark, where page faults are half of a large
 call.
 
-**Beside ours**: a machine's pace changes within a minute, so a rival and ours take turns, round by round, and the ratio is
-that of the medians of these rounds. On a GPU ours is timed again right after the rival.
+**Beside ours**: a machine's pace changes within a minute, so a rival and ours take turns, round by round, and the ratio
+is that of the medians of these rounds. On a GPU ours is timed again right after the rival.
 
 **Peak memory** is what one warm call adds to what was there before it, its output included. CPU: the process's resident
 set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back and tritonsoft

@@ -7,8 +7,10 @@ A rival is a plain function of the arguments that its task gets, listed at the e
     crop and shrink images         (image, boxes, size)                            -> (B, K, h, w)
     crop and shrink the pair       (image, labels, boxes, size, num_classes)       -> (B, K, h, w), (B, C, h, w)
     a training pipeline            (image, labels, int64 mask, size, num_classes)  -> (B, K, h, w), (B, C, h, w)
+    the gradient of a crop         (image, boxes, size, gradient of its output)    -> (B, K, H, W)
     the largest classes            (labels, size, num_classes, dtype)              -> (B, k, h, w) classes and masses
-    a loss of a soft label         (logits, soft)                                  -> a number
+    a pyramid of three sizes       (labels, size of the largest, num_classes, dtype)
+    a loss of a soft label         (logits, soft), soft dense or a SparseLabels    -> a number
     a loss of a label map          (logits, labels)                                -> a number
 
 Label maps are ``(B, H, W)``, of uint8 or int64, `IGNORED` where nothing is known; a cast that a rival needs is part
@@ -17,6 +19,7 @@ can do. A pipeline draws its boxes itself, from one seed (`crop_parameters`). Lo
 timed with the gradient of the logits.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -222,7 +225,7 @@ def opencv_labels(
     """A resize per class; with ``dtype=torch.uint8`` in bytes, 255 for all of the footprint."""
     import cv2
 
-    soft = torch.empty(labels.shape[0], num_classes, *size, dtype=dtype)
+    soft = torch.empty(labels.shape[0], num_classes, *size, dtype=torch.float32 if dtype.itemsize == 2 else dtype)
     element = soft.numpy().dtype
     for index, (x0, y0, x1, y1) in enumerate(whole_boxes(labels, boxes)):
         label_map = labels[index, y0:y1, x0:x1].to(torch.uint8).numpy()
@@ -231,7 +234,7 @@ def opencv_labels(
             if dtype == torch.uint8:
                 plane *= 255
             cv2.resize(plane, size[::-1], dst=soft[index, label].numpy(), interpolation=cv2.INTER_AREA)
-    return soft
+    return soft.to(dtype)
 
 
 def opencv_labels_in_bytes(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
@@ -486,6 +489,38 @@ def monai_dice(logits: Tensor, soft: Tensor) -> Tensor:
     return loss
 
 
+def jaccard(logits: Tensor, soft: Tensor) -> Tensor:
+    """The |p - q| form over the batch, a mean over the classes."""
+    logits, soft = in_float(logits, soft)
+    predicted = logits.softmax(1) * soft.sum(1, keepdim=True)
+    difference = (predicted - soft).abs().sum((0, 2, 3))
+    return (2 * difference / ((predicted + soft).sum((0, 2, 3)) + difference)).mean()
+
+
+def monai_jaccard(logits: Tensor, soft: Tensor) -> Tensor:
+    """As `monai_dice`; of soft targets another loss, which is not 0 where the two are equal."""
+    from monai.losses.dice import DiceLoss
+
+    logits, soft = in_float(logits, soft)
+    options = {"smooth_nr": 0.0, "smooth_dr": 0.0}
+    loss: Tensor = DiceLoss(softmax=True, jaccard=True, batch=True, **options)(logits, soft)
+    return loss
+
+
+def kept_cross_entropy(logits: Tensor, soft: ts.SparseLabels) -> Tensor:
+    """The logits of the classes that were kept."""
+    logits, mass = in_float(logits, soft.mass)
+    picked = logits.gather(1, soft.index.long())
+    return ((logits.logsumexp(1, keepdim=True) - picked) * mass).sum() / mass.sum()
+
+
+def spread_cross_entropy(logits: Tensor, soft: ts.SparseLabels) -> Tensor:
+    """By way of the dense label."""
+    mass = in_float(soft.mass)[0]
+    dense = torch.zeros(logits.shape, dtype=mass.dtype, device=mass.device)
+    return soft_cross_entropy(logits, dense.scatter_add_(1, soft.index.long(), mass))
+
+
 def _loss(name: str, call: Callable[..., Any], computes: Computes = "area", **options: Any) -> Rival:
     return Rival(name, call, computes, decode=decode_loss, is_loss=True, **options)
 
@@ -517,6 +552,44 @@ def decode_top(result: tuple[Tensor, Tensor], num_classes: int) -> Tensor:
 def decode_dense(soft: Tensor, num_classes: int) -> Tensor:
     mass, index = soft.topk(TOP, dim=1)
     return decode_top((index, mass), num_classes)
+
+
+# --- a pyramid -------------------------------------------------------------------------------------------------------
+
+
+def halved(size: Size) -> list[Size]:
+    """The sizes of a pyramid."""
+    return [(size[0] // step, size[1] // step) for step in (1, 2, 4)]
+
+
+def our_pyramid(labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    factor = labels.shape[1] // size[0]
+    factors = [factor, 2 * factor, 4 * factor]
+    return tuple(ts.soft_pyramid(labels, num_classes, factors, ignore_index=IGNORED, dtype=dtype))
+
+
+def one_by_one(
+    shrink: LabelRival, labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    return tuple(shrink(labels, smaller, num_classes, dtype) for smaller in halved(size))
+
+
+def pooled(shrink: LabelRival, labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Each size from the one before."""
+    first = shrink(labels, size, num_classes, dtype)
+    second = F.avg_pool2d(first, 2)
+    return first, second, F.avg_pool2d(second, 2)
+
+
+# --- the gradient of an image ----------------------------------------------------------------------------------------
+
+
+def gradient_of(
+    crop: Callable[[Tensor, Tensor, Size], Tensor], image: Tensor, boxes: Tensor, size: Size, slopes: Tensor
+) -> Tensor:
+    """There and back."""
+    (gradient,) = torch.autograd.grad(crop(image, boxes, size), image, slopes)
+    return gradient
 
 
 # --- ours, and filling the output ------------------------------------------------------------------------------------
@@ -682,6 +755,25 @@ PIPELINE = [
     ),
     Rival("kornia, one-hot mask", functools.partial(run_pipeline, "kornia, one-hot"), "approximates", package="kornia"),
 ]
+IMAGE_GRADIENT = [
+    dataclasses.replace(rival, call=functools.partial(gradient_of, rival.call))
+    for rival in CROP_IMAGE
+    if rival.package != "cv2"
+]
+PYRAMID = [
+    Rival("tritonsoft", our_pyramid),
+    Rival("tritonsoft, one size after the other", functools.partial(one_by_one, functools.partial(our_labels, "area"))),
+    Rival("tritonsoft, then avg_pool2d twice", functools.partial(pooled, functools.partial(our_labels, "area"))),
+    Rival(
+        "compare and count, then avg_pool2d twice, compiled",
+        functools.partial(pooled, compare_and_count),
+        compiled=True,
+    ),
+    Rival("scatter_add of k x k blocks, then avg_pool2d twice", functools.partial(pooled, scatter_blocks)),
+    Rival(
+        "one_hot + interpolate(area) three times", functools.partial(one_by_one, one_hot_interpolate_area), usual=True
+    ),
+]
 TOP_CLASSES = [
     Rival(
         "tritonsoft", our_top, decode=lambda result, num_classes: decode_top((result.index, result.mass), num_classes)
@@ -701,6 +793,14 @@ CROSS_ENTROPY = [
     _loss("F.cross_entropy of probabilities", normalized_cross_entropy, usual=True),
     _loss("F.cross_entropy of probabilities, compiled", normalized_cross_entropy, compiled=True),
 ]
+SPARSE_CROSS_ENTROPY = [
+    _loss("tritonsoft", ts.soft_cross_entropy),
+    _loss("tritonsoft, by way of the dense label", lambda logits, soft: ts.soft_cross_entropy(logits, soft.to_dense())),
+    _loss("logsumexp and gather of the kept classes", kept_cross_entropy),
+    _loss("logsumexp and gather of the kept classes, compiled", kept_cross_entropy, compiled=True),
+    _loss("scatter_add, then logsumexp and product", spread_cross_entropy, usual=True),
+    _loss("scatter_add, then logsumexp and product, compiled", spread_cross_entropy, compiled=True),
+]
 AREA_CROSS_ENTROPY = [
     _loss("tritonsoft", ts.area_cross_entropy),
     _loss("logsumexp and gather", gathered_cross_entropy),
@@ -714,4 +814,10 @@ DICE = [
     _loss("softmax and |p - q|", dice),
     _loss("softmax and |p - q|, compiled", dice, compiled=True),
     _loss("MONAI DiceLoss(softmax, soft_label)", monai_dice, "approximates", package="monai", usual=True),
+]
+JACCARD = [
+    _loss("tritonsoft", functools.partial(ts.soft_jaccard_loss, classes="all")),
+    _loss("softmax and |p - q|", jaccard),
+    _loss("softmax and |p - q|, compiled", jaccard, compiled=True),
+    _loss("MONAI DiceLoss(softmax, jaccard)", monai_jaccard, "approximates", package="monai", usual=True),
 ]
