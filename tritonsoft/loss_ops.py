@@ -6,7 +6,7 @@ to be scaled later, when half precision has already lost small numbers.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -26,16 +26,20 @@ def working_type(logits: Tensor) -> torch.dtype:
 def check_soft_values(soft: Tensor, index: Tensor | None, num_classes: int, name: str, validate: bool | None) -> None:
     if soft.numel() == 0 or not wants_validation(soft, validate):
         return
-    if not (module_of(name).soft_in_range(soft, LARGEST_TOTAL) if name == "numba" else are_shares(soft)):
-        mass = soft.sum(1, dtype=torch.float64)
-        raise ValueError(
-            f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, "
-            f"got entries from {soft.min().item():.6g} and sums up to {mass.max().item():.6g}"
-        )
+    if name != "numba" and not are_shares(soft):  # Numba looks at masses while it reads them for the loss
+        refuse_soft_values(soft)
     if index is not None:
         least, largest = index.min().item(), index.max().item()
         if least < 0 or largest >= num_classes:
             raise ValueError(f"soft.index must lie in 0..{num_classes - 1}, got values from {least} to {largest}")
+
+
+def refuse_soft_values(soft: Tensor) -> NoReturn:
+    mass = soft.sum(1, dtype=torch.float64)
+    raise ValueError(
+        f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, "
+        f"got entries from {soft.min().item():.6g} and sums up to {mass.max().item():.6g}"
+    )
 
 
 def check_weight_values(weight: Tensor | None, validate: bool | None) -> None:
@@ -111,8 +115,10 @@ def cross_entropy(
         logits, weight = _in_working_type(logits, weight)
         with torch.autocast(logits.device.type, enabled=False):
             _copy(maps, reference.cross_entropy(logits, _dense(logits, soft, index), weight))
-    else:
+    elif name == "triton":
         module_of(name).cross_entropy(*maps, logits, soft, index, weight)
+    elif not module_of(name).cross_entropy(*maps, logits, soft, index, weight, LARGEST_TOTAL):
+        refuse_soft_values(soft)
     return maps
 
 
@@ -329,8 +335,10 @@ def overlap(
         (logits,) = _in_working_type(logits)
         with torch.autocast(logits.device.type, enabled=False):
             _copy((sums, mass, lse), reference.overlap(logits, _dense(logits, soft, index)))
-    else:
+    elif name == "triton":
         module_of(name).overlap(sums, mass, lse, logits, soft, index)
+    elif not module_of(name).overlap(sums, mass, lse, logits, soft, index, LARGEST_TOTAL):
+        refuse_soft_values(soft)
     return sums, mass, lse
 
 

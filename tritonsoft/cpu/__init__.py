@@ -20,7 +20,6 @@ from tritonsoft.cpu.losses import (
     cross_entropy_backward,
     overlap,
     overlap_backward,
-    soft_in_range,
 )
 
 __all__ = [
@@ -35,6 +34,5 @@ __all__ = [
     "overlap_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
-    "soft_in_range",
     "soft_pyramid",
 ]

@@ -287,10 +287,11 @@ def begin(online: Any) -> None:
 @jit
 def meet(
     online: Any, logits: Any, masses: Any, weights: Any, first: Any, number: Any, known: Any, num_known: Any, count: Any
-) -> None:
-    """Some classes from ``first`` on, of which the first ``num_known`` of ``known`` have masses."""
+) -> bool:
+    """Some classes from ``first`` on, of which ``known[:num_known]`` have masses: whether none of these is below 0."""
     largest, total, distance, mass = online
     lowest = np.finfo(largest.dtype).min
+    least = spread(largest.dtype.type(0), LANES)
     for n in range(unsigned(0), count, unsigned(LANES)):
         before = load(largest, n, LANES)
         larger = before
@@ -315,10 +316,13 @@ def meet(
             logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
             apart = apart + where(share > 0.0, share * (larger - logit), 0.0)
             labelled = labelled + share
+            least = where(share < least, share, least)
         store(largest, n, larger)
         store(total, n, exponentials)
         store(distance, n, apart)
         store(mass, n, labelled)
+    none_below: bool = all_of(least >= 0.0)
+    return none_below
 
 
 @jit
@@ -445,18 +449,22 @@ def _masses_of(target: Any, place: Any, label: Any, number: Any, scratch: Any, a
 
 
 @jit
-def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, scratch: Any) -> None:
-    """Meets all classes of the pixels of a tile, a group at a time."""
+def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, limit: Any, scratch: Any) -> bool:
+    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, up to the limit."""
     online, pitch, count = scratch.online, scratch.pitch, place[3]
     _prepare(target, num_classes, place, scratch)
     begin(online)
+    in_range = True
     classes, group, tile = unsigned(num_classes), unsigned(_GROUP), unsigned(scratch.tile)
     for start in range(unsigned(0), classes, group):
         number = min(group, classes - start)
         lines = _lines(logits, place, start, number, scratch.logits, pitch, tile)
         masses = _masses_of(target, place, start, number, scratch, tile)
-        meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
+        in_range &= meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
     finish(online, count)
+    for n in range(unsigned(0), _whole(count), unsigned(LANES)):
+        in_range &= all_of(load(online.mass, n, LANES) <= limit)  # which NaN is not
+    return in_range
 
 
 @jit
@@ -469,19 +477,22 @@ def _cross_entropy_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
+    limit: Any,
     scratch: Any,
     first: int,
     end: int,
-) -> None:
+) -> bool:
     logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
     online = scratch.online
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        _meet_all(logits, target, weights, num_classes, place, scratch)
+        if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
+            return False
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
             loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
+    return True
 
 
 @jit
@@ -539,17 +550,19 @@ def _overlap_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
+    limit: Any,
     scratch: Any,
     first: int,
     end: int,
-) -> None:
+) -> bool:
     """Sums of each tile: (tiles, C, 3)."""
     logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
     online, pitch, one = scratch.online, scratch.pitch, unsigned(1)
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        _meet_all(logits, target, weights, num_classes, place, scratch)
+        if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
+            return False
         start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
         for n in range(count):
             mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
@@ -569,6 +582,7 @@ def _overlap_tiles(
             sums[place_of_sums] = sum_of(predicted)
             sums[place_of_sums + unsigned(1)] = sum_of(labelled)
             sums[place_of_sums + unsigned(2)] = sum_of(apart)
+    return True
 
 
 @jit
@@ -739,9 +753,23 @@ def _lines_needed(num_classes: int, index: Tensor | None) -> int:
 
 
 def cross_entropy(
-    loss: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, weight: Tensor | None
-) -> None:
-    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
+    loss: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    limit: float,
+) -> bool:
+    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp.
+
+    False if masses of the soft label are not in range, as `soft_in_range` says it.
+    """
+    if weight is not None or index is not None:  # the sums that the loop makes are others
+        if not soft_in_range(soft, limit):
+            return False
+        limit = math.inf
     num_classes = logits.shape[1]
     tiles = _tiles_of(logits, *_others(soft, index))
     outputs = [flat(tensor) for tensor in (loss, mass, lse)]
@@ -753,13 +781,15 @@ def cross_entropy(
         _weights(weight, num_classes, dtype),
         num_classes,
         tiles,
+        dtype.type(limit),
     )
 
-    def job(first: int, end: int) -> None:
+    def job(first: int, end: int) -> bool:
         scratch = _scratch(tiles.size, _lines_needed(num_classes, index), dtype)
-        _cross_entropy_tiles(*arguments, scratch, first, end)
+        in_range: bool = _cross_entropy_tiles(*arguments, scratch, first, end)
+        return in_range
 
-    pool.run(job, tiles.number(len(logits)), 2 * logits.numel())
+    return all(pool.run(job, tiles.number(len(logits)), 2 * logits.numel()))
 
 
 def cross_entropy_backward(
@@ -804,8 +834,17 @@ def _byte_lines(out: Tensor) -> tuple[Any, Any]:
     return lanes * unsigned(out.itemsize), phase * unsigned(out.itemsize)
 
 
-def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None) -> None:
-    """``sums (B, C, 3)`` over the pixels: of the predicted mass, of the labelled, and of how far they are apart."""
+def overlap(
+    sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, limit: float
+) -> bool:
+    """``sums (B, C, 3)`` over the pixels: of the predicted mass, of the labelled, and of how far they are apart.
+
+    False if masses of the soft label are not in range, as `soft_in_range` says it.
+    """
+    if index is not None:
+        if not soft_in_range(soft, limit):
+            return False
+        limit = math.inf
     batch, num_classes = logits.shape[:2]
     tiles = _tiles_of(logits, *_others(soft, index))
     number = tiles.number(batch)
@@ -813,14 +852,17 @@ def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tenso
     outputs = flat(mass), flat(lse)
     dtype = outputs[0].dtype
     planes = _plane(logits, dtype), _target(soft, index, dtype)
-    arguments = (parts, *outputs, *planes, _weights(None, num_classes, dtype), num_classes, tiles)
+    arguments = (parts, *outputs, *planes, _weights(None, num_classes, dtype), num_classes, tiles, dtype.type(limit))
 
-    def job(first: int, end: int) -> None:
+    def job(first: int, end: int) -> bool:
         scratch = _scratch(tiles.size, _lines_needed(num_classes, index), dtype)
-        _overlap_tiles(*arguments, scratch, first, end)
+        in_range: bool = _overlap_tiles(*arguments, scratch, first, end)
+        return in_range
 
-    pool.run(job, number, 2 * logits.numel())
+    if not all(pool.run(job, number, 2 * logits.numel())):
+        return False
     sums.copy_(torch.from_numpy(parts.reshape(batch, -1, num_classes, 3).sum(1)))
+    return True
 
 
 def overlap_backward(
