@@ -410,7 +410,7 @@ def _place(tile: Any, tiles: Any) -> Any:
     rows, width, size = tiles
     in_row = (width + size - 1) // size
     column = tile % in_row * size
-    return tile // in_row // rows, tile // in_row % rows, column, unsigned(min(size, width - column))
+    return tile // in_row // rows, tile // in_row % rows, unsigned(column), unsigned(min(size, width - column))
 
 
 @jit
@@ -420,7 +420,7 @@ def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: A
     memory, kind, strides = index.memory, index.kind, index.strides
     sample, row, column, count = place
     lines[:] = 0
-    for entry in range(entries):
+    for entry in range(unsigned(entries)):
         _load(mass, sample, entry, row, column, line, unsigned(0), count)
         start = _start(index, place, entry)
         for n in range(count):
@@ -489,7 +489,7 @@ def _cross_entropy_tiles(
         sample, row, column, count = place
         if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
             return False
-        start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
+        start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
             loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
     return True
@@ -520,8 +520,8 @@ def _cross_entropy_gradient_tiles(
         place = _place(tile, tiles)
         sample, row, column, count = place
         _prepare(target, num_classes, place, scratch)
-        _load(grad, sample, 0, row, column, pixels.scale, unsigned(0), count)
-        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1] + column), count)
+        _load(grad, sample, unsigned(0), row, column, pixels.scale, unsigned(0), count)
+        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
         for label in range(unsigned(num_classes)):
             lines = _lines(logits, place, label, one, line, pitch, tile_size)
             masses = _masses_of(target, place, label, one, scratch, tile_size)
@@ -563,7 +563,7 @@ def _overlap_tiles(
         sample, row, column, count = place
         if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
             return False
-        start = unsigned((sample * tiles[0] + row) * tiles[1] + column)
+        start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
             mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
         for n in range(count, _whole(count)):
@@ -617,7 +617,7 @@ def _overlap_gradient_tiles(
         place = _place(tile, tiles)
         sample, row, column, count = place
         _prepare(target, num_classes, place, scratch)
-        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1] + column), count)
+        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
         mean[:] = 0
         # What each class pulls, then how much more than the mean of what all pull: the gradient of the softmax.
         for label in range(classes):
@@ -702,7 +702,7 @@ class _GradientTarget(NamedTuple):
         out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), scratch = self
         pixels, line, pitch = scratch.pixels, scratch.line, unsigned(masses.pitch)
         place = sample, row, column, count
-        _load(grad, sample, 0, row, column, pixels.scale, unsigned(0), count)
+        _load(grad, sample, unsigned(0), row, column, pixels.scale, unsigned(0), count)
         _know(pixels, mass, lse, unsigned((sample * height + row) * width) + column, count)
         for label in range(unsigned(num_classes)):
             lines = _lines(logits, place, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
