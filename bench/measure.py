@@ -64,8 +64,8 @@ def judge(
         return "no answer", None
     filter = "triangle" if rival.computes == "triangle" else "area"
     error = largest_error(rival.decode(result, case.num_classes), expected(filter))
-    if rival.computes == "approximates":
-        return "approximate", error
+    if rival.computes in ("approximates", "hardens"):
+        return "approximate" if rival.computes == "approximates" else "hard labels", error
     if not error <= tolerance(case):  # NaN is wrong too
         return "WRONG", error
     return ("exact" if filter == "area" else f"exact, {filter}"), error

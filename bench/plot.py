@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,7 +74,8 @@ def versus(row: Row | None, ours: Row) -> str:
     text = f"{name}: {number(float(row['ratio']))}x the time"
     if row["peak_bytes"] and float(ours["peak_bytes"] or 0) > 0:
         text += f", {number(float(row['peak_bytes']) / float(ours['peak_bytes']))}x the memory"
-    if row["answer"] == "approximate":
+    if row["answer"] in ("approximate", "hard labels"):
+        text += ", hard labels" if row["answer"] == "hard labels" else ""
         text += f", off by up to {float(row['error']):.2g}"
     return text
 
@@ -91,7 +92,7 @@ def table(rows: Sequence[Row]) -> str:
         for case, members in group:
             ours = next(row for row in members if row["rival"] == OURS)
             right = [row for row in members if is_rival(row) and is_right(row)]
-            best = min(right, key=lambda row: float(row["milliseconds"]), default=None)
+            best = min(right, key=lambda row: float(row["ratio"]), default=None)
             usual = next((row for row in members if row["usual"] == "True" and row["milliseconds"]), None)
             lines.append(
                 f"| {case.partition(': ')[2]} | {float(ours['milliseconds']):.3g} ms | "
@@ -168,12 +169,17 @@ def with_sections(text: str) -> str:
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-KINDS = {"exact, eager": "C0", "exact, compiled": "C1", "approximate": "C7"}
+KINDS: dict[str, dict[str, Any]] = {
+    "exact, eager": {"color": "C0"},
+    "exact, compiled": {"color": "C1"},
+    "approximate": {"edgecolors": "C7", "facecolors": "none"},
+    "hard labels": {"color": "C7", "marker": "x"},
+}
 
 
 def kind_of(row: Row) -> str:
     if not is_exact(row):
-        return "approximate"
+        return row["answer"]
     return "exact, compiled" if row["rival"].endswith("compiled") else "exact, eager"
 
 
@@ -188,14 +194,10 @@ def draw_rivals(rows: Sequence[Row], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 0.28 * len(cases) + 1.4), layout="constrained")
     for line, (_, members) in enumerate(cases):
         for row in filter(is_rival, members):
-            kind = kind_of(row)
-            filled = "none" if kind == "approximate" else KINDS[kind]
-            axes.scatter(float(row["ratio"]), line, s=26, facecolors=filled, edgecolors=KINDS[kind], zorder=3)
+            axes.scatter(float(row["ratio"]), line, s=26, zorder=3, **KINDS[kind_of(row)])
     axes.axvline(1, color="black", linewidth=1)
-    for kind, colour in KINDS.items():
-        axes.scatter(
-            [], [], s=26, facecolors="none" if kind == "approximate" else colour, edgecolors=colour, label=kind
-        )
+    for kind, looks in KINDS.items():
+        axes.scatter([], [], s=26, label=kind, **looks)
     axes.set_xscale("log")
     axes.set_yticks(range(len(cases)), [case for case, _ in cases], fontsize=7)
     axes.invert_yaxis()

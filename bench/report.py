@@ -27,7 +27,9 @@ class Row:
     case: str
     rival: str
     floor_bytes: int
-    answer: str = ""  # exact, exact for the triangle filter, approximate, no answer, WRONG, missing or failed
+    answer: str = (
+        ""  # exact, exact for the triangle filter, approximate, hard labels, no answer, WRONG, missing or failed
+    )
     error: float | None = None  # largest absolute difference to the reference
     milliseconds: float | None = None  # median
     lower_quartile: float | None = None
@@ -154,14 +156,14 @@ LEGEND = f"""\
 ms: median of warm calls; spread: between the quartiles, over the median. x ours: over the median of rounds of ours
 that took turns with this rival's; above 1 is slower. peak MB: above the inputs, the output included. of copy: the
 floor's bytes (each source pixel read once, each output written once) in that time, over what a large copy moves. An
-approximate answer is off by up to that much from the area filter.
+approximate answer, or hard labels in place of soft ones, are off by up to that much from the area filter.
 {measure.RULES}"""
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row's text under `COLUMNS`."""
     answer = row.answer
-    if answer in ("approximate", "WRONG") and row.error is not None:
+    if answer in ("approximate", "hard labels", "WRONG") and row.error is not None:
         answer += f": off by {row.error:.2g}"
     if row.milliseconds is None or row.lower_quartile is None or row.upper_quartile is None:
         return row.rival, f"{answer}: {row.note}" if row.note else answer, "", "", "", "", ""

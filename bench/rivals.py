@@ -39,7 +39,7 @@ IGNORED = 255
 Size = tuple[int, int]
 LabelRival = Callable[[Tensor, Size, int, torch.dtype], Tensor]
 PairResult = tuple[Tensor, Tensor]
-Computes = Literal["area", "triangle", "approximates", "fills"]
+Computes = Literal["area", "triangle", "approximates", "hardens", "fills"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Rival:
     """A function and what to hold it to.
 
     ``computes`` names the filter whose result it must give. "approximates" is near the area filter's, and its error is
-    printed. "fills" is no rival but the floor's companion: it writes the output and knows nothing of the input.
+    printed. "hardens" makes a hard label, which is less work and another answer. "fills" is no rival but the floor's
+    companion: it writes the output and knows nothing of the input.
     """
 
     name: str
@@ -710,7 +711,7 @@ CROP_PAIR = [
     Rival(
         "slices: interpolate(antialias), hard labels",
         functools.partial(sliced_pair, interpolate_antialias, nearest_labels),
-        "approximates",
+        "hardens",
         decode=decode_hard,
     ),
     Rival("kornia RandomResizedCrop of both", kornia_pair, "approximates", package="kornia"),
@@ -718,7 +719,7 @@ CROP_PAIR = [
     Rival(
         "kornia RandomResizedCrop, hard labels",
         kornia_nearest_pair,
-        "approximates",
+        "hardens",
         package="kornia",
         decode=decode_hard,
         usual=True,
@@ -741,7 +742,7 @@ PIPELINE = [
     Rival(
         "kornia, hard int64 mask",
         functools.partial(run_pipeline, "kornia, hard"),
-        "approximates",
+        "hardens",
         package="kornia",
         decode=decode_hard,
         usual=True,
@@ -749,7 +750,7 @@ PIPELINE = [
     Rival(
         "kornia, crop + flip + resize, hard int64 mask",
         functools.partial(run_pipeline, "kornia chain"),
-        "approximates",
+        "hardens",
         package="kornia",
         decode=lambda result, num_classes: unflip(decode_hard(result, num_classes), num_classes),
     ),

@@ -244,7 +244,8 @@ def _label_rows(
     present = np.zeros(mass.size, np.uint8)
     # An atomic count of references would wait for all streamed lines to drain.
     target, masses = borrowed(target), borrowed(Masses(mass, present, pitch))
-    line_of = np.empty(in_width + MASK_BITS + 1, np.uint32)  # where the line of each pixel's class begins
+    pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
+    line_of = np.empty(in_width, np.uint32)  # where the line of each pixel's class begins
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     known_box = min(first_row // out_height, last_box)
@@ -283,19 +284,21 @@ def _label_rows(
                         continue
                 if stride_x == 1:
                     for x in range(left, right):
-                        line_of[x] = _line_of(labels[base + x], num_classes, ignore_index, pitch)
+                        pixels[x] = labels[base + x]
                 else:
                     for x in range(left, right):
-                        line_of[x] = _line_of(labels[base + x * stride_x], num_classes, ignore_index, pitch)
+                        pixels[x] = labels[base + x * stride_x]
 
-                if not _find_runs(line_of, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
+                if not _find_runs(pixels, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
                     if paired_box != box:
                         paired_box, pairs = box, _pairs(box, in_width, out_width, taps_x, weight_y)
                     if pairs[3]:
+                        for x in range(left, right):
+                            line_of[x] = _line_of(pixels[x], num_classes, ignore_index, pitch)
                         _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)
                         row_weight = zero
                         continue
-                    _find_runs(line_of, left, right, run_end, right - left)
+                    _find_runs(pixels, left, right, run_end, right - left)
                 run = unsigned(0)
                 for chunk in chunks:
                     begin, end = chunk_left[chunk], chunk_right[chunk]
@@ -309,7 +312,8 @@ def _label_rows(
                     outputs = chunk * chunk_size - unsigned(tile_begin)
                     edges = chunk_weights[chunk] - begin * chunk_size
                     while begin < end:
-                        line, begin_next = line_of[begin], min(run_end[run], end)
+                        line = _line_of(pixels[begin], num_classes, ignore_index, pitch)
+                        begin_next = min(run_end[run], end)
                         present[line] = 1
                         edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
                         add_difference(mass, line + outputs, row_weight, weights, edge, next_edge)
