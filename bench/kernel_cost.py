@@ -11,8 +11,7 @@ the two is the prediction; it assumes that latencies are hidden.
 Where the benchmark has run on such a device, its times stand beside the predictions, with the model's error.
 
 The snapshot, ``bench/results/kernel-cost.csv``, is under version control: a change that costs instructions shows there.
-Where a target's machine code has other loops than sm_90's, whose trip counts are given here, and on AMD, whose
-instructions are not weighed, the snapshot holds registers, local memory and widths alone.
+Of AMD's code, whose instructions are not weighed, it holds registers, local memory and widths alone.
 """
 
 import ast
@@ -132,10 +131,6 @@ def _is_constant(test: ast.AST) -> bool:
     return all(node.id.isupper() for node in ast.walk(test) if isinstance(node, ast.Name))
 
 
-class OtherLoopsError(Exception):
-    """The machine code has not the loops whose trip counts are known."""
-
-
 def instructions(cubin: Path, case: Case) -> list[Instruction]:
     """The instructions of a kernel with the number of times that a thread runs each."""
     text = subprocess.run([TOOLS / "nvdisasm", "-g", "-c", cubin], capture_output=True, text=True, check=True).stdout
@@ -157,14 +152,14 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
             pending = []
             code.append((address, match[2], match[3], block))
             lines[block].add(line)
-            block += match[2] in ("BRA", "EXIT")
+            block += _is_branch(match[2]) or match[2] == "EXIT"
     loops: dict[int, int] = {}
     for address, opcode, operands, _ in code:
         target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
-        if opcode == "BRA" and target < address:
+        if _is_branch(opcode) and target < address:
             loops[target] = max(address, loops.get(target, 0))
     if len(loops) != len(case.trips):
-        raise OtherLoopsError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
+        raise ValueError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
     trips = [(start, loops[start], trip) for start, trip in zip(sorted(loops), case.trips, strict=True)]
     branches = list(_branches(case.taken))
     shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
@@ -177,6 +172,10 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
         for address, opcode, _, block in code
         if opcode != "NOP"
     ]
+
+
+def _is_branch(opcode: str) -> bool:
+    return opcode.partition(".")[0] == "BRA"  # BRA.U takes one for all threads of a warp
 
 
 def _kind(opcode: str) -> str:
@@ -193,19 +192,12 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
         run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
         usage = run([TOOLS / "cuobjdump", "--dump-resource-usage", cubin]).stdout
         text = run([TOOLS / "cuobjdump", "--dump-sass", cubin]).stdout
-        try:
-            code = instructions(cubin, case)
-        except OtherLoopsError:
-            if target == "sm_90":
-                raise
-            code = []
+        code = instructions(cubin, case)
     registers, stack, shared = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK", "SHARED"))
     row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": shared}
     for column, opcode in (("loads", "LDG"), ("stores", "STG")):
         bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", text))
         row[column] = "+".join(sorted((width.strip("U") or "32" for width in bits), key=int))
-    if not code:
-        return row
     threads = case.launch.grid[0] * 32 * case.launch.options["num_warps"]
     per_kind = collections.Counter[str]()
     for instruction in code:
