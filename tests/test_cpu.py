@@ -182,6 +182,27 @@ def test_16_bit_results_round_to_nearest_even(dtype):
     torch.testing.assert_close(out, values.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(np.float32, 2e-7), (np.float64, 4e-16)])
+def test_exponential_of_vectors(dtype, error):
+    from tritonsoft.cpu.threads import jit, unsigned
+    from tritonsoft.cpu.vectors import LANES, exp, load, store
+
+    @jit
+    def exponentials(values, results):
+        for n in range(unsigned(0), unsigned(values.size), unsigned(LANES)):
+            store(results, n, exp(load(values, n, LANES)))
+
+    values = -np.geomspace(1e-9, 86.9, 1 << 16).astype(dtype)
+    values[:8] = 0.0, -0.0, 1e-6, -87.0, -88.0, -1e30, -np.inf, np.nan
+    results = np.full_like(values, 7)
+    exponentials(values, results)
+    expected = np.exp(values.astype(np.float64))
+    assert np.isnan(results[7])
+    # A single below 2^-125 is nothing.
+    np.testing.assert_allclose(results[:7], expected[:7], rtol=error, atol=0 if dtype is np.float64 else 1.7e-38)
+    np.testing.assert_allclose(results[8:], expected[8:], rtol=error)
+
+
 @pytest.mark.parametrize("offset", [0, 1, 5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_streamed_stores_at_any_alignment(monkeypatch, offset, dtype):

@@ -1,8 +1,8 @@
-"""The losses: tiles of pixels, with a line of logits and a line of masses for each class in cache.
+"""The losses: tiles of pixels, whose classes are met a few at a time, sixteen pixels side by side.
 
-Whatever tensors hold and however they lie in memory, their lines are copied to float32 first (to float64 if one of them
-is that), so that there is one loop over numbers for all: a tensor is bytes here, with its strides and the kind of its
-elements. Exponentials and logarithms are written out, as no vector instruction has them.
+Numbers that are ready, float32 one after the other (float64 if one of the tensors is that), are read where they lie.
+Whatever else tensors hold and however they lie in memory, their lines are copied first, so that there is one loop over
+numbers for all: a tensor is bytes here, with its strides and the kind of its elements.
 
 A tile always holds the same pixels and its sums are added up in one order: the number of threads changes no bit.
 """
@@ -361,10 +361,15 @@ def write_gradient(
             prefetch(masses.numbers, masses.first + n + masses.ahead)
             # Where nothing is known, the scale may be NaN.
             value = value - where(share > 0.0, load(scale, n, LANES) * share, 0.0)
-        if way == _STREAMED:
-            stream(out, start + n, value)
-        else:
-            store(out, start + n, value)
+        _leave(out, start + n, value, way)
+
+
+@jit
+def _leave(out: Any, place: Any, value: Any, way: Any) -> None:
+    if way == _STREAMED:
+        stream(out, place, value)
+    else:
+        store(out, place, value)
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
@@ -641,11 +646,7 @@ def _overlap_gradient_tiles(
             values, start, way = _way_out(out, place, label, line, lanes, phase)
             for n in range(unsigned(0), _whole(count), unsigned(LANES)):
                 probability, slope = load(predicted, label * pitch + n, LANES), load(slopes, label * pitch + n, LANES)
-                value = probability * (slope - load(mean, n, LANES))
-                if way == _STREAMED:
-                    stream(values, start + n, value)
-                else:
-                    store(values, start + n, value)
+                _leave(values, start + n, probability * (slope - load(mean, n, LANES)), way)
             if way == _SCRATCH:
                 _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
     fence()
