@@ -133,10 +133,12 @@ def _resize_rows(
         first_element = unsigned(left * channels)
         num_elements = unsigned(max(left, right) * channels) - first_element
 
+        is_empty = True
         for r in range(num_rows):
             plane, i = (row + r) // out_height % planes, (row + r) % out_height
             line, output_y = unsigned(r) * in_pitch, box * out_height + i
             begin_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
+            is_empty = is_empty and begin_tap == end_tap
             if dense and i + ROWS < out_height:  # ask for what the row as far down as all these needs first
                 further = output_y + ROWS
                 for y in range(first_y[further - 1] + 1, first_y[further] + 1):
@@ -175,7 +177,9 @@ def _resize_rows(
                         lines[line + n] = value if opening else lines[line + n] + value
             if takes_pairs:
                 _add_pairs(lines, line, results, unsigned(0), width)
-        if not takes_pairs:
+        if is_empty:
+            results[:] = 0
+        elif not takes_pairs:
             for n in range(unsigned(0), num_elements, side):
                 transpose_square(lines, n, in_pitch, columns, n * side, side)
 
