@@ -923,6 +923,16 @@ def test_the_matrix_can_be_recomputed_from_parameters(image, labels):
     torch.testing.assert_close(again, container.transform_matrix)
 
 
+def test_the_matrix_is_that_of_the_call_whenever_it_is_read(image, labels):
+    container = augment(TA.RandomResizedCrop((16, 16)), TA.Resize((8, 8)))
+    seeded(container, image, labels)
+    expected = container.transform_matrix.clone()
+    seeded(container, image, labels)
+    container._params[0].data["src"] += 3
+    container[1].flags["size"] = (4, 4)
+    assert torch.equal(container.transform_matrix, expected)
+
+
 @pytest.mark.parametrize("mode", ["silent", "rigid", "skip"])
 def test_matrix_modes_are_kornia_s(image, labels, mode):
     def build(lib, *extra):

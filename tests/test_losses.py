@@ -812,6 +812,24 @@ def test_every_backend_finds_bad_masses(target, soft):
         ts.soft_cross_entropy(LOGITS.to(device), soft.to(device), validate=True, backend=backend)
 
 
+@pytest.mark.parametrize("wrong", ["sum", "negative", "nan", "too small for float32"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", [ts.soft_cross_entropy, ts.soft_dice_loss])
+def test_one_bad_pixel_is_found_whatever_is_done_with_it(target, loss, weighted, wrong):
+    device, backend = target
+    if device != "cpu":
+        pytest.skip("a GPU checks values on request only")
+    soft = torch.full((2, 13, 5, 33), 1 / 13)
+    if wrong == "sum":
+        soft[1, :, 4, 32] += 0.002
+    elif wrong == "too small for float32":
+        soft = soft.double()
+    soft[1, 12, 4, 32] = {"negative": -0.01, "nan": NAN, "too small for float32": -1e-60}.get(wrong, soft[1, 12, 4, 32])
+    weight = torch.ones(13) if weighted else None
+    with pytest.raises(ValueError, match="soft must hold masses"):
+        loss(torch.zeros(2, 13, 5, 33), soft, weight=weight, backend=backend)
+
+
 def test_modules_check_their_arguments():
     with pytest.raises(ValueError, match="reduction"):
         ts.SoftCrossEntropyLoss(reduction="avg")

@@ -83,12 +83,18 @@ class _Matrix:
     """The matrix of one call of a module, to be made later."""
 
     module: BoxAugmentation
-    arguments: tuple[Any, ...]
+    image: Tensor  # its shape, type and device
+    params: dict[str, Any]
+    flags: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: BoxAugmentation, image: Tensor, params: dict[str, Any], flags: dict[str, Any]) -> "_Matrix":
+        """Of what is now: parameters may be edited in place, and flags assigned, before the matrix is made."""
+        copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in params.items()}
+        return cls(module, image, copies, dict(flags))
 
     def __call__(self) -> Tensor:
-        if self.module._lazy_matrix_args is self.arguments:
-            return cast(Tensor, self.module.transform_matrix)  # which keeps it
-        return cast(Tensor, self.module.generate_transformation_matrix(*self.arguments))
+        return cast(Tensor, self.module.generate_transformation_matrix(self.image, self.params, self.flags))
 
 
 class AugmentationSequential(K.AugmentationSequential):
@@ -205,7 +211,7 @@ class AugmentationSequential(K.AugmentationSequential):
         if isinstance(module, BoxAugmentation) and not torch.compiler.is_exporting():
             lazy = module._lazy_matrix_args
             if lazy is not None and isinstance(lazy[0], Tensor):
-                self._transform_matrices.append(_Matrix(module, lazy))
+                self._transform_matrices.append(_Matrix.of(module, *lazy))
                 return
         super()._update_transform_matrix_for_valid_op(module)
 

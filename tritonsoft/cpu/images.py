@@ -14,6 +14,7 @@ from tritonsoft.cpu.vectors import ROWS, load, spread, store, transpose_square
 
 _STEP = 64  # outputs between two requests for rows ahead
 _ROWS_AHEAD = 2
+_MOST_AHEAD = 4  # rows from one output to the next: of more, the cache would lose some before they are needed
 
 
 @jit
@@ -90,17 +91,10 @@ def _resize_rows(
     in_pitch = unsigned((in_width * channels + ROWS - 1) // ROWS * ROWS)
     out_pitch = unsigned((out_width * channels + ROWS - 1) // ROWS * ROWS)
     lines = np.zeros(side * in_pitch, weight_x.dtype)  # (ROWS, source columns of the box): summed along y
-    columns = np.zeros((in_pitch + num_channels) * side, weight_x.dtype)  # its transpose, then zeros
+    columns = np.zeros(in_pitch * side, weight_x.dtype)  # its transpose
     sums = np.zeros(out_pitch * side, weight_x.dtype)  # (output columns, ROWS): summed along x too
     results = np.zeros(side * out_pitch, weight_x.dtype)  # its transpose
     finished = np.empty(count, out.dtype)
-    # A fixed number of taps is a loop whose end no processor has to guess.
-    most_taps = 0
-    for n in range(first_x.size):
-        most_taps = max(most_taps, begin_x[n + 1] - begin_x[n])
-    place_of = np.zeros(width * unsigned(most_taps), np.uint64)
-    padded_weight = np.zeros(place_of.size, weight_x.dtype)
-    num_taps = unsigned(0)
     last_box = first_x.size // out_width - 1
     known_box, left, right, reaches_out, takes_pairs = -1, 0, 0, False, False
     row = first_row
@@ -110,23 +104,12 @@ def _resize_rows(
         output_x = unsigned(box * out_width)
         if box != known_box:
             known_box, left, right, reaches_out = box, in_width, 0, False
-            num_taps = unsigned(0)
             for n in range(output_x, output_x + width):
-                number = begin_x[n + unsigned(1)] - begin_x[n]
-                if number > 0:
-                    left, right = min(left, first_x[n]), max(right, first_x[n] + number)
-                num_taps = max(num_taps, unsigned(number))
+                num_taps = begin_x[n + unsigned(1)] - begin_x[n]
+                if num_taps > 0:
+                    left, right = min(left, first_x[n]), max(right, first_x[n] + num_taps)
                 reaches_out |= outside_x[n] != zero
             takes_pairs = channels == 1 and _takes_pairs(taps_x, output_x, width)
-            for j in range(width):
-                n = output_x + j
-                for t in range(num_taps):
-                    tap, weight_there = j * num_taps + t, unsigned(begin_x[n]) + t
-                    if weight_there < unsigned(begin_x[n + unsigned(1)]):
-                        padded_weight[tap] = weight_x[weight_there]
-                        place_of[tap] = unsigned(first_x[n] - left) * num_channels * side + t * num_channels * side
-                    else:
-                        padded_weight[tap], place_of[tap] = zero, in_pitch * side
         # Rows that need not be side by side go one by one: all that happens to one happens in the first cache.
         at_most = 1 if takes_pairs else ROWS
         num_rows = min(at_most, end_row - row, (sample + 1) * planes * out_height - row)
@@ -139,10 +122,13 @@ def _resize_rows(
             line, output_y = unsigned(r) * in_pitch, box * out_height + i
             begin_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
             is_empty = is_empty and begin_tap == end_tap
-            if dense and i + ROWS < out_height:  # ask for what the row as far down as all these needs first
-                further = output_y + ROWS
-                for y in range(first_y[further - 1] + 1, first_y[further] + 1):
-                    base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
+            further = output_y + ROWS
+            if dense and i + ROWS < out_height and begin_y[further] < begin_y[further + 1]:
+                # Ask for what the row as far down as all these needs and the one before it does not, up or down.
+                rows = first_y[further] - first_y[further - 1]
+                for y in range(abs(rows) if abs(rows) <= _MOST_AHEAD else 0):
+                    base = unsigned(sample * image_strides[0] + plane * image_strides[1])
+                    base += unsigned((first_y[further] - (y if rows > 0 else -y)) * image_strides[2])
                     for n in range(first_element, first_element + num_elements, per_line):
                         prefetch(image, base + n)
             if begin_tap == end_tap:
@@ -184,11 +170,13 @@ def _resize_rows(
                 transpose_square(lines, n, in_pitch, columns, n * side, side)
 
             for j in range(width):
+                first_tap, last_tap = unsigned(begin_x[output_x + j]), unsigned(begin_x[output_x + j + unsigned(1)])
                 for channel in range(num_channels):
+                    place = (unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
                     total = spread(zero, ROWS)
-                    for tap in range(j * num_taps, (j + unsigned(1)) * num_taps):
-                        values = load(columns, place_of[tap] + channel * side, ROWS)
-                        total = total + padded_weight[tap] * values
+                    for t in range(first_tap, last_tap):
+                        total = total + weight_x[t] * load(columns, place, ROWS)
+                        place += num_channels * side
                     store(sums, (j * num_channels + channel) * side, total)
             for n in range(unsigned(0), count, side):
                 transpose_square(sums, n * side, side, results, n, out_pitch)

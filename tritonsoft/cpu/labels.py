@@ -52,32 +52,30 @@ def _find_runs(values: Any, begin: Any, end: Any, run_end: Any, most: Any) -> bo
 
 
 @jit
-def _pairs(box: Any, in_width: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
+def _find_pairs(box: Any, in_width: Any, out_width: Any, taps_x: Taps, pairs: Any) -> bool:
     """For each source pixel of a box: its first output, what it weighs there and in the next; whether that is all."""
     first, begin, weight, _ = taps_x
+    first_output, here, next_to_it = pairs
     start, end = box * out_width, (box + 1) * out_width
     taps = first[start:end], begin[start : end + 1] - begin[start], weight[begin[start] : begin[end]]
-    first_output, begin_back, weight_back, _ = transpose_taps(*taps, in_width, out_width)
-    here, next_to_it = np.zeros(in_width, like.dtype), np.zeros(in_width, like.dtype)
+    first_back, begin_back, weight_back, _ = transpose_taps(*taps, in_width, out_width)
     are_all = True
     for x in range(in_width):
         first_weight, number = begin_back[x], begin_back[x + 1] - begin_back[x]
-        if number > 0:
-            here[x] = weight_back[first_weight]
-        elif x > 0:
-            first_output[x] = first_output[x - 1]  # a place in the same tile, to add nothing to
-        if number > 1:
-            next_to_it[x] = weight_back[first_weight + 1]
+        # A pixel without weight adds nothing, in the place of the one before: the first of a tile has weight.
+        first_output[x] = first_back[x] if number > 0 or x == 0 else first_output[x - 1]
+        here[x] = weight_back[first_weight] if number > 0 else 0
+        next_to_it[x] = weight_back[first_weight + 1] if number > 1 else 0
         are_all = are_all and number <= 2
-    return first_output, here, next_to_it, are_all
+    return are_all
 
 
 @jit
 def _add_pixels(
     mass: Any, line_of: Any, left: Any, right: Any, row_weight: Any, tile_begin: Any, pairs: Any, present: Any
 ) -> None:
-    """Adds pixels one by one. At the sides of a tile they add to what lies between the lines, too."""
-    first, here, next_to_it, _ = pairs
+    """Adds the pixels of a tile one by one. At its sides they add to what lies between the lines, too."""
+    first, here, next_to_it = pairs
     for x in range(left, right):
         line = unsigned(line_of[x])
         present[line] = 1
@@ -249,7 +247,9 @@ def _label_rows(
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     known_box = min(first_row // out_height, last_box)
-    paired_box, pairs = -1, _pairs(known_box, 0, 0, taps_x, weight_y)
+    weights_of_two = np.zeros(in_width, weight_y.dtype), np.zeros(in_width, weight_y.dtype)
+    pairs = np.zeros(in_width, np.int32), weights_of_two[0], weights_of_two[1]
+    paired_box, are_pairs = -1, False
     chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
     for row in range(first_row, end_row):
         sample, i = row // out_height, row % out_height
@@ -291,8 +291,8 @@ def _label_rows(
 
                 if not _find_runs(pixels, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
                     if paired_box != box:
-                        paired_box, pairs = box, _pairs(box, in_width, out_width, taps_x, weight_y)
-                    if pairs[3]:
+                        paired_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
+                    if are_pairs:
                         for x in range(left, right):
                             line_of[x] = _line_of(pixels[x], num_classes, ignore_index, pitch)
                         _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)

@@ -132,7 +132,7 @@ def _load_kind(memory: Any, like: Any, start: Any, stride: Any, line: Any, begin
 
 @jit
 def _load(plane: Any, sample: Any, label: Any, row: Any, column: Any, line: Any, begin: Any, count: Any) -> None:
-    """Copies pixels of one class to a line of numbers."""
+    """Copies pixels of one class, of a floating type, to a line of numbers."""
     memory, kind, strides = plane.memory, plane.kind, plane.strides
     start = unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
     stride = unsigned(strides[3])
@@ -455,7 +455,10 @@ def _masses_of(target: Any, place: Any, label: Any, number: Any, scratch: Any, a
 
 @jit
 def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, limit: Any, scratch: Any) -> bool:
-    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, up to the limit."""
+    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, up to the limit.
+
+    An infinite limit asks for no check.
+    """
     online, pitch, count = scratch.online, scratch.pitch, place[3]
     _prepare(target, num_classes, place, scratch)
     begin(online)
@@ -469,7 +472,7 @@ def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: A
     finish(online, count)
     for n in range(unsigned(0), _whole(count), unsigned(LANES)):
         in_range &= all_of(load(online.mass, n, LANES) <= limit)  # which NaN is not
-    return in_range
+    return in_range or limit == np.inf
 
 
 @jit
@@ -539,7 +542,10 @@ def _cross_entropy_gradient_tiles(
 
 @jit
 def _know(pixels: Any, mass: Any, lse: Any, start: Any, count: Any) -> None:
-    """What is known of some pixels; their ``scale`` is there already."""
+    """What is known of some pixels; their ``scale`` is there already.
+
+    Up to whole vectors, older pixels follow: a line with such an end is copied out without it.
+    """
     for n in range(count):
         pixels.mass[n], pixels.lse[n] = mass[start + n], lse[start + n]
         pixels.pull[n] = pixels.scale[n] * pixels.mass[n]
@@ -767,10 +773,10 @@ def cross_entropy(
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
-    if weight is not None or index is not None:  # the sums that the loop makes are others
-        if not soft_in_range(soft, limit):
-            return False
-        limit = math.inf
+    rounds = soft.dtype == torch.float64 and loss.dtype == torch.float32
+    checked = weight is not None or index is not None or rounds  # the sums that the loop makes are others
+    if checked and not soft_in_range(soft, limit):
+        return False
     num_classes = logits.shape[1]
     tiles = _tiles_of(logits, *_others(soft, index))
     outputs = [flat(tensor) for tensor in (loss, mass, lse)]
@@ -782,7 +788,7 @@ def cross_entropy(
         _weights(weight, num_classes, dtype),
         num_classes,
         tiles,
-        dtype.type(limit),
+        dtype.type(math.inf if checked else limit),
     )
 
     def job(first: int, end: int) -> bool:
@@ -842,10 +848,10 @@ def overlap(
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
-    if index is not None:
-        if not soft_in_range(soft, limit):
-            return False
-        limit = math.inf
+    rounds = soft.dtype == torch.float64 and sums.dtype == torch.float32
+    checked = index is not None or rounds
+    if checked and not soft_in_range(soft, limit):
+        return False
     batch, num_classes = logits.shape[:2]
     tiles = _tiles_of(logits, *_others(soft, index))
     number = tiles.number(batch)
@@ -853,7 +859,15 @@ def overlap(
     outputs = flat(mass), flat(lse)
     dtype = outputs[0].dtype
     planes = _plane(logits, dtype), _target(soft, index, dtype)
-    arguments = (parts, *outputs, *planes, _weights(None, num_classes, dtype), num_classes, tiles, dtype.type(limit))
+    arguments = (
+        parts,
+        *outputs,
+        *planes,
+        _weights(None, num_classes, dtype),
+        num_classes,
+        tiles,
+        dtype.type(math.inf if checked else limit),
+    )
 
     def job(first: int, end: int) -> bool:
         scratch = _scratch(tiles.size, _lines_needed(num_classes, index), dtype)

@@ -14,6 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from tritonsoft.cpu.elements import LINE_BYTES
+
 ROWS = 8  # rows of an image that are summed side by side: a vector of AVX2, two of NEON
 LANES = 16  # pixels of a loss that are computed side by side: a vector of AVX-512, four of NEON
 CHUNK = 16  # outputs of a soft label that a run of one class is added to at once
@@ -55,7 +57,7 @@ class _Memory:
         self._builder.store(value, self._place(index), align=self._size)
 
     def stream(self, index: Any, value: Any) -> None:
-        store = self._builder.store(value, self._place(index), align=self._bytes)
+        store = self._builder.store(value, self._place(index), align=min(self._bytes, LINE_BYTES))
         store.set_metadata("nontemporal", self._builder.module.add_metadata([ir.IntType(32)(1)]))
 
 
@@ -115,7 +117,7 @@ def store(typing_context: Any, array: Any, start: Any, vector: Any) -> Any:
 
 @intrinsic
 def stream(typing_context: Any, array: Any, start: Any, vector: Any) -> Any:
-    """`store` past the caches, at a place that is a multiple of the vector's size."""
+    """`store` past the caches, from the beginning of a cache line or, for a shorter vector, a multiple of its size."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _Memory(context, builder, array, arguments[0], vector.count).stream(*arguments[1:])
