@@ -7,7 +7,8 @@ allocator is told to (`recycle_memory`), as it would not outside of the benchmar
 call.
 
 **Beside ours**: a machine's pace changes within a minute, so a rival and ours take turns, round by round, and the ratio
-is that of the medians of these rounds. On a GPU ours is timed again right after the rival.
+is that of the medians of these rounds. What is said of ours is the median of all rounds of its case. On a GPU ours is
+timed again right after the rival.
 
 **Peak memory** is what one warm call adds to what was there before it, its output included. CPU: the process's resident
 set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back and tritonsoft
@@ -113,14 +114,14 @@ def time_on_gpu(call: Callable[[], Any]) -> list[float]:
 
 def time_on_cpu(
     call: Callable[[], Any], benchmark: Any, seconds: float, ours: Callable[[], Any] | None = None
-) -> tuple[list[float], float | None]:
-    """Seconds: lower quartile, median, upper quartile; and the median of ``ours``, called before every round.
+) -> tuple[list[float], list[float]]:
+    """Seconds of every round, and of ``ours``, called before every round.
 
     ``seconds`` is what one warm call took.
     """
     rounds = min(max(int(SECONDS_PER_ROW / seconds), FEWEST_ROUNDS), MOST_ROUNDS)
     rounds = 1 if seconds > ONE_ROUND_ABOVE_SECONDS else rounds
-    times_of_ours = []
+    times_of_ours: list[float] = []
 
     def take_turns() -> None:
         for _ in range(-(-FEWEST_OF_OURS // rounds) if ours else 0):
@@ -130,9 +131,12 @@ def time_on_cpu(
             del result
 
     benchmark.pedantic(call, setup=take_turns, rounds=rounds)
-    times = benchmark.stats.stats.data
-    quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
-    return quartiles, statistics.median(times_of_ours) if ours else None
+    return list(benchmark.stats.stats.data), times_of_ours
+
+
+def quartiles(times: list[float]) -> list[float]:
+    """Lower quartile, median, upper quartile."""
+    return statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
 
 
 def peak_bytes(call: Callable[[], Any], device: str) -> int | None:

@@ -154,9 +154,10 @@ COLUMNS = ("", "answer", "ms", "spread", "x ours", "peak MB", "of copy")
 WIDTHS = (45, 32, 8, 6, 6, 7, 7)
 LEGEND = f"""\
 ms: median of warm calls; spread: between the quartiles, over the median. x ours: over the median of rounds of ours
-that took turns with this rival's; above 1 is slower. peak MB: above the inputs, the output included. of copy: the
-floor's bytes (each source pixel read once, each output written once) in that time, over what a large copy moves. An
-approximate answer, or hard labels in place of soft ones, are off by up to that much from the area filter.
+that took turns with this rival's; above 1 is slower. tritonsoft's own line is of all its rounds in the case.
+peak MB: above the inputs, the output included. of copy: the floor's bytes (each source pixel read once, each output
+written once) in that time, over what a large copy moves. An approximate answer, or hard labels in place of soft ones,
+are off by up to that much from the area filter.
 {measure.RULES}"""
 
 

@@ -79,7 +79,8 @@ def test_scaling(
     if device == "cuda":
         times = measure.time_on_gpu(call)
     else:
-        times, _ = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), measure.SECONDS_PER_ROW / 10)
+        rounds, _ = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), measure.SECONDS_PER_ROW / 10)
+        times = measure.quartiles(rounds)
     title = start.title.partition(": ")[2]
     points.append(Point(device, operation, title, axis, value, case.floor_bytes(), 1e3 * times[1]))
 

@@ -7,6 +7,7 @@
 One test is one row. Its speed is only measured once its answer is right, or marked as approximate.
 """
 
+import collections
 import functools
 import importlib.util
 import time
@@ -25,6 +26,9 @@ DEVICES = {
     "cuda": torch.cuda.is_available(),
 }
 ROWS = [(case, rival) for device, ready in DEVICES.items() if ready for case in cases(device) for rival in case.rivals]
+
+
+rounds_of_ours: dict[Case, list[float]] = collections.defaultdict(list)  # seconds; a CPU's cases
 
 
 @functools.lru_cache(maxsize=1)
@@ -66,10 +70,13 @@ def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: l
         row.peak_bytes = measure.peak_bytes(call, case.device)
         seconds = time.perf_counter() - start
         if case.device == "cuda":
-            times, beside = measure.time_on_gpu(call), measure.time_on_gpu(ours)[1] if ours else None
+            times = measure.time_on_gpu(call)
+            row.ratio = times[1] / measure.time_on_gpu(ours)[1] if ours else 1.0
         else:
-            times, beside = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), seconds, ours)
-        row.ratio = 1.0 if beside is None else times[1] / beside
+            rounds, beside = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), seconds, ours)
+            times = measure.quartiles(rounds)
+            row.ratio = times[1] / measure.quartiles(beside)[1] if ours else 1.0
+            rounds_of_ours[case] += beside if ours else rounds
     except Exception as error:
         row.answer, row.note = "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
         if is_ours:
@@ -81,5 +88,13 @@ def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: l
         if answer != row.answer:
             row.answer, row.error = answer, error
             pytest.fail(f"the answer is off by {error} after it was timed")
+    record(row, times)
+    ours_row = next((each for each in rows if each.case == row.case and each.rival == case.rivals[0].name), None)
+    if ours is not None and ours_row is not None and rounds_of_ours[case]:
+        record(ours_row, measure.quartiles(rounds_of_ours[case]))
+
+
+def record(row: Row, times: list[float]) -> None:
+    """Quartiles in seconds."""
     row.lower_quartile, row.milliseconds, row.upper_quartile = (1e3 * quartile for quartile in times)
-    row.share_of_copy_rate = row.floor_bytes / times[1] / (report.machine(case.device).copy_gigabytes_per_second * 1e9)
+    row.share_of_copy_rate = row.floor_bytes / times[1] / (report.machine(row.device).copy_gigabytes_per_second * 1e9)
