@@ -157,7 +157,8 @@ ms: median of warm calls; spread: between the quartiles, over the median. x ours
 that took turns with this rival's; above 1 is slower. tritonsoft's own line is of all its rounds in the case.
 peak MB: above the inputs, the output included. of copy: the floor's bytes (each source pixel read once, each output
 written once) in that time, over what a large copy moves. An approximate answer, or hard labels in place of soft ones,
-are off by up to that much from the area filter.
+are off by up to that much from the area filter. Not timed: DALI and CV-CUDA, which resize label maps by nearest
+neighbour alone, on a GPU; torchvision, whose resize is F.interpolate.
 {measure.RULES}"""
 
 
