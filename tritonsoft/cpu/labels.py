@@ -247,8 +247,7 @@ def _label_rows(
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     known_box = min(first_row // out_height, last_box)
-    weights_of_two = np.zeros(in_width, weight_y.dtype), np.zeros(in_width, weight_y.dtype)
-    pairs = np.zeros(in_width, np.int32), weights_of_two[0], weights_of_two[1]
+    pairs = np.zeros(in_width, np.int32), np.zeros(in_width, weight_y.dtype), np.zeros(in_width, weight_y.dtype)
     paired_box, are_pairs = -1, False
     chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
     for row in range(first_row, end_row):
