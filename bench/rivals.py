@@ -475,10 +475,13 @@ def shrunk_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def dice(logits: Tensor, soft: Tensor) -> Tensor:
     """The |p - q| form over the batch, a mean over the classes."""
+    return dice_of_classes(logits, soft).mean()
+
+
+def dice_of_classes(logits: Tensor, soft: Tensor) -> Tensor:
     logits, soft = in_float(logits, soft)
     predicted = logits.softmax(1) * soft.sum(1, keepdim=True)
-    difference = (predicted - soft).abs().sum((0, 2, 3))
-    return (difference / (predicted + soft).sum((0, 2, 3))).mean()
+    return (predicted - soft).abs().sum((0, 2, 3)) / (predicted + soft).sum((0, 2, 3))
 
 
 def monai_dice(logits: Tensor, soft: Tensor) -> Tensor:
@@ -491,11 +494,9 @@ def monai_dice(logits: Tensor, soft: Tensor) -> Tensor:
 
 
 def jaccard(logits: Tensor, soft: Tensor) -> Tensor:
-    """The |p - q| form over the batch, a mean over the classes."""
-    logits, soft = in_float(logits, soft)
-    predicted = logits.softmax(1) * soft.sum(1, keepdim=True)
-    difference = (predicted - soft).abs().sum((0, 2, 3))
-    return (2 * difference / ((predicted + soft).sum((0, 2, 3)) + difference)).mean()
+    """The |p - q| form over the batch, a mean over the classes: 2 D / (1 + D) of the Dice loss."""
+    loss = dice_of_classes(logits, soft)
+    return (2 * loss / (1 + loss)).mean()
 
 
 def monai_jaccard(logits: Tensor, soft: Tensor) -> Tensor:

@@ -145,6 +145,11 @@ def borrowed(typing_context: Any, arrays: Any) -> Any:
     return arrays(arrays), generate
 
 
+def past_caches(builder: Any, store: Any) -> None:
+    """Makes a store instruction one that leaves the caches alone."""
+    store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+
+
 @intrinsic
 def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: Any) -> Any:
     """Copies one cache line, to an aligned place, past the caches."""
@@ -157,8 +162,7 @@ def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: A
         lanes = LINE_BYTES * 8 // out.dtype.bitwidth
         vector = ir.VectorType(context.get_data_type(out.dtype), lanes).as_pointer()
         value = builder.load(builder.bitcast(places[1], vector), align=out.dtype.bitwidth // 8)
-        store = builder.store(value, builder.bitcast(places[0], vector), align=LINE_BYTES)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        past_caches(builder, builder.store(value, builder.bitcast(places[0], vector), align=LINE_BYTES))
         return context.get_dummy_value()
 
     return types.void(out, types.uintp, line, types.uintp), generate

@@ -17,7 +17,7 @@ from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 
-_MARGIN = LINE_BYTES // 4
+_MARGIN = LINE_BYTES // 4  # elements: one is enough, so many keep lines where they were in their cache lines
 _SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
 TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 

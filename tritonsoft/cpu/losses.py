@@ -121,6 +121,14 @@ def _put(typing_context: Any, memory: Any, place: Any, value: Any) -> Any:
 
 
 @jit
+def _start(plane: Any, place: Any, label: Any) -> Any:
+    """Where the pixels of a place begin in a class."""
+    sample, row, column, _ = place
+    strides = plane.strides
+    return unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
+
+
+@jit
 def _load_kind(memory: Any, like: Any, start: Any, stride: Any, line: Any, begin: Any, count: Any) -> None:
     if stride == unsigned(1):
         for n in range(count):
@@ -131,10 +139,10 @@ def _load_kind(memory: Any, like: Any, start: Any, stride: Any, line: Any, begin
 
 
 @jit
-def _load(plane: Any, sample: Any, label: Any, row: Any, column: Any, line: Any, begin: Any, count: Any) -> None:
+def _load(plane: Any, place: Any, label: Any, line: Any, begin: Any) -> None:
     """Copies pixels of one class, of a floating type, to a line of numbers."""
     memory, kind, strides = plane.memory, plane.kind, plane.strides
-    start = unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
+    start, count = _start(plane, place, label), place[3]
     stride = unsigned(strides[3])
     if stride == unsigned(1):
         # Every class begins far from the last, where no hardware looks ahead.
@@ -153,12 +161,10 @@ def _load(plane: Any, sample: Any, label: Any, row: Any, column: Any, line: Any,
 
 
 @jit
-def _store_kind(
-    plane: Any, start: Any, values: Any, line: Any, begin: Any, count: Any, room: Any, lanes: Any, phase: Any
-) -> None:
+def _store_kind(plane: Any, start: Any, values: Any, line: Any, count: Any, room: Any, lanes: Any, phase: Any) -> None:
     memory, strides = plane.memory, plane.strides
     for n in range(count):
-        values[n] = narrow(line[begin + n], values)
+        values[n] = narrow(line[n], values)
     if strides[3] == 1:
         size = unsigned(values.itemsize)
         write(memory, start * size, room, count * size, lanes, phase)
@@ -168,30 +174,17 @@ def _store_kind(
 
 
 @jit
-def _store(
-    plane: Any,
-    sample: Any,
-    label: Any,
-    row: Any,
-    column: Any,
-    line: Any,
-    begin: Any,
-    count: Any,
-    room: Any,
-    lanes: Any,
-    phase: Any,
-) -> None:
+def _store(plane: Any, place: Any, label: Any, line: Any, room: Any, lanes: Any, phase: Any) -> None:
     """Copies a line of numbers to the pixels of one class, whole cache lines past the caches if ``lanes`` is not 0."""
-    kind, strides = plane.kind, plane.strides
-    start = unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
+    kind, start, count = plane.kind, _start(plane, place, label), place[3]
     if kind == _FLOAT32:
-        _store_kind(plane, start, room.float32, line, begin, count, room.bytes, lanes, phase)
+        _store_kind(plane, start, room.float32, line, count, room.bytes, lanes, phase)
     elif kind == _FLOAT16:
-        _store_kind(plane, start, room.float16, line, begin, count, room.bytes, lanes, phase)
+        _store_kind(plane, start, room.float16, line, count, room.bytes, lanes, phase)
     elif kind == _BFLOAT16:
-        _store_kind(plane, start, room.bfloat16, line, begin, count, room.bytes, lanes, phase)
+        _store_kind(plane, start, room.bfloat16, line, count, room.bytes, lanes, phase)
     else:
-        _store_kind(plane, start, room.float64, line, begin, count, room.bytes, lanes, phase)
+        _store_kind(plane, start, room.float64, line, count, room.bytes, lanes, phase)
 
 
 def _plane(tensor: Tensor, dtype: Any) -> _Plane:
@@ -217,21 +210,14 @@ class _Lines(NamedTuple):
 
 
 @jit
-def _start(plane: Any, place: Any, label: Any) -> Any:
-    sample, row, column, _ = place
-    strides = plane.strides
-    return unsigned(sample * strides[0] + label * strides[1] + row * strides[2] + column * strides[3])
-
-
-@jit
 def _lines(plane: Any, place: Any, label: Any, number: Any, scratch: Any, pitch: Any, ahead: Any) -> Any:
     """The lines of some classes from ``label`` on: in the tensor itself if its numbers are ready, else copies."""
-    sample, row, column, count = place
+    count = place[3]
     if plane.direct and count % unsigned(LANES) == 0:
         return _Lines(plane.numbers, _start(plane, place, label), unsigned(plane.strides[1]), unsigned(ahead))
     for k in range(number):
         line = k * pitch
-        _load(plane, sample, label + k, row, column, scratch, line, count)
+        _load(plane, place, label + k, scratch, line)
         for n in range(line + count, line + _whole(count)):
             scratch[n] = 0
     return _Lines(scratch, unsigned(0), pitch, unsigned(0))
@@ -423,12 +409,11 @@ def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: A
     """The masses of all classes of a sparse target, in ``lines``; ``line`` is one to work with."""
     mass, index, entries = target
     memory, kind, strides = index.memory, index.kind, index.strides
-    sample, row, column, count = place
     lines[:] = 0
     for entry in range(unsigned(entries)):
-        _load(mass, sample, entry, row, column, line, unsigned(0), count)
+        _load(mass, place, entry, line, unsigned(0))
         start = _start(index, place, entry)
-        for n in range(count):
+        for n in range(place[3]):
             element = start + n * unsigned(strides[3])
             if kind == _UINT8:
                 label = np.int64(_element(memory, element, np.uint8(0)))
@@ -528,7 +513,7 @@ def _cross_entropy_gradient_tiles(
         place = _place(tile, tiles)
         sample, row, column, count = place
         _prepare(target, num_classes, place, scratch)
-        _load(grad, sample, unsigned(0), row, column, pixels.scale, unsigned(0), count)
+        _load(grad, place, unsigned(0), pixels.scale, unsigned(0))
         _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
         for label in range(unsigned(num_classes)):
             lines = _lines(logits, place, label, one, line, pitch, tile_size)
@@ -536,7 +521,7 @@ def _cross_entropy_gradient_tiles(
             values, start, way = _way_out(out, place, label, line, lanes, phase)
             write_gradient(values, start, way, pixels, lines, masses, True, weights[label], _whole(count))
             if way == _SCRATCH:
-                _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
+                _store(out, place, label, line, scratch.room, lanes, phase)
     fence()
 
 
@@ -654,7 +639,7 @@ def _overlap_gradient_tiles(
                 probability, slope = load(predicted, label * pitch + n, LANES), load(slopes, label * pitch + n, LANES)
                 _leave(values, start + n, probability * (slope - load(mean, n, LANES)), way)
             if way == _SCRATCH:
-                _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
+                _store(out, place, label, line, scratch.room, lanes, phase)
     fence()
 
 
@@ -709,7 +694,7 @@ class _GradientTarget(NamedTuple):
         out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), scratch = self
         pixels, line, pitch = scratch.pixels, scratch.line, unsigned(masses.pitch)
         place = sample, row, column, count
-        _load(grad, sample, unsigned(0), row, column, pixels.scale, unsigned(0), count)
+        _load(grad, place, unsigned(0), pixels.scale, unsigned(0))
         _know(pixels, mass, lse, unsigned((sample * height + row) * width) + column, count)
         for label in range(unsigned(num_classes)):
             lines = _lines(logits, place, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
@@ -717,7 +702,7 @@ class _GradientTarget(NamedTuple):
             values, start, way = _way_out(out, place, label, line, lanes, phase)
             write_gradient(values, start, way, pixels, lines, shares, is_present, weights[label], _whole(count))
             if way == _SCRATCH:
-                _store(out, sample, label, row, column, line, unsigned(0), count, scratch.room, lanes, phase)
+                _store(out, place, label, line, scratch.room, lanes, phase)
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
@@ -759,6 +744,11 @@ def _lines_needed(num_classes: int, index: Tensor | None) -> int:
     return min(num_classes, _GROUP) if index is None else num_classes
 
 
+def _sums_others(soft: Tensor, index: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether a loop's sums are not those of the soft label's own entries, which must then be looked at before."""
+    return index is not None or (soft.dtype == torch.float64 and dtype == torch.float32)
+
+
 def cross_entropy(
     loss: Tensor,
     mass: Tensor,
@@ -773,8 +763,7 @@ def cross_entropy(
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
-    rounds = soft.dtype == torch.float64 and loss.dtype == torch.float32
-    checked = weight is not None or index is not None or rounds  # the sums that the loop makes are others
+    checked = weight is not None or _sums_others(soft, index, loss.dtype)
     if checked and not soft_in_range(soft, limit):
         return False
     num_classes = logits.shape[1]
@@ -848,8 +837,7 @@ def overlap(
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
-    rounds = soft.dtype == torch.float64 and sums.dtype == torch.float32
-    checked = index is not None or rounds
+    checked = _sums_others(soft, index, sums.dtype)
     if checked and not soft_in_range(soft, limit):
         return False
     batch, num_classes = logits.shape[:2]

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from tritonsoft.cpu.elements import LINE_BYTES
+from tritonsoft.cpu.elements import LINE_BYTES, past_caches
 
 ROWS = 8  # rows of an image that are summed side by side: a vector of AVX2, two of NEON
 LANES = 16  # pixels of a loss that are computed side by side: a vector of AVX-512, four of NEON
@@ -57,8 +57,8 @@ class _Memory:
         self._builder.store(value, self._place(index), align=self._size)
 
     def stream(self, index: Any, value: Any) -> None:
-        store = self._builder.store(value, self._place(index), align=min(self._bytes, LINE_BYTES))
-        store.set_metadata("nontemporal", self._builder.module.add_metadata([ir.IntType(32)(1)]))
+        align = min(self._bytes, LINE_BYTES)
+        past_caches(self._builder, self._builder.store(value, self._place(index), align=align))
 
 
 def _spread(builder: Any, value: Any, count: int) -> Any:
