@@ -4,16 +4,21 @@ One kernel: a program counts the labels of one tile of one sample and hands the 
 reads each logit once from memory for the logsumexp, and those of the classes that occur again, from a cache.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonsoft import reference
+from tritonsoft.backends.values import labels_in_range
 from tritonsoft.conventions import Filter
 from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
+from tritonsoft.kernels.forward import soft_crop_resize
 from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
@@ -26,6 +31,9 @@ from tritonsoft.kernels.launch import (
     register_limit,
     tile_shape,
 )
+
+# A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
+_MAX_TOP_K = 16
 
 
 @triton.jit
@@ -351,15 +359,38 @@ def soft_crop_resize_top(
     num_classes: int,
     ignore_index: int,
     filter: Filter,
-) -> None:
+    validate: bool,
+) -> bool:
     """The k largest classes of a soft label, ``(B, k, h, w)``, and the mass of the others, ``rest (B, h, w)``."""
+    if index.shape[1] > _MAX_TOP_K:
+        soft = mass.new_empty((labels.shape[0], num_classes, *mass.shape[2:]), dtype=torch.float32)
+        if not soft_crop_resize(soft, labels, boxes, ignore_index, filter, validate):
+            return False
+        for output, result in zip((index, mass, rest), reference.top_k(soft, index.shape[1]), strict=True):
+            output.copy_(result)
+        return True
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
     platform = platform_of(index.device)
     top_configuration(index, mass, rest, labels, boxes, num_classes, ignore_index, filter, platform).run(index.device)
+    return True
 
 
-def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> None:
-    """Soft labels ``(B, C, h, w)`` of a label map ``(B, H, W)``, each half the size of the one before."""
-    pyramid_configuration(outs, labels, ignore_index, platform_of(labels.device)).run(labels.device)
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
+    """Soft labels ``(B, C, h, w)`` of a label map ``(B, H, W)``: in one read of it where each is half the one before.
+
+    The kernel counts what the path of integer factors of `soft_crop_resize` counts, and halves it.
+    """
+    num_classes = outs[0].shape[1]
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    doubling = all(2 * coarse.shape[3] == fine.shape[3] for fine, coarse in itertools.pairwise(outs))
+    if doubling and labels.shape[2] // outs[0].shape[3] in (1, 2, 4, 8) and num_classes <= 255:
+        pyramid_configuration(outs, labels, ignore_index, platform_of(labels.device)).run(labels.device)
+    else:
+        for out in outs:
+            soft_crop_resize(out, labels, None, ignore_index, "area", validate=False)
+    return True
 
 
 def area_cross_entropy(
@@ -372,11 +403,15 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
-) -> None:
+    validate: bool,
+) -> bool:
     """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
     tensors = {"loss": loss, "mass": mass, "lse": lse, "weights": weight}
     platform = platform_of(logits.device)
     loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
+    return True
 
 
 def area_cross_entropy_backward(

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonsoft.backends.values import masses_in_range
 from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, power_of_two_factor
 
@@ -665,10 +666,14 @@ def cross_entropy(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
-) -> None:
+    validate: bool,
+) -> bool:
     """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
+    if validate and not masses_in_range(soft):
+        return False
     platform = platform_of(logits.device)
     cross_entropy_configuration(loss, mass, lse, logits, soft, index, weight, platform).run(logits.device)
+    return True
 
 
 def cross_entropy_backward(
@@ -687,11 +692,16 @@ def cross_entropy_backward(
     launch.run(logits.device)
 
 
-def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None) -> None:
+def overlap(
+    sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, validate: bool
+) -> bool:
     """``sums (B, C, 3)`` over the pixels of predicted mass, mass and their distance; mass, logsumexp ``(B, h, w)``."""
+    if validate and not masses_in_range(soft):
+        return False
     launch = overlap_configuration(mass, lse, logits, soft, index, platform_of(logits.device))
     launch.run(logits.device)
     torch.sum(launch.arguments["partial"], dim=1, out=sums)
+    return True
 
 
 def overlap_backward(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tritonsoft import backends, reference, scenes
+from tritonsoft import reference, scenes
+from tritonsoft.backends import select as backends
 
 Image = pytest.importorskip("PIL.Image", reason="the command line needs Pillow")
 pytest.importorskip("matplotlib", reason="the command line needs matplotlib")

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 import tritonsoft as ts
 from tests.cases import LAYOUTS, SOFT_DTYPES, _layout, assert_close, random_case
-from tritonsoft import loss_ops, reference
+from tritonsoft import reference
+from tritonsoft.ops import losses as loss_ops
 
 NAN, INF = float("nan"), float("inf")
 
@@ -152,7 +153,7 @@ def test_overlap(target, seed):
     sums, _, _ = reference.overlap(exact, case.exact)
     logits = leaf(case.logits)
     mass, index = (case.soft, None) if isinstance(case.soft, Tensor) else (case.soft.mass, case.soft.index)
-    actual, _, _ = loss_ops.overlap(logits, mass, index, case.weight, None, target[1])
+    actual, _, _ = loss_ops.overlap(target[1], None, logits, mass, index, case.weight)
     pixels = sums.shape[0] * case.logits.shape[2] * case.logits.shape[3]
     assert_close(actual, sums, case.tolerance(torch.float32) * pixels, "sums")
     grad = torch.rand(sums.shape, generator=torch.Generator().manual_seed(0), dtype=actual.dtype)
@@ -522,11 +523,11 @@ def test_opcheck(target, sparse):
         kept = ts.SparseLabels.from_dense(soft, 2, torch.float32)
         soft, index = kept.mass, kept.index
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    opcheck(loss_ops.cross_entropy, (logits, soft, index, weight, None, backend), test_utils=utils)
-    opcheck(loss_ops.overlap, (logits, soft, index, weight, None, backend), test_utils=utils)
+    opcheck(loss_ops.cross_entropy.overload, (backend, None, logits, soft, index, weight), test_utils=utils)
+    opcheck(loss_ops.overlap.overload, (backend, None, logits, soft, index, weight), test_utils=utils)
     if not sparse:
-        arguments = (logits, labels, boxes, 255, "area", weight, None, backend)
-        opcheck(loss_ops.area_cross_entropy, arguments, test_utils=utils)
+        arguments = (backend, None, logits, labels, boxes, 255, "area", weight)
+        opcheck(loss_ops.area_cross_entropy.overload, arguments, test_utils=utils)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -9,7 +9,8 @@ import torch
 
 import tritonsoft as ts
 from tests.cases import assert_close, random_case
-from tritonsoft import ops, reference
+from tritonsoft import reference
+from tritonsoft.ops import labels as label_ops
 
 
 def _labels(num_classes=5, shape=(2, 8, 12), device="cpu"):
@@ -242,10 +243,10 @@ def test_opcheck(target):
     device, backend = target
     labels, boxes = _labels(device=device), torch.tensor([[0.5, 0.0, 9.0, 8.0], [7.5, 1.0, 1.0, 6.0]], device=device)
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    arguments = (labels, boxes, [3, 4], 5, 2, 255, "area", torch.uint8, torch.float32, None, backend)
-    torch.library.opcheck(ops.soft_crop_resize_top, arguments, test_utils=utils)
-    arguments = (labels, 5, [1, 2, 4], 255, torch.float32, None, backend)
-    torch.library.opcheck(ops.soft_pyramid, arguments, test_utils=utils)
+    arguments = (backend, None, labels, boxes, [3, 4], 5, 2, 255, "area", torch.uint8, torch.float32)
+    torch.library.opcheck(label_ops.soft_crop_resize_top.overload, arguments, test_utils=utils)
+    arguments = (backend, None, labels, 5, [1, 2, 4], 255, torch.float32)
+    torch.library.opcheck(label_ops.soft_pyramid.overload, arguments, test_utils=utils)
 
 
 def test_compile_fullgraph(target):

@@ -11,8 +11,8 @@ What they share:
 * **Values** of targets and weights are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``validate=True`` or ``TRITONSOFT_VALIDATE=1``.
 * **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
-* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode:
-  torch's custom operators have no forward mode, and `torch.func.jvp` of one is silently 0.
+* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode
+  (`torch.func.grad` included); in forward mode they raise a RuntimeError.
 * **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64.
 
 The same inputs give the same bits, whatever the number of threads.
@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tritonsoft import checks, loss_ops
+from tritonsoft import checks
 from tritonsoft.checks import FLOAT_DTYPES, name_of, names_of
 from tritonsoft.conventions import Filter
+from tritonsoft.ops import losses as loss_ops
 from tritonsoft.sparse import SparseLabels
 
 Reduction = Literal["mean", "sum", "none"]
@@ -68,7 +69,7 @@ def soft_cross_entropy(
     mass, index = _check_soft(soft, logits)
     _check_options(weight, reduction, validate, backend, logits)
     weight = _in_working_type(weight, logits)
-    loss, total, _ = loss_ops.cross_entropy(logits, mass, index, weight, validate, backend)
+    loss, total, _ = loss_ops.cross_entropy(backend, validate, logits, mass, index, weight)
     return _reduce(loss, total, reduction)
 
 
@@ -77,7 +78,7 @@ def area_cross_entropy(
     labels: Tensor,
     boxes: Tensor | None = None,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
@@ -97,7 +98,7 @@ def area_cross_entropy(
         logits: ``(B, C, h, w)``; C is the number of classes.
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
         boxes: ``(B, 4)`` in source pixel edges: what of the label map the logits stand for; None is all of it.
-        ignore_index: the label of pixels that count nothing; mind the default where there are more than 255 classes.
+        ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
         weight: ``(C,)``, as for `soft_cross_entropy`.
         reduction: as for `soft_cross_entropy`.
@@ -118,15 +119,15 @@ def area_cross_entropy(
     """
     _check_logits(logits)
     labels = checks.check_labels(labels)
-    checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
-    checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
+    ignore_index = checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
+    boxes = checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
     if labels.device != logits.device:
         raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
     if labels.shape[0] != logits.shape[0]:
         raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
     _check_options(weight, reduction, validate, backend, logits)
     weight = _in_working_type(weight, logits)
-    loss, total, _ = loss_ops.area_cross_entropy(logits, labels, boxes, ignore_index, filter, weight, validate, backend)
+    loss, total, _ = loss_ops.area_cross_entropy(backend, validate, logits, labels, boxes, ignore_index, filter, weight)
     return _reduce(loss, total, reduction)
 
 
@@ -255,7 +256,7 @@ class AreaCrossEntropyLoss(_Loss):
 
     Args:
         weight: ``(C,)``; moves with the module and is saved with it.
-        ignore_index: the label of pixels that count nothing.
+        ignore_index: the label of pixels that count nothing; None is 255, an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest".
         reduction: "mean", "sum" or "none".
         validate: check values on a GPU as well.
@@ -269,13 +270,13 @@ class AreaCrossEntropyLoss(_Loss):
     def __init__(
         self,
         weight: Tensor | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter = "area",
         reduction: Reduction = "mean",
         validate: bool | None = None,
     ) -> None:
         super().__init__(weight, reduction, validate)
-        checks.check_classes(1, ignore_index, validate, torch.float32, "dtype")
+        checks.check_ignore_index(ignore_index, None)
         checks.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
         self.ignore_index, self.filter = ignore_index, filter
 
@@ -294,7 +295,8 @@ class AreaCrossEntropyLoss(_Loss):
 
     def extra_repr(self) -> str:
         """What differs between two of them."""
-        return f"{super().extra_repr()}, ignore_index={self.ignore_index}, filter={self.filter!r}"
+        ignore_index = checks.check_ignore_index(self.ignore_index, None)
+        return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
 
 
 class SoftDiceLoss(_Loss):
@@ -390,7 +392,7 @@ def _overlap(
     mass, index = _check_soft(soft, logits)
     _check_options(weight, reduction, validate, backend, logits)
     _check_classes(classes, per_sample)
-    sums, _, _ = loss_ops.overlap(logits, mass, index, weight, validate, backend)
+    sums, _, _ = loss_ops.overlap(backend, validate, logits, mass, index, weight)
     predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
     return predicted, labelled, distance
 
@@ -484,4 +486,4 @@ def _check_classes(classes: Any, per_sample: Any) -> None:
 
 
 def _in_working_type(weight: Tensor | None, logits: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(loss_ops.working_type(logits))
+    return None if weight is None else weight.to(loss_ops.compute_dtype(logits))

@@ -11,7 +11,8 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft import backends, reference
+from tritonsoft import reference
+from tritonsoft.backends import select as backends
 from tritonsoft.cli.common import console, describe, one_thread, table_of
 from tritonsoft.conventions import FILTERS
 

@@ -3,6 +3,7 @@
 A run costs the same however long it is, and equal source rows are added once.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import overload
 from torch import Tensor
 
+from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
+from tritonsoft.cpu.images import crop_resize
 from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
@@ -383,17 +386,42 @@ def _dense_tile(out: Tensor) -> int:
     return TILE if aligned else 4 * TILE
 
 
-def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: str) -> None:
+def soft_crop_resize(
+    out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
+) -> bool:
     """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
     batch, num_classes, *size = out.shape
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
     tile = _dense_tile(out)
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
     work = out.numel() + labels.numel()
     pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work)
+    return True
 
 
-def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> None:
-    """Writes the soft labels of a label map ``(B, H, W)`` at several sizes, all multiples of the last."""
+def crop_resize_pair(
+    out: Tensor,
+    out_soft: Tensor,
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    fill: float,
+    validate: bool,
+) -> bool:
+    """`crop_resize` and `soft_crop_resize` with the same boxes, one after the other."""
+    crop_resize(out, image, boxes, filter, fill)
+    return soft_crop_resize(out_soft, labels, boxes, ignore_index, filter, validate)
+
+
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
+    """Writes the soft labels of a label map ``(B, H, W)`` at several sizes."""
+    if validate and not labels_in_range(labels, outs[0].shape[1], ignore_index):
+        return False
+    if any(fine.shape[2] != 2 * coarse.shape[2] for fine, coarse in itertools.pairwise(outs)):
+        return all(soft_crop_resize(out, labels, None, ignore_index, "area", validate=False) for out in outs)
     rows_of = [
         label_rows(labels, None, out.shape[2:], out.shape[1], ignore_index, "area", sums_dtype(out), _dense_tile(out))
         for out in outs
@@ -407,6 +435,7 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> N
             rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
 
     pool.run(job, labels.shape[0] * height, sum(out.numel() for out in outs) + labels.numel())
+    return True
 
 
 def soft_crop_resize_top(
@@ -417,9 +446,12 @@ def soft_crop_resize_top(
     boxes: Tensor | None,
     num_classes: int,
     ignore_index: int,
-    filter: str,
-) -> None:
+    filter: Filter,
+    validate: bool,
+) -> bool:
     """Writes `tritonsoft.reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
     batch, num_kept, *size = index.shape
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
     outputs = flat(index), flat(mass), flat(rest)
@@ -431,6 +463,7 @@ def soft_crop_resize_top(
         return TopTarget(*outputs, shape, best, best_class, candidate, candidate_class)
 
     pool.run(lambda first, end: rows(target(), first, end), batch * size[0], mass.numel() + labels.numel())
+    return True
 
 
 def _representable(value: int, dtype: torch.dtype, otherwise: int) -> int:

@@ -16,6 +16,8 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from tritonsoft.checks import LARGEST_TOTAL
+from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import (
     LINE_BYTES,
     borrowed,
@@ -29,7 +31,7 @@ from tritonsoft.cpu.elements import (
     widen,
     write,
 )
-from tritonsoft.cpu.labels import TILE, label_rows
+from tritonsoft.cpu.labels import TILE, label_rows, labels_in_range
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import LANES, all_of, convert, exp, load, spread, store, stream, sum_of, where
 
@@ -757,14 +759,15 @@ def cross_entropy(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
-    limit: float,
+    validate: bool,
 ) -> bool:
     """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp.
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
+    limit = LARGEST_TOTAL if validate else math.inf
     checked = weight is not None or _sums_others(soft, index, loss.dtype)
-    if checked and not soft_in_range(soft, limit):
+    if checked and validate and not soft_in_range(soft, limit):
         return False
     num_classes = logits.shape[1]
     tiles = _tiles_of(logits, *_others(soft, index))
@@ -831,14 +834,15 @@ def _byte_lines(out: Tensor) -> tuple[Any, Any]:
 
 
 def overlap(
-    sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, limit: float
+    sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, validate: bool
 ) -> bool:
     """``sums (B, C, 3)`` over the pixels: of the predicted mass, of the labelled, and of how far they are apart.
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
+    limit = LARGEST_TOTAL if validate else math.inf
     checked = _sums_others(soft, index, sums.dtype)
-    if checked and not soft_in_range(soft, limit):
+    if checked and validate and not soft_in_range(soft, limit):
         return False
     batch, num_classes = logits.shape[:2]
     tiles = _tiles_of(logits, *_others(soft, index))
@@ -902,10 +906,13 @@ def area_cross_entropy(
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
-    filter: str,
+    filter: Filter,
     weight: Tensor | None,
-) -> None:
+    validate: bool,
+) -> bool:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
     batch, num_classes, *size = logits.shape
     outputs = flat(loss), flat(mass), flat(lse)
     dtype = outputs[0].dtype
@@ -917,6 +924,7 @@ def area_cross_entropy(
         rows(_LossTarget(*arguments, _scratch(TILE, _GROUP, dtype), present), first, end)
 
     pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel())
+    return True
 
 
 def area_cross_entropy_backward(
@@ -926,7 +934,7 @@ def area_cross_entropy_backward(
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
-    filter: str,
+    filter: Filter,
     weight: Tensor | None,
     mass: Tensor,
     lse: Tensor,
