@@ -750,7 +750,7 @@ BAD = [
     ("soft", {"soft": None}, TypeError, ["soft", "NoneType"]),
     ("soft", {"soft": SOFT.to("meta")}, ValueError, ["soft", "device", "meta"]),
     ("soft", {"soft": SOFT.clone().requires_grad_()}, ValueError, ["soft", "gradient", "detach"]),
-    ("soft", {"soft": _spoiled(-0.01)}, ValueError, ["soft", "at least 0", "-0.01"]),
+    ("soft", {"soft": _spoiled(-0.02)}, ValueError, ["soft", "at least 0", "1/64", "-0.02", "swapped"]),
     ("soft", {"soft": _spoiled(0.75)}, ValueError, ["soft", "at most 1", "1.25"]),
     ("soft", {"soft": _spoiled(NAN)}, ValueError, ["soft", "nan"]),
     ("soft", {"soft": ts.SparseLabels.from_dense(torch.zeros(2, 4, 4, 5), 2)}, ValueError, ["soft", "(2, 4, 4, 5)"]),
@@ -805,14 +805,14 @@ def test_a_sparse_target_whose_classes_do_not_exist(target):
         ts.soft_cross_entropy(LOGITS, sparse, backend=backend)
 
 
-@pytest.mark.parametrize("soft", [_spoiled(-0.01), _spoiled(0.75), _spoiled(NAN)])
+@pytest.mark.parametrize("soft", [_spoiled(-0.02), _spoiled(0.75), _spoiled(NAN)])
 def test_every_backend_finds_bad_masses(target, soft):
     device, backend = target
     with pytest.raises(ValueError, match="soft must hold masses"):
         ts.soft_cross_entropy(LOGITS.to(device), soft.to(device), validate=True, backend=backend)
 
 
-@pytest.mark.parametrize("wrong", ["sum", "negative", "nan", "too small for float32"])
+@pytest.mark.parametrize("wrong", ["sum", "negative", "nan"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", [ts.soft_cross_entropy, ts.soft_dice_loss])
 def test_one_bad_pixel_is_found_whatever_is_done_with_it(target, loss, weighted, wrong):
@@ -822,9 +822,7 @@ def test_one_bad_pixel_is_found_whatever_is_done_with_it(target, loss, weighted,
     soft = torch.full((2, 13, 5, 33), 1 / 13)
     if wrong == "sum":
         soft[1, :, 4, 32] += 0.002
-    elif wrong == "too small for float32":
-        soft = soft.double()
-    soft[1, 12, 4, 32] = {"negative": -0.01, "nan": NAN, "too small for float32": -1e-60}.get(wrong, soft[1, 12, 4, 32])
+    soft[1, 12, 4, 32] = {"negative": -0.016, "nan": NAN}.get(wrong, soft[1, 12, 4, 32])
     weight = torch.ones(13) if weighted else None
     with pytest.raises(ValueError, match="soft must hold masses"):
         loss(torch.zeros(2, 13, 5, 33), soft, weight=weight, backend=backend)

@@ -71,6 +71,11 @@ def check_labels(labels: Tensor) -> Tensor:
     return labels
 
 
+def are_swapped(target: str) -> str:
+    """What a message about logits, or about their target of that name, ends with if each may be the other."""
+    return f"; logits come first, then {target}: are the two swapped?"
+
+
 def check_validate(validate: Any) -> None:
     if validate is not None and not isinstance(validate, bool):
         raise TypeError(f"validate must be None, True or False, got {validate!r}")
@@ -147,14 +152,22 @@ def wants_validation(tensor: Tensor, validate: bool | None) -> bool:
     return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
 
 
-# Of a pixel's masses or probabilities together. They may have been rounded before they came into their type: in
-# bfloat16 each is off by 1/256 of itself at most.
-LARGEST_TOTAL = 1 + 1 / 64
+# Masses and probabilities may have been rounded before they came into their type: in bfloat16 each is off by 1/256 of
+# itself at most, and so is what is left of 1 for a background, which may fall below 0 by as much as totals exceed 1.
+MASS_TOLERANCE = 1 / 64
 
 
 def are_shares(values: Tensor) -> bool:
-    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not."""
-    return bool((values >= 0).all() & (values.sum(1, dtype=torch.float64) <= LARGEST_TOTAL).all())
+    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not.
+
+    Within the tolerance on both sides: what is below 0 counts as 0, and so adds nothing to the total.
+    """
+    return bool((values >= -MASS_TOLERANCE).all() & (total_shares(values) <= 1 + MASS_TOLERANCE).all())
+
+
+def total_shares(values: Tensor) -> Tensor:
+    """The sum over the classes of what is above 0."""
+    return values.clamp(min=0).sum(1, dtype=torch.float64)
 
 
 def check_box_values(boxes: Tensor | None, validate: bool | None) -> None:

@@ -51,7 +51,7 @@ from tritonsoft.checks import (
     names_of,
 )
 from tritonsoft.conventions import Filter
-from tritonsoft.sparse import SparseLabels, index_type
+from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
 
 
 def crop_resize(
@@ -164,7 +164,7 @@ def soft_crop_resize(
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
         filter: see the module's docstring.
-        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` float16 or float32.
+        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
         top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
         validate: check the values of labels and boxes on a GPU as well.
         backend: see the module's docstring.
@@ -191,8 +191,8 @@ def soft_crop_resize(
             ops.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, dtype, validate, backend),
         )
     check_top_k(top_k, num_classes, "top_k")
-    if dtype not in (torch.float16, torch.float32):
-        raise TypeError(f"dtype of a SparseLabels must be float16 or float32, got {dtype}")
+    if dtype not in MASS_DTYPES:
+        raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
     index, mass, rest = ops.soft_crop_resize_top(
         labels,
         boxes,

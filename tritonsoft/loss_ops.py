@@ -13,7 +13,15 @@ from torch import Tensor
 
 from tritonsoft import memory, reference
 from tritonsoft.backends import backend_of, module_of
-from tritonsoft.checks import LARGEST_TOTAL, are_shares, check_box_values, check_label_values, wants_validation
+from tritonsoft.checks import (
+    MASS_TOLERANCE,
+    are_shares,
+    are_swapped,
+    check_box_values,
+    check_label_values,
+    total_shares,
+    wants_validation,
+)
 
 _Maps = tuple[Tensor, Tensor, Tensor]  # loss, mass and logsumexp, each (B, h, w)
 
@@ -35,10 +43,11 @@ def check_soft_values(soft: Tensor, index: Tensor | None, num_classes: int, name
 
 
 def refuse_soft_values(soft: Tensor) -> NoReturn:
-    mass = soft.sum(1, dtype=torch.float64)
+    least = soft.min().item()
+    swapped = are_swapped("soft") if least < -MASS_TOLERANCE else ""
     raise ValueError(
-        f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, "
-        f"got entries from {soft.min().item():.6g} and sums up to {mass.max().item():.6g}"
+        f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
+        f"got entries from {least:.6g} and sums up to {total_shares(soft).max().item():.6g}{swapped}"
     )
 
 
@@ -58,7 +67,7 @@ def _in_working_type(logits: Tensor, *tensors: Tensor | None) -> list[Any]:
 
 def _dense(logits: Tensor, soft: Tensor, index: Tensor | None) -> Tensor:
     """The target as a dense soft label: the reference's way."""
-    soft = soft.to(working_type(logits))
+    soft = soft.to(working_type(logits)).clamp(min=0)  # a mass below 0 has been rounded, and is none
     return soft if index is None else reference.dense(index, soft, logits.shape[1])
 
 
@@ -117,7 +126,7 @@ def cross_entropy(
             _copy(maps, reference.cross_entropy(logits, _dense(logits, soft, index), weight))
     elif name == "triton":
         module_of(name).cross_entropy(*maps, logits, soft, index, weight)
-    elif not module_of(name).cross_entropy(*maps, logits, soft, index, weight, LARGEST_TOTAL):
+    elif not module_of(name).cross_entropy(*maps, logits, soft, index, weight, MASS_TOLERANCE):
         refuse_soft_values(soft)
     return maps
 
@@ -337,7 +346,7 @@ def overlap(
             _copy((sums, mass, lse), reference.overlap(logits, _dense(logits, soft, index)))
     elif name == "triton":
         module_of(name).overlap(sums, mass, lse, logits, soft, index)
-    elif not module_of(name).overlap(sums, mass, lse, logits, soft, index, LARGEST_TOTAL):
+    elif not module_of(name).overlap(sums, mass, lse, logits, soft, index, MASS_TOLERANCE):
         refuse_soft_values(soft)
     return sums, mass, lse
 

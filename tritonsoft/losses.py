@@ -13,7 +13,8 @@ What they share:
 * **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
 * **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode:
   torch's custom operators have no forward mode, and `torch.func.jvp` of one is silently 0.
-* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64.
+* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64, and a mass may lie
+  below 0 by as much. One below 0 counts as 0.
 
 The same inputs give the same bits, whatever the number of threads.
 """
@@ -25,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tritonsoft import checks, loss_ops
-from tritonsoft.checks import FLOAT_DTYPES, name_of, names_of
+from tritonsoft.checks import FLOAT_DTYPES, are_swapped, name_of, names_of
 from tritonsoft.conventions import Filter
-from tritonsoft.sparse import SparseLabels
+from tritonsoft.sparse import SparseLabels, check_sparse_labels
 
 Reduction = Literal["mean", "sum", "none"]
 Classes = Literal["present", "all"]
@@ -64,7 +65,7 @@ def soft_cross_entropy(
         >>> soft_cross_entropy(logits, soft, reduction="none")
         tensor([[[1.3863, 0.6931]]])
     """
-    _check_logits(logits)
+    _check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
     _check_options(weight, reduction, validate, backend, logits)
     weight = _in_working_type(weight, logits)
@@ -116,7 +117,10 @@ def area_cross_entropy(
         >>> torch.nn.functional.cross_entropy(hard, labels, ignore_index=255)
         tensor(0.5665)
     """
-    _check_logits(logits)
+    _check_logits(logits, labels, "labels")
+    if isinstance(labels, SparseLabels) or (isinstance(labels, Tensor) and labels.is_floating_point()):
+        kind = name_of(labels.dtype) if isinstance(labels, Tensor) else "SparseLabels"
+        raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to soft_cross_entropy")
     labels = checks.check_labels(labels)
     checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
     checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
@@ -386,7 +390,7 @@ def _overlap(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums of `tritonsoft.reference.overlap`, each ``(C,)`` or ``(B, C)``."""
-    _check_logits(logits)
+    _check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
     _check_options(weight, reduction, validate, backend, logits)
     _check_classes(classes, per_sample)
@@ -421,11 +425,13 @@ def _reduce_classes(
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_logits(logits: Any) -> None:
+def _check_logits(logits: Any, target: Any, name: str) -> None:
+    """The ``target`` of that name may be the logits, and the logits be it."""
+    swapped = are_swapped(name) if isinstance(target, Tensor) and target.is_floating_point() else ""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}{swapped}")
     if logits.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}")
+        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}{swapped}")
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
 
@@ -434,11 +440,17 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     """The masses, and their classes if there are not all."""
     if not isinstance(soft, (Tensor, SparseLabels)):
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
-    if isinstance(soft, Tensor) and soft.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
+    if isinstance(soft, SparseLabels):
+        check_sparse_labels(soft)
+    elif soft.dtype not in FLOAT_DTYPES:
+        label_map = "" if soft.is_complex() else "; label maps go to area_cross_entropy, or first to to_soft"
+        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}{label_map}")
     mass = soft if isinstance(soft, Tensor) else soft.mass
     if mass.requires_grad and torch.is_grad_enabled():
-        raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
+        swapped = "" if logits.requires_grad else are_swapped("soft")
+        raise ValueError(
+            f"soft must not require a gradient: the losses have none for their target; detach it{swapped}"
+        )
     if soft.shape != logits.shape:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
