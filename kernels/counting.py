@@ -114,8 +114,8 @@ def _predicted(sink, state, class_index, pixels, inside, OFFSET: tl.constexpr):
 
 
 @triton.jit
-def _class_weight(sink, class_index):
-    return tl.load(sink[2] + tl.maximum(class_index, 0).to(tl.int64) * sink[3])
+def _class_weight(sink, class_index, exists):
+    return tl.load(sink[2] + class_index.to(tl.int64) * sink[3], mask=exists, other=0.0)
 
 
 @triton.jit
@@ -147,7 +147,7 @@ def _deliver(
     elif SINK == "gradient":
         mass = mass.to(state[0].dtype)
         if sink[2] is not None:
-            mass *= _class_weight(sink, class_index)
+            mass *= _class_weight(sink, class_index, exists)
         value = _predicted(sink, state, class_index, pixels, inside, OFFSET) - state[0] * mass
         _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET)
     elif SINK == "top":
@@ -164,7 +164,7 @@ def _deliver(
         ACCUMULATOR: tl.constexpr = lse.dtype
         mass = tl.where(inside, mass, 0.0).to(ACCUMULATOR)
         if weights is not None:
-            mass *= _class_weight(sink, class_index)
+            mass *= _class_weight(sink, class_index, exists)
         logit = load_logits(logits, strides, pixels, class_index, mass > 0, ACCUMULATOR, OFFSET)
         state = (tl.where(mass > 0, loss + mass * (lse - logit), loss), total + mass, lse)
     return state
