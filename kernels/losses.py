@@ -105,7 +105,7 @@ def _store(view, first, num_classes, inside, value):
 @triton.jit
 def _not_negative(mass):
     """A mass below 0 has been rounded, and is none; NaN stays."""
-    return tl.where(mass < 0, 0.0, mass)
+    return tl.maximum(mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -448,9 +448,7 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     mass = soft if isinstance(soft, Tensor) else soft.mass
     if mass.requires_grad and torch.is_grad_enabled():
         swapped = "" if logits.requires_grad else are_swapped("soft")
-        raise ValueError(
-            f"soft must not require a gradient: the losses have none for their target; detach it{swapped}"
-        )
+        raise ValueError(f"soft must not require a gradient: the losses have none for their target; detach it{swapped}")
     if soft.shape != logits.shape:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
