@@ -82,6 +82,7 @@ def label_target_kernel(
     logits,  # loss, gradient: (B, C, h, w); else None
     logits_strides,
     weights,  # loss, gradient: (C,) or None
+    weights_stride,
     gradient,  # gradient: of the logits, (B, C, h, w); else None
     gradient_strides,
     scale,  # gradient: of the loss, (B, h, w); else None
@@ -141,11 +142,11 @@ def label_target_kernel(
         logits_sample = logits + sample * logits_strides[0]
         if SINK == "loss":
             log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)
-            sink = (logits_sample, logits_strides, weights)
+            sink = (logits_sample, logits_strides, weights, weights_stride)
             state = (zeros, zeros, log_sum)
         else:
             gradient_sample = gradient + sample * gradient_strides[0]
-            sink = (logits_sample, logits_strides, weights, gradient_sample, gradient_strides)
+            sink = (logits_sample, logits_strides, weights, weights_stride, gradient_sample, gradient_strides)
             scale_offsets = rows.to(OFFSET) * scale_strides[1] + columns.to(OFFSET) * scale_strides[2]
             factor = widen(
                 tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0), ACCUMULATOR
@@ -254,7 +255,9 @@ def _launch(
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     names = ("levels", "index", "kept", "loss", "mass", "lse", "weights")
     strided = ("logits", "gradient", "scale")
-    offsets = [tensor for name in ("logits", "gradient", "index") if (tensor := tensors.get(name)) is not None]
+    planes = ("logits", "gradient", "scale", "loss", "mass", "index")
+    offsets = [tensor for name in planes if (tensor := tensors.get(name)) is not None]
+    weights = tensors.get("weights")
     return Launch(
         label_target_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * labels.shape[0],),
@@ -264,6 +267,7 @@ def _launch(
             "boxes": boxes,
             "boxes_strides": None if boxes is None else boxes.stride(),
             **{name: tensors.get(name) for name in names},
+            "weights_stride": None if weights is None else weights.stride(0),
             **{name: tensors.get(name) for name in strided},
             **{f"{name}_strides": tensors[name].stride() if name in tensors else None for name in strided},
             "in_height": in_height,
@@ -427,6 +431,7 @@ def area_cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
-    tensors = {"gradient": out, "scale": grad, "mass": mass, "lse": lse, "weights": weight}
+    maps = {"mass": mass.contiguous(), "lse": lse.contiguous()}
+    tensors = {"gradient": out, "scale": grad, **maps, "weights": weight}
     platform = platform_of(logits.device)
     loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)

@@ -29,6 +29,7 @@ from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, pow
 # `pixels`: rows, columns and which of them exist, each (1, PIXELS).
 # `view`:   what a program sees of a tensor (B, C, h, w): where its sample starts, the stride of the classes, and the
 #           offsets of a tile (LANES, PIXELS) from its first class.
+# `weights`: of the classes, (C,), and their stride; or two times None.
 # `target`: of a dense one the view alone; of a sparse one the views of masses and classes, and how many a pixel has.
 
 
@@ -103,6 +104,12 @@ def _store(view, first, num_classes, inside, value):
 
 
 @triton.jit
+def _not_negative(mass):
+    """A mass below 0 has been rounded, and is none; NaN stays."""
+    return tl.maximum(mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _kept(target, place, num_classes, inside, LANES: tl.constexpr, ACCUMULATOR: tl.constexpr):
     """One entry of a sparse target, for all lanes: its class, and its mass; none where there is no such class."""
     # Loaded by every lane: they need no exchange, and all but one of them meet a cache.
@@ -114,12 +121,17 @@ def _kept(target, place, num_classes, inside, LANES: tl.constexpr, ACCUMULATOR: 
     class_index = tl.load(index[0] + place * index[1] + index_offsets, mask=inside, other=0).to(tl.int32)
     mass = widen(tl.load(masses[0] + place * masses[1] + mass_offsets, mask=inside, other=0.0), ACCUMULATOR)
     exists = (class_index >= 0) & (class_index < num_classes)
-    return tl.where(exists, class_index, 0), tl.where(exists, mass, 0.0)
+    return tl.where(exists, class_index, 0), tl.where(exists, _not_negative(mass), 0.0)
 
 
 @triton.jit
 def _either(first, second):
     return first | second
+
+
+@triton.jit
+def _class_weight(weights, classes, mask, ACCUMULATOR: tl.constexpr):
+    return tl.load(weights[0] + classes.to(tl.int64) * weights[1], mask=mask, other=0.0).to(ACCUMULATOR)
 
 
 @triton.jit
@@ -150,7 +162,7 @@ def _steps_around(
 @triton.jit
 def _masses(
     target,
-    weights,
+    weights,  # `_launch` made arguments of them
     steps,  # a sparse target: `_steps_with_mass` around this step
     first,
     num_classes,
@@ -164,7 +176,7 @@ def _masses(
     if len(target) == 1:
         for tile in tl.static_range(UNROLL):
             mass = _load(target[0], first + tile * LANES, num_classes, inside, 0.0, ACCUMULATOR)
-            masses = masses + (mass,)  # noqa: RUF005
+            masses = masses + (_not_negative(mass),)  # noqa: RUF005
     else:
         nothing = tl.zeros([LANES, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
@@ -178,11 +190,11 @@ def _masses(
                     here = class_index == _classes(first + tile * LANES, LANES)
                     sums = sums + (masses[tile] + tl.where(here, mass, 0.0),)  # noqa: RUF005
                 masses = sums
-    if weights is not None:
+    if weights[0] is not None:
         weighted = ()
         for tile in tl.static_range(UNROLL):
             classes = _classes(first + tile * LANES, LANES)
-            weight = tl.load(weights + classes, mask=classes < num_classes, other=0.0).to(ACCUMULATOR)
+            weight = _class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
             weighted = weighted + (masses[tile] * weight,)  # noqa: RUF005
         masses = weighted
     return masses
@@ -251,8 +263,8 @@ def _read(
         start, stride, offsets = gathered
         for place in range(0, target[2]):
             class_index, part = _kept(target, place, num_classes, inside, 1, ACCUMULATOR)
-            if weights is not None:
-                part *= tl.load(weights + class_index).to(ACCUMULATOR)
+            if weights[0] is not None:
+                part *= _class_weight(weights, class_index, inside, ACCUMULATOR)
             mass += part
             if DISTANCE:
                 pointers = start + (class_index.to(tl.int64) * stride + offsets)
@@ -293,7 +305,7 @@ def cross_entropy_kernel(
     logits_strides,
     target,  # masses (B, C, h, w) or (B, k, h, w), their classes (B, k, h, w) or None, k
     target_strides,
-    weights,  # (C,) or None
+    weights,  # (C,) or None, and their stride
     height,
     width_units,
     num_classes,
@@ -336,7 +348,7 @@ def cross_entropy_backward_kernel(
     logits_strides,
     target,  # as above
     target_strides,
-    weights,  # (C,) or None
+    weights,  # (C,) or None, and their stride
     mass,  # (B, h, w), contiguous
     lse,  # (B, h, w), contiguous
     height,
@@ -403,7 +415,7 @@ def overlap_kernel(
     gathered = _view(logits, logits_strides, sample, pixels, 1, OFFSET)
     target_view = _target(target, target_strides, sample, pixels, LANES, OFFSET)
     lse_here, mass_here, _ = _read(
-        logits_view, gathered, target_view, None, num_classes, inside, False, LANES, UNROLL, ACCUMULATOR
+        logits_view, gathered, target_view, (None, None), num_classes, inside, False, LANES, UNROLL, ACCUMULATOR
     )
     plane = _plane(sample, pixels, height, width)
     tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
@@ -415,7 +427,7 @@ def overlap_kernel(
             value = _load(logits_view, first + tile * LANES, num_classes, inside, None, ACCUMULATOR)
             values = values + (value,)  # noqa: RUF005
         steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-        masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+        masses = _masses(target_view, (None, None), steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
             predicted = mass_here * exponential(values[tile] - lse_here)
             predicted = tl.where(mass_here == 0, 0.0, predicted)
@@ -471,7 +483,7 @@ def overlap_backward_kernel(
                 value = _load(logits_view, first + tile * LANES, num_classes, inside, float("-inf"), ACCUMULATOR)
                 values = values + (value,)  # noqa: RUF005
             steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-            masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+            masses = _masses(target_view, (None, None), steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
             for tile in tl.static_range(UNROLL):
                 probability = exponential(values[tile] - lse_here)
                 slope = _slope(
@@ -599,6 +611,10 @@ def _launch(
     )
 
 
+def _with_stride(weight: Tensor | None) -> tuple[Tensor | None, int | None]:
+    return weight, None if weight is None else weight.stride(0)
+
+
 def cross_entropy_configuration(
     loss: Tensor,
     mass: Tensor,
@@ -610,7 +626,7 @@ def cross_entropy_configuration(
     platform: str,
 ) -> Launch:
     """What `cross_entropy` launches; only shapes, strides and types matter, here and below."""
-    others = {"loss": loss, "mass": mass, "lse": lse, "weights": weight}
+    others = {"loss": loss, "mass": mass, "lse": lse, "weights": _with_stride(weight)}
     return _launch(cross_entropy_kernel, "cross entropy", logits, soft, index, {}, others, platform)
 
 
@@ -626,7 +642,7 @@ def cross_entropy_backward_configuration(
     platform: str,
 ) -> Launch:
     """What `cross_entropy_backward` launches."""
-    strided, others = {"out": out, "grad": grad}, {"weights": weight, "mass": mass, "lse": lse}
+    strided, others = {"out": out, "grad": grad}, {"weights": _with_stride(weight), "mass": mass, "lse": lse}
     kernel = cross_entropy_backward_kernel
     return _launch(kernel, "cross entropy backward", logits, soft, index, strided, others, platform)
 
@@ -687,8 +703,9 @@ def cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
+    maps = mass.contiguous(), lse.contiguous()
     platform = platform_of(logits.device)
-    launch = cross_entropy_backward_configuration(out, grad, logits, soft, index, weight, mass, lse, platform)
+    launch = cross_entropy_backward_configuration(out, grad, logits, soft, index, weight, *maps, platform)
     launch.run(logits.device)
 
 
@@ -715,4 +732,5 @@ def overlap_backward(
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
     platform = platform_of(logits.device)
-    overlap_backward_configuration(out, grad, logits, soft, index, mass, lse, platform).run(logits.device)
+    maps = mass.contiguous(), lse.contiguous()
+    overlap_backward_configuration(out, grad, logits, soft, index, *maps, platform).run(logits.device)

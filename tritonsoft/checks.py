@@ -44,12 +44,12 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
-def refuse_derivative(tensor: Tensor, argument: str, instead: str) -> None:
+def refuse_derivative(tensor: Tensor, argument: str, why: str, hint: str = "") -> None:
     """An argument that no gradient reaches must not silently lose one, or a tangent of the forward mode."""
     if torch.is_grad_enabled() and tensor.requires_grad:
-        raise ValueError(f"{argument} must not require a gradient: {instead}; detach it")
+        raise ValueError(f"{argument} must not require a gradient: {why}; detach it{hint}")
     if not torch.compiler.is_compiling() and has_tangent(tensor):
-        raise ValueError(f"{argument} must not have a tangent: {instead}; detach it")
+        raise ValueError(f"{argument} must not have a tangent: {why}; detach it{hint}")
 
 
 def has_tangent(tensor: Tensor) -> bool:
@@ -99,6 +99,11 @@ def check_labels(labels: Tensor) -> Tensor:
     if labels.ndim != 3 or labels.shape[1] == 0 or labels.shape[2] == 0:
         raise ValueError(f"labels must have shape (B, H, W) or (B, 1, H, W) with H, W >= 1, got {tuple(labels.shape)}")
     return plain(labels)
+
+
+def are_swapped(target: str) -> str:
+    """What a message about logits, or about their target of that name, ends with if each may be the other."""
+    return f"; logits come first, then {target}: are the two swapped?"
 
 
 def check_validate(validate: Any) -> None:
@@ -194,14 +199,22 @@ def should_validate(device: torch.device, validate: bool | None) -> bool:
     return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
 
 
-# Of a pixel's masses or probabilities together. They may have been rounded before they came into their type: in
-# bfloat16 each is off by 1/256 of itself at most.
-LARGEST_TOTAL = 1 + 1 / 64
+# Masses and probabilities may have been rounded before they came into their type: in bfloat16 each is off by 1/256 of
+# itself at most, and so is what is left of 1 for a background, which may fall below 0 by as much as totals exceed 1.
+MASS_TOLERANCE = 1 / 64
 
 
 def are_shares(values: Tensor) -> bool:
-    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not."""
-    return bool((values >= 0).all() & (values.sum(1, dtype=torch.float64) <= LARGEST_TOTAL).all())
+    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not.
+
+    Within the tolerance on both sides: what is below 0 counts as 0, and so adds nothing to the total.
+    """
+    return bool((values >= -MASS_TOLERANCE).all() & (total_shares(values) <= 1 + MASS_TOLERANCE).all())
+
+
+def total_shares(values: Tensor) -> Tensor:
+    """The sum over the classes of what is above 0."""
+    return values.clamp(min=0).sum(1, dtype=torch.float64)
 
 
 def check_box_values(boxes: Tensor | None) -> None:
@@ -249,10 +262,11 @@ def raise_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> N
 
 def raise_soft_values(soft: Tensor) -> NoReturn:
     """The error for a soft label in which a backend found what is no mass."""
-    mass = soft.sum(1, dtype=torch.float64)
+    least = soft.min().item()
+    swapped = are_swapped("soft") if least < -MASS_TOLERANCE else ""
     raise ValueError(
-        f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, "
-        f"got entries from {soft.min().item():.6g} and sums up to {mass.max().item():.6g}"
+        f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
+        f"got entries from {least:.6g} and sums up to {total_shares(soft).max().item():.6g}{swapped}"
     )
 
 

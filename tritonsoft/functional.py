@@ -52,7 +52,7 @@ from tritonsoft.checks import (
 from tritonsoft.conventions import Filter
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
-from tritonsoft.sparse import SparseLabels, index_type
+from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
 
 
 def crop_resize(
@@ -166,7 +166,7 @@ def soft_crop_resize(
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
         filter: see the module's docstring.
-        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` float16 or float32.
+        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
         top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
         validate: check the values of labels and boxes on a GPU as well.
         backend: see the module's docstring.
@@ -192,8 +192,8 @@ def soft_crop_resize(
             backend, validate, labels, boxes, size, num_classes, ignore_index, filter, dtype
         )
     check_top_k(top_k, num_classes, "top_k")
-    if dtype not in (torch.float16, torch.float32):
-        raise TypeError(f"dtype of a SparseLabels must be float16 or float32, got {dtype}")
+    if dtype not in MASS_DTYPES:
+        raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
     index, mass, rest = label_ops.soft_crop_resize_top(
         backend,
         validate,

@@ -13,7 +13,8 @@ What they share:
 * **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
 * **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode
   (`torch.func.grad` included); in forward mode they raise a RuntimeError.
-* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64.
+* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64, and a mass may lie
+  below 0 by as much. One below 0 counts as 0.
 
 The same inputs give the same bits, whatever the number of threads.
 """
@@ -25,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tritonsoft import checks
-from tritonsoft.checks import FLOAT_DTYPES, name_of, names_of
+from tritonsoft.checks import FLOAT_DTYPES, are_swapped, name_of, names_of
 from tritonsoft.conventions import Filter
 from tritonsoft.ops import losses as loss_ops
-from tritonsoft.sparse import SparseLabels
+from tritonsoft.sparse import SparseLabels, check_sparse_labels
 
 Reduction = Literal["mean", "sum", "none"]
 Classes = Literal["present", "all"]
@@ -65,10 +66,9 @@ def soft_cross_entropy(
         >>> soft_cross_entropy(logits, soft, reduction="none")
         tensor([[[1.3863, 0.6931]]])
     """
-    _check_logits(logits)
+    logits = _check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
-    _check_options(weight, reduction, validate, backend, logits)
-    weight = _in_working_type(weight, logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
     loss, total, _ = loss_ops.cross_entropy(backend, validate, logits, mass, index, weight)
     return _reduce(loss, total, reduction)
 
@@ -117,7 +117,10 @@ def area_cross_entropy(
         >>> torch.nn.functional.cross_entropy(hard, labels, ignore_index=255)
         tensor(0.5665)
     """
-    _check_logits(logits)
+    logits = _check_logits(logits, labels, "labels")
+    if isinstance(labels, SparseLabels) or (isinstance(labels, Tensor) and labels.is_floating_point()):
+        kind = name_of(labels.dtype) if isinstance(labels, Tensor) else "SparseLabels"
+        raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to soft_cross_entropy")
     labels = checks.check_labels(labels)
     ignore_index = checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
     boxes = checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
@@ -125,8 +128,7 @@ def area_cross_entropy(
         raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
     if labels.shape[0] != logits.shape[0]:
         raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
-    _check_options(weight, reduction, validate, backend, logits)
-    weight = _in_working_type(weight, logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
     loss, total, _ = loss_ops.area_cross_entropy(backend, validate, logits, labels, boxes, ignore_index, filter, weight)
     return _reduce(loss, total, reduction)
 
@@ -388,9 +390,9 @@ def _overlap(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums of `tritonsoft.reference.overlap`, each ``(C,)`` or ``(B, C)``."""
-    _check_logits(logits)
+    logits = _check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
-    _check_options(weight, reduction, validate, backend, logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
     _check_classes(classes, per_sample)
     sums, _, _ = loss_ops.overlap(backend, validate, logits, mass, index, weight)
     predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
@@ -423,32 +425,39 @@ def _reduce_classes(
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_logits(logits: Any) -> None:
+def _check_logits(logits: Any, target: Any, name: str) -> Tensor:
+    """The logits, as a plain tensor; the ``target`` of that name may be the logits, and the logits be it."""
+    swapped = are_swapped(name) if isinstance(target, Tensor) and target.is_floating_point() else ""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}{swapped}")
     if logits.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}")
+        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}{swapped}")
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
+    return checks.plain(logits)
 
 
 def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     """The masses, and their classes if there are not all."""
     if not isinstance(soft, (Tensor, SparseLabels)):
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
-    if isinstance(soft, Tensor) and soft.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
+    if isinstance(soft, SparseLabels):
+        check_sparse_labels(soft)
+    elif soft.dtype not in FLOAT_DTYPES:
+        label_map = "" if soft.is_complex() else "; label maps go to area_cross_entropy, or first to to_soft"
+        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}{label_map}")
     mass = soft if isinstance(soft, Tensor) else soft.mass
-    if mass.requires_grad and torch.is_grad_enabled():
-        raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
+    swapped = "" if logits.requires_grad else are_swapped("soft")
+    checks.refuse_derivative(mass, "soft", "the losses have none for their target", swapped)
     if soft.shape != logits.shape:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
-    return mass, None if isinstance(soft, Tensor) else soft.index
+    return checks.plain(mass), None if isinstance(soft, Tensor) else soft.index
 
 
-def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> None:
+def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:
+    """The weight, as a plain tensor in the type that the loss is computed in."""
     if weight is not None:
         _check_weight(weight)
         if weight.shape[0] != logits.shape[1]:
@@ -460,6 +469,7 @@ def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, log
     _check_reduction(reduction)
     checks.check_validate(validate)
     checks.check_backend(backend)
+    return None if weight is None else checks.plain(weight).to(loss_ops.compute_dtype(logits))
 
 
 def _check_weight(weight: Any) -> None:
@@ -469,8 +479,7 @@ def _check_weight(weight: Any) -> None:
         raise TypeError(f"weight must be {names_of(FLOAT_DTYPES)}, got {name_of(weight.dtype)}")
     if weight.ndim != 1:
         raise ValueError(f"weight must have shape (C,), got {tuple(weight.shape)}")
-    if weight.requires_grad and torch.is_grad_enabled():
-        raise ValueError("weight must not require a gradient: the losses have none for it; detach it")
+    checks.refuse_derivative(weight, "weight", "the losses have none for it")
 
 
 def _check_reduction(reduction: Any) -> None:
@@ -483,7 +492,3 @@ def _check_classes(classes: Any, per_sample: Any) -> None:
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
     if not isinstance(per_sample, bool):
         raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
-
-
-def _in_working_type(weight: Tensor | None, logits: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(loss_ops.compute_dtype(logits))

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}: tritonsoft.metrics needs its extra: pip install 'tritonsoft[metrics]'") from None
 
-from tritonsoft.checks import are_shares, check_ignore_index, should_validate
+from tritonsoft.checks import are_shares, check_ignore_index, should_validate, total_shares
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 
@@ -319,15 +319,15 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
     if not dense.is_floating_point():
         raise TypeError(f"soft must be floating point, got {dense.dtype}")
     _check_shares(dense, "soft")
-    return dense.double()
+    return dense.double().clamp(min=0)
 
 
 def _check_shares(values: Tensor, name: str) -> None:
     """What a pixel's classes have of it, where values are checked; logits, above all, are none."""
     if should_validate(values.device, None) and not are_shares(values):
         raise ValueError(
-            f"{name} must be at least 0 and at most 1 in all classes of a pixel together, "
-            f"got entries from {values.min().item():.6g} and sums up to {values.sum(1).max().item():.6g}"
+            f"{name} must be at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
+            f"got entries from {values.min().item():.6g} and sums up to {total_shares(values).max().item():.6g}"
         )
 
 

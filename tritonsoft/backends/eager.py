@@ -84,7 +84,8 @@ def crop_resize_pair(
 
 def _dense(soft: Tensor, index: Tensor | None, num_classes: int, dtype: torch.dtype) -> Tensor:
     """The target as a dense soft label."""
-    return soft.to(dtype) if index is None else reference.dense(index, soft.to(dtype), num_classes)
+    soft = soft.to(dtype).clamp(min=0)  # a mass below 0 has been rounded, and is none
+    return soft if index is None else reference.dense(index, soft, num_classes)
 
 
 def _soft_of(logits: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter) -> Tensor:

@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from tritonsoft.checks import LARGEST_TOTAL
+from tritonsoft.checks import MASS_TOLERANCE
 from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import (
     LINE_BYTES,
@@ -275,8 +275,8 @@ def begin(online: Any) -> None:
 @jit
 def meet(
     online: Any, logits: Any, masses: Any, weights: Any, first: Any, number: Any, known: Any, num_known: Any, count: Any
-) -> bool:
-    """Some classes from ``first`` on, of which ``known[:num_known]`` have masses: whether none of these is below 0."""
+) -> Any:
+    """Some classes from ``first`` on, of which ``known[:num_known]`` have masses: the least of these, 0 at most."""
     largest, total, distance, mass = online
     lowest = np.finfo(largest.dtype).min
     least = spread(largest.dtype.type(0), LANES)
@@ -303,14 +303,19 @@ def meet(
             prefetch(masses.numbers, start + masses.ahead)
             logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
             apart = apart + where(share > 0.0, share * (larger - logit), 0.0)
-            labelled = labelled + share
             least = where(share < least, share, least)
+            labelled = labelled + not_negative(share)
         store(largest, n, larger)
         store(total, n, exponentials)
         store(distance, n, apart)
         store(mass, n, labelled)
-    none_below: bool = all_of(least >= 0.0)
-    return none_below
+    return least
+
+
+@jit
+def not_negative(share: Any) -> Any:
+    """A mass below 0 has been rounded, and is none; NaN stays."""
+    return where(share < 0.0, 0.0, share)
 
 
 @jit
@@ -410,7 +415,7 @@ def _place(tile: Any, tiles: Any) -> Any:
 def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
     """The masses of all classes of a sparse target, in ``lines``; ``line`` is one to work with."""
     mass, index, entries = target
-    memory, kind, strides = index.memory, index.kind, index.strides
+    memory, kind, strides, zero = index.memory, index.kind, index.strides, lines.dtype.type(0)
     lines[:] = 0
     for entry in range(unsigned(entries)):
         _load(mass, place, entry, line, unsigned(0))
@@ -422,7 +427,7 @@ def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: A
             else:
                 label = np.int64(_element(memory, element, np.int16(0)))
             if 0 <= label < num_classes:
-                lines[unsigned(label) * pitch + n] += line[n]
+                lines[unsigned(label) * pitch + n] += zero if line[n] < zero else line[n]
 
 
 @jit
@@ -441,25 +446,29 @@ def _masses_of(target: Any, place: Any, label: Any, number: Any, scratch: Any, a
 
 
 @jit
-def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, limit: Any, scratch: Any) -> bool:
-    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, up to the limit.
+def _meet_all(
+    logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, tolerance: Any, scratch: Any
+) -> bool:
+    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, within the tolerance.
 
-    An infinite limit asks for no check.
+    An infinite tolerance asks for no check.
     """
     online, pitch, count = scratch.online, scratch.pitch, place[3]
     _prepare(target, num_classes, place, scratch)
     begin(online)
     in_range = True
+    limit = online.mass.dtype.type(1) + tolerance
     classes, group, tile = unsigned(num_classes), unsigned(_GROUP), unsigned(scratch.tile)
     for start in range(unsigned(0), classes, group):
         number = min(group, classes - start)
         lines = _lines(logits, place, start, number, scratch.logits, pitch, tile)
         masses = _masses_of(target, place, start, number, scratch, tile)
-        in_range &= meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
+        least = meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
+        in_range &= all_of(least >= -tolerance)
     finish(online, count)
     for n in range(unsigned(0), _whole(count), unsigned(LANES)):
         in_range &= all_of(load(online.mass, n, LANES) <= limit)  # which NaN is not
-    return in_range or limit == np.inf
+    return in_range or tolerance == np.inf
 
 
 @jit
@@ -472,7 +481,7 @@ def _cross_entropy_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
-    limit: Any,
+    tolerance: Any,
     scratch: Any,
     first: int,
     end: int,
@@ -482,7 +491,7 @@ def _cross_entropy_tiles(
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
+        if not _meet_all(logits, target, weights, num_classes, place, tolerance, scratch):
             return False
         start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
@@ -548,7 +557,7 @@ def _overlap_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
-    limit: Any,
+    tolerance: Any,
     scratch: Any,
     first: int,
     end: int,
@@ -559,7 +568,7 @@ def _overlap_tiles(
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
+        if not _meet_all(logits, target, weights, num_classes, place, tolerance, scratch):
             return False
         start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
@@ -572,7 +581,7 @@ def _overlap_tiles(
             predicted = labelled = apart = spread(lse.dtype.type(0), LANES)
             for n in range(unsigned(0), _whole(count), unsigned(LANES)):
                 probability = _predict(lines, n, online.largest, online.mass)
-                share = load(masses.numbers, masses.first + n, LANES)
+                share = not_negative(load(masses.numbers, masses.first + n, LANES))
                 difference = probability - share
                 predicted, labelled = predicted + probability, labelled + share
                 apart = apart + where(difference < 0.0, 0.0 - difference, difference)
@@ -627,7 +636,7 @@ def _overlap_gradient_tiles(
                 prefetch(lines.numbers, lines.first + n + lines.ahead)
                 prefetch(masses.numbers, masses.first + n + masses.ahead)
                 probability = _predict(lines, n, pixels.lse, pixels.mass)
-                difference = probability - load(masses.numbers, masses.first + n, LANES)
+                difference = probability - not_negative(load(masses.numbers, masses.first + n, LANES))
                 step = where(difference < 0.0, 0.0 - slope_of_distance, 0.0)
                 step = slope + where(difference > 0.0, slope_of_distance, step)
                 store(predicted, label * pitch + n, probability)
@@ -746,11 +755,6 @@ def _lines_needed(num_classes: int, index: Tensor | None) -> int:
     return min(num_classes, _GROUP) if index is None else num_classes
 
 
-def _sums_others(soft: Tensor, index: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether a loop's sums are not those of the soft label's own entries, which must then be looked at before."""
-    return index is not None or (soft.dtype == torch.float64 and dtype == torch.float32)
-
-
 def cross_entropy(
     loss: Tensor,
     mass: Tensor,
@@ -765,9 +769,9 @@ def cross_entropy(
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
-    limit = LARGEST_TOTAL if validate else math.inf
-    checked = weight is not None or _sums_others(soft, index, loss.dtype)
-    if checked and validate and not soft_in_range(soft, limit):
+    # The loop sees other masses than the soft label's own entries.
+    checked = weight is not None or index is not None
+    if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
     num_classes = logits.shape[1]
     tiles = _tiles_of(logits, *_others(soft, index))
@@ -780,7 +784,7 @@ def cross_entropy(
         _weights(weight, num_classes, dtype),
         num_classes,
         tiles,
-        dtype.type(math.inf if checked else limit),
+        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
     )
 
     def job(first: int, end: int) -> bool:
@@ -805,7 +809,7 @@ def cross_entropy_backward(
     num_classes = logits.shape[1]
     grad = grad[:, None]
     tiles = _tiles_of(logits, out, grad, *_others(soft, index))
-    sums = flat(lse)
+    sums = flat(lse.contiguous())
     dtype = sums.dtype
     arguments = (
         _plane(out, dtype),
@@ -813,7 +817,7 @@ def cross_entropy_backward(
         _plane(logits, dtype),
         _target(soft, index, dtype),
         _weights(weight, num_classes, dtype),
-        flat(mass),
+        flat(mass.contiguous()),
         sums,
         num_classes,
         tiles,
@@ -840,9 +844,8 @@ def overlap(
 
     False if masses of the soft label are not in range, as `soft_in_range` says it.
     """
-    limit = LARGEST_TOTAL if validate else math.inf
-    checked = _sums_others(soft, index, sums.dtype)
-    if checked and validate and not soft_in_range(soft, limit):
+    checked = index is not None
+    if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
     batch, num_classes = logits.shape[:2]
     tiles = _tiles_of(logits, *_others(soft, index))
@@ -858,7 +861,7 @@ def overlap(
         _weights(None, num_classes, dtype),
         num_classes,
         tiles,
-        dtype.type(math.inf if checked else limit),
+        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
     )
 
     def job(first: int, end: int) -> bool:
@@ -878,14 +881,14 @@ def overlap_backward(
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
     num_classes = logits.shape[1]
     tiles = _tiles_of(logits, out, *_others(soft, index))
-    sums = flat(lse)
+    sums = flat(lse.contiguous())
     dtype = sums.dtype
     arguments = (
         _plane(out, dtype),
         flat(grad.contiguous()),
         _plane(logits, dtype),
         _target(soft, index, dtype),
-        flat(mass),
+        flat(mass.contiguous()),
         sums,
         num_classes,
         tiles,
@@ -941,7 +944,7 @@ def area_cross_entropy_backward(
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
     batch, num_classes, *size = logits.shape
-    sums = flat(lse)
+    sums = flat(lse.contiguous())
     dtype = sums.dtype
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
@@ -950,7 +953,7 @@ def area_cross_entropy_backward(
         _plane(grad[:, None], dtype),
         _plane(logits, dtype),
         _weights(weight, num_classes, dtype),
-        flat(mass),
+        flat(mass.contiguous()),
         sums,
         (num_classes, *size),
     )
@@ -966,10 +969,10 @@ def area_cross_entropy_backward(
 
 @jit
 def _tiles_in_range(
-    soft: Any, entries: Any, limit: Any, tiles: Any, line: Any, total: Any, first: int, end: int
+    soft: Any, entries: Any, tolerance: Any, tiles: Any, line: Any, total: Any, first: int, end: int
 ) -> bool:
     soft, line, total = borrowed(soft), borrowed(line), borrowed(total)
-    zero, tile_size = total.dtype.type(0), unsigned(tiles[2])
+    zero, limit, tile_size = total.dtype.type(0), total.dtype.type(1) + tolerance, unsigned(tiles[2])
     for tile in range(first, end):
         place = _place(tile, tiles)
         total[:] = 0
@@ -980,8 +983,8 @@ def _tiles_in_range(
                 share = load(shares.numbers, shares.first + n, LANES)
                 prefetch(shares.numbers, shares.first + n + shares.ahead)
                 lowest = where(share < lowest, share, lowest)  # NaN is found by the total
-                store(total, n, load(total, n, LANES) + share)
-        if not all_of(lowest >= 0.0):
+                store(total, n, load(total, n, LANES) + not_negative(share))
+        if not all_of(lowest >= -tolerance):
             return False
         for n in range(unsigned(0), _whole(place[3]), unsigned(LANES)):
             if not all_of(load(total, n, LANES) <= limit):
@@ -989,10 +992,10 @@ def _tiles_in_range(
     return True
 
 
-def soft_in_range(soft: Tensor, limit: float) -> bool:
-    """Whether all entries of a soft label ``(B, C, h, w)`` are at least 0 and sum up to no more than the limit."""
+def soft_in_range(soft: Tensor, tolerance: float) -> bool:
+    """`tritonsoft.checks.are_shares`."""
     tiles, dtype = _tiles_of(soft), sums_dtype(soft)
-    arguments: Any = (_plane(soft, dtype), soft.shape[1], dtype(limit), tiles)
+    arguments: Any = (_plane(soft, dtype), soft.shape[1], dtype(tolerance), tiles)
 
     def job(first: int, end: int) -> bool:
         result: bool = _tiles_in_range(*arguments, *np.zeros((2, tiles.size), dtype), first, end)
