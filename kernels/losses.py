@@ -170,13 +170,14 @@ def _masses(
     LANES: tl.constexpr,
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
+    SIGNED: tl.constexpr = False,  # whether masses of a dense target may stay below 0
 ):
     """The weighted masses of one step: UNROLL tiles, the first of which begins with class ``first``."""
     masses = ()
     if len(target) == 1:
         for tile in tl.static_range(UNROLL):
             mass = _load(target[0], first + tile * LANES, num_classes, inside, 0.0, ACCUMULATOR)
-            masses = masses + (_not_negative(mass),)  # noqa: RUF005
+            masses = masses + (mass if SIGNED else _not_negative(mass),)  # noqa: RUF005
     else:
         nothing = tl.zeros([LANES, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
@@ -483,7 +484,10 @@ def overlap_backward_kernel(
                 value = _load(logits_view, first + tile * LANES, num_classes, inside, float("-inf"), ACCUMULATOR)
                 values = values + (value,)  # noqa: RUF005
             steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-            masses = _masses(target_view, (None, None), steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+            # A mass counts here by which side of it the prediction is on: that of 0 and of less is the same.
+            masses = _masses(
+                target_view, (None, None), steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR, True
+            )
             for tile in tl.static_range(UNROLL):
                 probability = exponential(values[tile] - lse_here)
                 slope = _slope(
