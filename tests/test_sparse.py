@@ -306,7 +306,7 @@ def test_no_list_to_what_walks_batches():
 
 def test_fields_may_be_set_one_after_the_other():
     logits = torch.randn(2, 150, 4, 6, generator=torch.Generator().manual_seed(0))
-    other = ts.soft_resize(_labels(shape=(3, 8, 12)), (4, 6), 300, top_k=2, dtype=torch.float16)
+    other = ts.soft_resize(_labels(shape=(3, 8, 12)), (4, 6), 300, ignore_index=-1, top_k=2, dtype=torch.float16)
     for names in itertools.permutations(("index", "mass", "rest", "num_classes")):
         sparse = _sparse()
         for number, name in enumerate(names):
