@@ -19,20 +19,16 @@ What they share:
 The same inputs give the same bits, whatever the number of threads.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tritonsoft import checks
 from tritonsoft.checks import FLOAT_DTYPES, are_swapped, name_of, names_of
-from tritonsoft.conventions import Filter
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
 from tritonsoft.ops import losses as loss_ops
 from tritonsoft.sparse import SparseLabels, check_sparse_labels
-
-Reduction = Literal["mean", "sum", "none"]
-Classes = Literal["present", "all"]
 
 
 def soft_cross_entropy(
@@ -69,8 +65,7 @@ def soft_cross_entropy(
     logits = _check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
     weight = _check_options(weight, reduction, validate, backend, logits)
-    loss, total, _ = loss_ops.cross_entropy(backend, validate, logits, mass, index, weight)
-    return _reduce(loss, total, reduction)
+    return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, reduction)[0]
 
 
 def area_cross_entropy(
@@ -129,8 +124,9 @@ def area_cross_entropy(
     if labels.shape[0] != logits.shape[0]:
         raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
     weight = _check_options(weight, reduction, validate, backend, logits)
-    loss, total, _ = loss_ops.area_cross_entropy(backend, validate, logits, labels, boxes, ignore_index, filter, weight)
-    return _reduce(loss, total, reduction)
+    return loss_ops.area_cross_entropy(
+        backend, validate, logits, labels, boxes, ignore_index, filter, weight, reduction
+    )[0]
 
 
 def soft_dice_loss(
@@ -173,8 +169,7 @@ def soft_dice_loss(
         >>> soft_dice_loss(torch.zeros(1, 2, 1, 1), soft, reduction="none")  # 0.25 / 0.75, 0.25 / 1.25
         tensor([0.3333, 0.2000])
     """
-    predicted, labelled, distance = _overlap(logits, soft, weight, classes, per_sample, reduction, validate, backend)
-    return _reduce_classes(distance, predicted + labelled, labelled, weight, classes, reduction)
+    return _overlap_loss("dice", logits, soft, weight, classes, per_sample, reduction, validate, backend)
 
 
 def soft_jaccard_loss(
@@ -199,8 +194,28 @@ def soft_jaccard_loss(
         >>> soft_jaccard_loss(torch.zeros(1, 2, 1, 1), soft, reduction="none")  # 0.5 / 1, 0.5 / 1.5
         tensor([0.5000, 0.3333])
     """
-    predicted, labelled, distance = _overlap(logits, soft, weight, classes, per_sample, reduction, validate, backend)
-    return _reduce_classes(2 * distance, predicted + labelled + distance, labelled, weight, classes, reduction)
+    return _overlap_loss("jaccard", logits, soft, weight, classes, per_sample, reduction, validate, backend)
+
+
+def _overlap_loss(
+    measure: Measure,
+    logits: Tensor,
+    soft: Tensor | SparseLabels,
+    weight: Tensor | None,
+    classes: Classes,
+    per_sample: bool,
+    reduction: Reduction,
+    validate: bool | None,
+    backend: str | None,
+) -> Tensor:
+    logits = _check_logits(logits, soft, "soft")
+    mass, index = _check_soft(soft, logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
+    _check_classes(classes, per_sample)
+    value, *_ = loss_ops.overlap_loss(
+        backend, validate, logits, mass, index, weight, measure, classes, per_sample, reduction
+    )
+    return value if reduction != "none" or per_sample else value.squeeze(0)
 
 
 # --- modules ---------------------------------------------------------------------------------------------------------
@@ -352,74 +367,6 @@ class SoftJaccardLoss(SoftDiceLoss):
     def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
         """Logits ``(B, C, h, w)`` and the soft label of that shape."""
         return soft_jaccard_loss(logits, soft, **self._options())
-
-
-# --- reductions ------------------------------------------------------------------------------------------------------
-
-
-# From that many numbers, torch shares a sum out over threads if it gives a single one, and its bits depend on them.
-_SHARED_SUM = 1 << 15
-
-
-def _total(values: Tensor) -> Tensor:
-    """The sum of everything, an axis at a time: a sum that gives several numbers is the same on any threads."""
-    while values.ndim > 0:
-        if values.shape[-1] == values.numel() >= _SHARED_SUM:
-            values = F.pad(values.flatten(), (0, -values.numel() % 1024)).view(-1, 1024)
-        values = values.sum(-1)
-    return values
-
-
-def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return _total(loss)
-    total = _total(mass)
-    return _total(loss) / torch.where(total > 0, total, 1)
-
-
-def _overlap(
-    logits: Tensor,
-    soft: Tensor | SparseLabels,
-    weight: Tensor | None,
-    classes: Classes,
-    per_sample: bool,
-    reduction: Reduction,
-    validate: bool | None,
-    backend: str | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums of `tritonsoft.reference.overlap`, each ``(C,)`` or ``(B, C)``."""
-    logits = _check_logits(logits, soft, "soft")
-    mass, index = _check_soft(soft, logits)
-    weight = _check_options(weight, reduction, validate, backend, logits)
-    _check_classes(classes, per_sample)
-    sums, _, _ = loss_ops.overlap(backend, validate, logits, mass, index, weight)
-    predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
-    return predicted, labelled, distance
-
-
-def _reduce_classes(
-    numerator: Tensor,
-    denominator: Tensor,
-    labelled: Tensor,
-    weight: Tensor | None,
-    classes: Classes,
-    reduction: Reduction,
-) -> Tensor:
-    # A class without mass costs 1, however little of it is predicted: a constant, whose gradient as a quotient of two
-    # numbers close to 0 would be infinity times 0.
-    present = labelled > 0
-    loss = torch.where(present, numerator, 0) / torch.where(present, denominator, 1)
-    if classes == "all":
-        loss = torch.where(present, loss, (denominator > 0).to(loss.dtype))
-    factor = present.to(loss.dtype) if classes == "present" else torch.ones_like(loss)
-    factor = factor if weight is None else factor * weight.to(loss.dtype)
-    loss = loss * factor
-    if reduction == "none":
-        return loss
-    total = _total(factor)
-    return _total(loss) / torch.where(total > 0, total, 1) if reduction == "mean" else _total(loss)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tritonsoft import reference
 from tritonsoft.backends.values import labels_in_range, masses_in_range
-from tritonsoft.conventions import Filter
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
 
 
 @contextlib.contextmanager
@@ -95,32 +96,67 @@ def _soft_of(logits: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index:
     )
 
 
-def _write(outputs: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
+def _write(outputs: Sequence[Tensor], results: Sequence[Tensor]) -> None:
     for output, result in zip(outputs, results, strict=True):
         output.copy_(result)
-    return True
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum of everything in float64, an axis at a time: a sum that gives several numbers has one order."""
+    values = values.double()
+    while values.ndim > 0:
+        if values.shape[-1] == values.numel() > _LONGEST_SUM:
+            values = F.pad(values.flatten(), (0, -values.numel() % _LONGEST_SUM)).view(-1, _LONGEST_SUM)
+        values = values.sum(-1)
+    return values
+
+
+_LONGEST_SUM = 1 << 10  # torch shares a longer sum out over threads where it gives one number
+
+
+def _write_cross_entropy(
+    value: Tensor, total: Tensor, maps: Sequence[Tensor], results: Sequence[Tensor], reduction: Reduction
+) -> None:
+    loss, *others = results
+    _write(maps, others)
+    if reduction == "none":
+        value.copy_(loss)
+        return
+    mass = _sum(others[0])
+    total.copy_(mass)
+    value.copy_(_sum(loss) / torch.where(mass > 0, mass, 1) if reduction == "mean" else _sum(loss))
+
+
+def _scale(grad: Tensor, total: Tensor | None) -> Tensor:
+    """The gradient of each pixel's loss."""
+    return grad if total is None else grad / torch.where(total > 0, total, 1)
 
 
 def cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    reduction: Reduction,
     validate: bool,
 ) -> bool:
     if validate and not masses_in_range(soft):
         return False
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        return _write((loss, mass, lse), reference.cross_entropy(logits.to(lse.dtype), target, weight))
+        results = reference.cross_entropy(logits.to(lse.dtype), target, weight)
+        _write_cross_entropy(value, total, (mass, lse), results, reduction)
+    return True
 
 
 def cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
@@ -130,11 +166,13 @@ def cross_entropy_backward(
 ) -> None:
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        out.copy_(reference.cross_entropy_backward(grad, logits.to(lse.dtype), target, weight, mass, lse))
+        scale = _scale(grad, total)
+        out.copy_(reference.cross_entropy_backward(scale, logits.to(lse.dtype), target, weight, mass, lse))
 
 
 def area_cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
@@ -143,6 +181,7 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    reduction: Reduction,
     validate: bool,
 ) -> bool:
     if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
@@ -150,12 +189,15 @@ def area_cross_entropy(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        return _write((loss, mass, lse), reference.cross_entropy(logits, target, weight))
+        results = reference.cross_entropy(logits, target, weight)
+        _write_cross_entropy(value, total, (mass, lse), results, reduction)
+    return True
 
 
 def area_cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     labels: Tensor,
     boxes: Tensor | None,
@@ -168,28 +210,38 @@ def area_cross_entropy_backward(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        out.copy_(reference.cross_entropy_backward(grad, logits, target, weight, mass, lse))
+        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
 
 
-def overlap(
-    sums: Tensor,
+def overlap_loss(
+    value: Tensor,
+    slopes: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
+    weight: Tensor | None,
+    measure: Measure,
+    classes: Classes,
+    reduction: Reduction,
     validate: bool,
 ) -> bool:
     if validate and not masses_in_range(soft):
         return False
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        return _write((sums, mass, lse), reference.overlap(logits.to(lse.dtype), target))
+        sums, *maps = reference.overlap(logits.to(lse.dtype), target)
+        sums = sums if len(slopes) == len(sums) else sums.sum(0, keepdim=True)
+        results = reference.overlap_loss(sums, weight, measure, classes, reduction)
+        _write((mass, lse, value, slopes), (*maps, *results))
+    return True
 
 
-def overlap_backward(
+def overlap_loss_backward(
     out: Tensor,
     grad: Tensor,
+    slopes: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
@@ -198,4 +250,5 @@ def overlap_backward(
 ) -> None:
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        out.copy_(reference.overlap_backward(grad, logits.to(lse.dtype), target, mass, lse))
+        of_sums = F.pad(grad[..., None] * slopes, (0, 1))[..., [0, 2, 1]].expand(len(logits), -1, -1)
+        out.copy_(reference.overlap_backward(of_sums, logits.to(lse.dtype), target, mass, lse))

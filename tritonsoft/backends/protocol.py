@@ -16,7 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tritonsoft.conventions import Filter
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
 
 
 class Backend(Protocol):
@@ -66,21 +66,28 @@ class Backend(Protocol):
 
     def cross_entropy(
         self,
-        loss: Tensor,
+        value: Tensor,
+        total: Tensor,
         mass: Tensor,
         lse: Tensor,
         logits: Tensor,
         soft: Tensor,
         index: Tensor | None,
         weight: Tensor | None,
+        reduction: Reduction,
         validate: bool,
     ) -> bool:
-        """Of each pixel: the loss, the weighted mass, and the logsumexp of its logits."""
+        """The loss, reduced, and of each pixel the weighted mass and the logsumexp of its logits.
+
+        ``value`` is a number or, for "none", ``(B, h, w)``; ``total``, a number unless the reduction is "none", is the
+        sum of the weighted masses, by which "mean" divides.
+        """
 
     def cross_entropy_backward(
         self,
         out: Tensor,
         grad: Tensor,
+        total: Tensor | None,
         logits: Tensor,
         soft: Tensor,
         index: Tensor | None,
@@ -88,11 +95,12 @@ class Backend(Protocol):
         mass: Tensor,
         lse: Tensor,
     ) -> None:
-        """``out`` is the gradient of the logits, given that of the loss, ``grad (B, h, w)``."""
+        """``out`` is the gradient of the logits, given ``grad (B, h, w) / total``, that of the pixels' losses."""
 
     def area_cross_entropy(
         self,
-        loss: Tensor,
+        value: Tensor,
+        total: Tensor,
         mass: Tensor,
         lse: Tensor,
         logits: Tensor,
@@ -101,6 +109,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        reduction: Reduction,
         validate: bool,
     ) -> bool:
         """`cross_entropy` with the soft label of a label map."""
@@ -109,6 +118,7 @@ class Backend(Protocol):
         self,
         out: Tensor,
         grad: Tensor,
+        total: Tensor | None,
         logits: Tensor,
         labels: Tensor,
         boxes: Tensor | None,
@@ -120,26 +130,37 @@ class Backend(Protocol):
     ) -> None:
         """`cross_entropy_backward` with the soft label of a label map."""
 
-    def overlap(
+    def overlap_loss(
         self,
-        sums: Tensor,
+        value: Tensor,
+        slopes: Tensor,
         mass: Tensor,
         lse: Tensor,
         logits: Tensor,
         soft: Tensor,
         index: Tensor | None,
+        weight: Tensor | None,
+        measure: Measure,
+        classes: Classes,
+        reduction: Reduction,
         validate: bool,
     ) -> bool:
-        """``sums (B, C, 3)`` over the pixels: of the predicted mass, the labelled mass, and their distance."""
+        """The Dice or Jaccard loss, reduced, and of each pixel the mass and the logsumexp of its logits.
 
-    def overlap_backward(
+        ``slopes (S, C, 2)``, of S = B samples or of S = 1 batch: how the value (that of the class, for "none") changes
+        with the predicted mass of a class, and with its distance from the labelled one. ``value`` is a number or, for
+        "none", ``(S, C)``.
+        """
+
+    def overlap_loss_backward(
         self,
         out: Tensor,
         grad: Tensor,
+        slopes: Tensor,
         logits: Tensor,
         soft: Tensor,
         index: Tensor | None,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
-        """``out`` is the gradient of the logits, given that of the sums, ``grad (B, C, 3)``."""
+        """``out`` is the gradient of the logits, given that of the values, ``grad (S, C)``."""

@@ -38,11 +38,10 @@ from tritonsoft import memory
 from tritonsoft.backends.protocol import Backend
 from tritonsoft.backends.select import backend_for
 from tritonsoft.checks import has_tangent, should_validate
-from tritonsoft.conventions import Filter
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Maps = tuple[Tensor, Tensor, Tensor]
 
 _library: Any = torch.library.Library("tritonsoft", "DEF")  # type: ignore[no-untyped-call]
 
@@ -51,13 +50,18 @@ _SCHEMA_TYPES: dict[Any, str] = {
     Tensor | None: "Tensor?",
     int: "SymInt",
     float: "float",
+    bool: "bool",
     str: "str",
     Filter: "str",
+    Reduction: "str",
+    Measure: "str",
+    Classes: "str",
     torch.dtype: "ScalarType",
     Sequence[int]: "SymInt[]",
     list[Tensor]: "Tensor[]",
     tuple[Tensor, Tensor]: "(Tensor, Tensor)",
     tuple[Tensor, Tensor, Tensor]: "(Tensor, Tensor, Tensor)",
+    tuple[Tensor, Tensor, Tensor, Tensor]: "(Tensor, Tensor, Tensor, Tensor)",
 }
 
 
@@ -78,6 +82,10 @@ class Call(NamedTuple):
         if self.chosen is None:
             return like.new_empty_strided(shape, memory.strides_of(shape, channels_last), dtype=dtype)
         return memory.empty(shape, dtype, like.device, channels_last)
+
+    def zero(self, output: Tensor) -> Tensor:
+        """The output of a call that has nothing to compute but a number."""
+        return output if self.chosen is None else output.zero_()
 
     def computes(self, *outputs: Tensor) -> bool:
         """Whether there is anything to write."""
