@@ -147,23 +147,35 @@ def test_area_cross_entropy(target, seed):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_overlap(target, seed):
+@pytest.mark.parametrize(("measure", "per_sample"), [("dice", True), ("dice", False), ("jaccard", True)])
+def test_overlap_loss(target, seed, measure, per_sample):
     case = loss_case(seed, target)
     exact = case.logits.double().cpu().requires_grad_()
     sums, _, _ = reference.overlap(exact, case.exact)
+    sums = sums if per_sample else sums.sum(0, keepdim=True)
+    classes = ("present", "all")[seed % 2]
+    weight = None if case.weight is None else case.weight.double().cpu()
+    expected, _ = reference.overlap_loss(sums, weight, measure, classes, "none")
     logits = leaf(case.logits)
-    mass, index = (case.soft, None) if isinstance(case.soft, Tensor) else (case.soft.mass, case.soft.index)
-    actual, _, _ = loss_ops.overlap(target[1], None, logits, mass, index, case.weight)
-    pixels = sums.shape[0] * case.logits.shape[2] * case.logits.shape[3]
-    assert_close(actual, sums, case.tolerance(torch.float32) * pixels, "sums")
-    grad = torch.rand(sums.shape, generator=torch.Generator().manual_seed(0), dtype=actual.dtype)
-    actual.backward(grad.to(actual.device))
-    expected = expected_gradient(sums, exact, grad.double())
+    loss = ts.soft_dice_loss if measure == "dice" else ts.soft_jaccard_loss
+    options = {"weight": case.weight, "classes": classes, "per_sample": per_sample, "backend": target[1]}
+    actual = loss(logits, case.soft, reduction="none", **options)
+    actual = actual if per_sample else actual[None]
+    # Each is a quotient of sums over the pixels: times its denominator it errs as they do.
+    denominator = (sums[..., 0] + sums[..., 1]).detach()
+    pixels = case.logits.shape[0] * case.logits.shape[2] * case.logits.shape[3]
+    known = sums[..., 1] > 0
+    difference = torch.where(known, (actual.double().cpu() - expected) * denominator, 0)
+    assert_close(difference, torch.zeros_like(difference), 4 * case.tolerance(torch.float32) * pixels, "loss")
+    assert actual.cpu()[~known].equal(expected[~known].to(actual.dtype))
+    grad = torch.rand(sums.shape[:2], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * denominator
+    actual.backward(grad.to(actual))
+    expected_grad = expected_gradient(expected, exact, grad)
     # Where p = q but for rounding, the sign of p - q is anybody's: such entries may be off by twice the slope.
     m = case.exact.sum(1, keepdim=True)
     near = ((m * exact.detach().softmax(1) - case.exact).abs() < case.tolerance(torch.float32)).any(1, keepdim=True)
-    difference = torch.where(near, 0, logits.grad.double().cpu() - expected)
-    assert_close(difference, torch.zeros_like(difference), 4 * case.tolerance(logits.dtype), "gradient")
+    difference = torch.where(near, 0, logits.grad.double().cpu() - expected_grad)
+    assert_close(difference, torch.zeros_like(difference), 8 * case.tolerance(logits.dtype), "gradient")
 
 
 @pytest.mark.parametrize("num_classes", [1, 300, 1000])
@@ -607,10 +619,11 @@ def test_opcheck(target, sparse):
         kept = ts.SparseLabels.from_dense(soft, 2, torch.float32)
         soft, index = kept.mass, kept.index
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    opcheck(loss_ops.cross_entropy.overload, (backend, None, logits, soft, index, weight), test_utils=utils)
-    opcheck(loss_ops.overlap.overload, (backend, None, logits, soft, index, weight), test_utils=utils)
+    opcheck(loss_ops.cross_entropy.overload, (backend, None, logits, soft, index, weight, "mean"), test_utils=utils)
+    arguments = (backend, None, logits, soft, index, weight, "dice", "present", True, "none")
+    opcheck(loss_ops.overlap_loss.overload, arguments, test_utils=utils)
     if not sparse:
-        arguments = (backend, None, logits, labels, boxes, 255, "area", weight)
+        arguments = (backend, None, logits, labels, boxes, 255, "area", weight, "sum")
         opcheck(loss_ops.area_cross_entropy.overload, arguments, test_utils=utils)
 
 
@@ -806,12 +819,12 @@ class _Made(TorchDispatchMode):
 
 
 def test_memory_of_the_loss_of_a_label_map():
-    """Beside the gradient 12 bytes per pixel: loss, mass and logsumexp, and no gradients of the last two."""
+    """Beside the gradient 8 bytes per pixel: mass and logsumexp, and no gradients of them."""
     logits, labels = torch.randn(1, 3, 128, 256).requires_grad_(), torch.zeros(1, 256, 512, dtype=torch.uint8)
     with _Made() as made:
         ts.area_cross_entropy(logits, labels).backward()
     taken = sum(storage.nbytes() for storage in made.storages.values())
-    assert 12 * 128 * 256 <= taken - logits.nbytes <= 12.5 * 128 * 256
+    assert 8 * 128 * 256 <= taken - logits.nbytes <= 8.5 * 128 * 256
 
 
 LOGITS, SOFT = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.25)

@@ -87,7 +87,7 @@ def area_cross_entropy(
     larger than the logits, with the area filter, it is the mean hard cross-entropy at the size of the label map of
     logits that were enlarged by repeating them.
 
-    Beside its inputs it needs the gradient and 12 bytes for each pixel of the logits (24 for float64).
+    Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (16 for float64).
 
     Args:
         logits: ``(B, C, h, w)``; C is the number of classes.

@@ -18,8 +18,8 @@ from tritonsoft.cpu.losses import (
     area_cross_entropy_backward,
     cross_entropy,
     cross_entropy_backward,
-    overlap,
-    overlap_backward,
+    overlap_loss,
+    overlap_loss_backward,
 )
 
 __all__ = [
@@ -30,8 +30,8 @@ __all__ = [
     "crop_resize_pair",
     "cross_entropy",
     "cross_entropy_backward",
-    "overlap",
-    "overlap_backward",
+    "overlap_loss",
+    "overlap_loss_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
