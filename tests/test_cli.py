@@ -376,7 +376,7 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     code = "import sys; sys.modules['typer'] = None; import tritonsoft.cli"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_checkout, check=False)
     assert result.returncode == 1
-    assert "pip install 'tritonsoft[demo]'" in result.stderr
+    assert "pip install '.[demo]' in a checkout" in result.stderr
     assert "Traceback" not in result.stderr
 
 
