@@ -42,6 +42,10 @@ from tritonsoft import metrics
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
+class DataError(ValueError):
+    """A picture or label map that cannot be used; the message names its file."""
+
+
 def files_by_stem(folder: Path) -> dict[Path, Path]:
     """The files in a folder and below, through symbolic links too, by their paths without suffix."""
     found = (Path(inside, name) for inside, _, names in os.walk(folder, followlinks=True) for name in names)
@@ -50,15 +54,20 @@ def files_by_stem(folder: Path) -> dict[Path, Path]:
 
 def pixels_of(file: Path, mode: str | None = None) -> Tensor:
     """A picture, upright as viewers show it, in its own mode or another."""
-    with Image.open(file) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)
-        return torch.from_numpy(np.array(picture.convert(mode) if mode else picture))
+    try:
+        with Image.open(file) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)
+            return torch.from_numpy(np.array(picture.convert(mode) if mode else picture))
+    except Exception as error:  # of a broken file Pillow's decoders may raise anything
+        raise DataError(f"{file}: cannot be read ({error})") from None
 
 
 class Folder(Dataset[tuple[Tensor, Tensor]]):
-    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split."""
+    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split, with ids that are classes or ignored."""
 
-    def __init__(self, root: Path, split: str, cache: bool) -> None:
+    def __init__(
+        self, root: Path, split: str, cache: bool, num_classes: int | None = None, ignore_index: int = 255
+    ) -> None:
         image_folder, label_folder = root / "images" / split, root / "labels" / split
         images, labels = files_by_stem(image_folder), files_by_stem(label_folder)
         if not images or not labels:
@@ -70,6 +79,7 @@ class Folder(Dataset[tuple[Tensor, Tensor]]):
                 f"{', '.join(odd[:5])}{more}"
             )
         self.files = [(images[stem], labels[stem]) for stem in images]
+        self.num_classes, self.ignore_index = num_classes, ignore_index
         self.size: tuple[int, int] | None = None
         self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
@@ -81,13 +91,21 @@ class Folder(Dataset[tuple[Tensor, Tensor]]):
             return self.kept[index]
         image_file, label_file = self.files[index]
         image, labels = pixels_of(image_file, "RGB").permute(2, 0, 1).contiguous(), pixels_of(label_file)
+        labels = labels if labels.dtype == torch.uint8 else labels.int()
         if labels.shape != image.shape[1:]:
-            raise ValueError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
+            raise DataError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
         self.size = self.size or (labels.shape[0], labels.shape[1])
         if labels.shape != self.size:
-            raise ValueError(
+            raise DataError(
                 f"{label_file}: {tuple(labels.shape)}, where others have {self.size}: batches need one size"
             )
+        if self.num_classes is not None:
+            ids = labels.unique().tolist()  # numbers of Python, since a comparison of uint8 with -1 would find 255
+            if wrong := [value for value in ids if value != self.ignore_index and not 0 <= value < self.num_classes]:
+                raise DataError(
+                    f"{label_file}: ids from {min(wrong)} to {max(wrong)} are neither in 0..{self.num_classes - 1} nor "
+                    f"{self.ignore_index}: are --num-classes and --ignore-index right?"
+                )
         if self.kept is not None:
             self.kept[index] = image, labels
         return image, labels
@@ -142,18 +160,12 @@ def low_resolution_label(
 
 
 def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int, ignore_index: int = 255) -> Tensor:
-    """``(C,)``: 1 / sqrt(share of the labelled area), 1 on average over that area; ValueError where ids are wrong."""
+    """``(C,)``: 1 / sqrt(share of the labelled area), 1 on average over that area."""
     area = torch.zeros(num_classes, dtype=torch.float64)
     for index in range(len(data)):  # type: ignore[arg-type]
         ids, counts = data[index][1].long().unique(return_counts=True)
-        labelled = ids != ignore_index
-        ids, counts = ids[labelled], counts[labelled]
-        if ((ids < 0) | (ids >= num_classes)).any():
-            raise ValueError(
-                f"label map {index} holds ids from {int(ids.min())} to {int(ids.max())}, where --num-classes is "
-                f"{num_classes} and --ignore-index {ignore_index}"
-            )
-        area[ids] += counts
+        known = (ids != ignore_index) & (ids >= 0) & (ids < num_classes)
+        area[ids[known]] += counts[known]
     share = area / area.sum()
     weight = torch.where(share > 0, share.clamp(min=1e-4) ** -0.5, 0)
     return (weight / (weight * share).sum()).float()
@@ -355,7 +367,9 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
-    training, validation = (Folder(arguments.data, split, arguments.cache) for split in ("train", "val"))
+    classes = arguments.num_classes, arguments.ignore_index
+    training = Folder(arguments.data, "train", arguments.cache, *classes)
+    validation = Folder(arguments.data, "val", False, *classes)
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...
@@ -386,7 +400,10 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        raise SystemExit(str(error)) from None
     if "RANK" in os.environ:
         # gloo's threads outlive their group wherever something still refers to it, and free tensors of the last
         # metrics. One that waits for the interpreter to do so while that is ending aborts the process.
