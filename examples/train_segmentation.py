@@ -55,7 +55,7 @@ def files_by_stem(folder: Path) -> dict[Path, Path]:
 def pixels_of(file: Path, mode: str | None = None) -> Tensor:
     """A picture, upright as viewers show it, in its own mode or another."""
     try:
-        with Image.open(file) as picture:
+        with file.open("rb") as stream, Image.open(stream) as picture:  # by name Pillow misreads turned TIFF files
             ImageOps.exif_transpose(picture, in_place=True)
             return torch.from_numpy(np.array(picture.convert(mode) if mode else picture))
     except Exception as error:  # of a broken file Pillow's decoders may raise anything

@@ -135,7 +135,8 @@ def _read(file: Path, is_image: bool) -> Array:
     if not file.is_file():
         raise PictureError(f"{file}: is no file")
     try:
-        with Image.open(file) as picture:
+        # Of a stream: plain TIFF files that it opens by name Pillow maps, and takes turned ones for the wrong shape.
+        with file.open("rb") as stream, Image.open(stream) as picture:
             ImageOps.exif_transpose(picture, in_place=True)  # upright, as viewers show it
             if not is_image and picture.mode not in LABEL_MODES:
                 raise PictureError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}")
