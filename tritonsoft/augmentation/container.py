@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 import tritonsoft as ts
 from tritonsoft.augmentation.masks import (
-    SoftLabel,
     batched,
     check_mask,
     harden,
@@ -478,9 +477,12 @@ class _FoldingOps(AugmentationSequentialOps):
         self, slots: _Slots, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> _Slots:
         """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
+        if isinstance(module, K.auto.operations.OperationBase):
+            module = module.op
         if not isinstance(module, _TAKE_MASKS) or slots == []:
             return slots
-        if isinstance(slots, _Slot) and (isinstance(module, K.VideoSequential) or _is_plain_container(module)):
+        is_video = isinstance(module, K.VideoSequential) and isinstance(slots, _Slot)
+        if is_video or getattr(type(module), "transform_masks", None) is ImageSequentialBase.transform_masks:
             return self._mask_through_children(slots, image, way, module, param, extra_args)
         if getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask:
             # A colour operation: the mask need not become floats and back for it.
@@ -514,9 +516,6 @@ class _FoldingOps(AugmentationSequentialOps):
             extra = {**extra, "is_soft": is_soft}
         elif is_soft:
             extra = self._extra_of_soft(extra, flags)
-            if isinstance(module, (ImageSequentialBase, K.auto.operations.OperationBase)):
-                # It calls others by itself, and what they are given must tell them.
-                value = _each(lambda mask: mask.as_subclass(SoftLabel), value)
         elif first.kind == "label map":
             extra = extra if first.value.is_floating_point() else {**_NEAREST, **extra}
             is_nearest = extra.get("resample") == Resample.NEAREST
@@ -526,11 +525,8 @@ class _FoldingOps(AugmentationSequentialOps):
         value = value if ours else _floats(value, image)
         operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
         value = operate(_plus(value, -zero), module, param=param, extra_args=extra)
-        softened = way == "transform" and (
-            module.num_classes is not None if ours else isinstance(_first(value), SoftLabel)
-        )
-        value = _plus(_each(unmarked, value), zero)
-        if softened and not is_soft:
+        value = _plus(value, zero)
+        if ours and way == "transform" and module.num_classes is not None and not is_soft:
             dtype = self._dtype_of_soft(_values(slots), image)
             return _each(lambda mask: _Slot(mask.to(dtype), "soft label"), value)
         return _typed(slots, value)
@@ -544,20 +540,21 @@ class _FoldingOps(AugmentationSequentialOps):
         return extra
 
     def _mask_through_children(
-        self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
-    ) -> _Slot:
-        """A mask through a container that only applies its children; a video is a batch of its frames to them."""
+        self, slots: _Slots, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slots:
+        """Masks through a container that only applies its children to them; a video is a batch of its frames."""
         children = cast(list[ParamItem], param.data)
         frames = None
         if isinstance(module, K.VideoSequential):
-            frames = slot.value.shape[module._temporal_channel]
-            slot = replace(slot, value=module._input_shape_convert_in(slot.value, frames))
+            clip = cast(_Slot, slots)
+            frames = clip.value.shape[module._temporal_channel]
+            slots = replace(clip, value=module._input_shape_convert_in(clip.value, frames))
         for child in children if way == "transform" else reversed(children):
-            member = module.get_submodule(child.name)
-            slot = cast(_Slot, self._mask_through(slot, image, way, member, child, extra_args))
+            slots = self._mask_through(slots, image, way, module.get_submodule(child.name), child, extra_args)
         if frames is None:
-            return slot
-        return replace(slot, value=module._input_shape_convert_back(slot.value, frames))
+            return slots
+        clip = cast(_Slot, slots)
+        return replace(clip, value=module._input_shape_convert_back(clip.value, frames))
 
     def _dtype_of_soft(self, mask: Value, image: Tensor | None) -> torch.dtype:
         dtypes = {each.dtype for each in (mask if isinstance(mask, list) else [mask])}
@@ -635,10 +632,6 @@ class _FoldingOps(AugmentationSequentialOps):
             linear = asks_for_interpolation(self.mask_args)
             out = harden(mask, run.view, run.outside, self.mask_args.get("fill"), linear)
         return _Slot(_ranked(out, slot.value, run), kind)
-
-
-def _first(value: Value) -> Tensor:
-    return value[0] if isinstance(value, list) else value
 
 
 def _plus(value: Value, number: int) -> Value:
