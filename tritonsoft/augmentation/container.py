@@ -7,7 +7,7 @@ move module by module, by the modules' matrices, as in kornia. Each picture has 
 is a soft label is asked once, when it comes in, and remembered beside it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
@@ -135,12 +135,17 @@ class AugmentationSequential(K.AugmentationSequential):
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: a label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any integer or floating
-        type, taken as it is, or a soft label ``(B, C, H, W)``. Gives the image ``(B, K, h, w)`` and the soft label
-        ``(B, C, h, w)``, or a hard mask ``(B, 1, h, w)`` of the type it came in.
+        type, taken as it is, or a soft label ``(B, C, H, W)``; where C is 1, one channel is a label map unless the mask
+        is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
+        ``(B, 1, h, w)`` of the type it came in.
+
+        Several images of one call may differ in size. Flips and resizes treat each by its own; a crop is drawn for the
+        first one's size, and no other can follow it. Boxes, keypoints and `boxes` are those of the first.
 
     Raises:
         ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
-            neither 1 nor C channels.
+            neither 1 nor C channels; a crop of an image or mask of another size than it was drawn for.
+        TypeError: a mask is no tensor (a `tritonsoft.SparseLabels`, for one).
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -354,8 +359,9 @@ class _FoldingOps(AugmentationSequentialOps):
             self._classified(arg, image, param) if key == DataKey.MASK else _slot(arg) if key == DataKey.INPUT else arg
             for arg, key in zip(args, keys, strict=True)
         ]
-        views = self._views(args, module, params, flags)
-        if any(slot.run and not views[slot.size].follows(slot.run.view) for slot in _slots_of(args)):
+        slots = _slots_of(args)
+        views = self._views(slots, module, params, flags)
+        if any(slot.run and not views[slot.size].follows(slot.run.view) for slot in slots):
             args = self._resampled(args, keys)
         runs: dict[tuple[int, tuple[int, int]], _Run] = {}  # pictures of one size and history share one
 
@@ -373,7 +379,7 @@ class _FoldingOps(AugmentationSequentialOps):
                     unbatched=image is not None and image.ndim < 4,
                 )
                 runs[key] = run if slot.run is None else slot.run.then(run)
-            return replace(slot, run=runs[key])
+            return _Slot(slot.value, slot.kind, runs[key])
 
         out = list(args)
         first = next((index for index, key in enumerate(keys) if key == DataKey.INPUT), None)
@@ -389,12 +395,14 @@ class _FoldingOps(AugmentationSequentialOps):
         return out
 
     def _views(
-        self, args: list[Any], module: BoxAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
+        self, slots: list[_Slot], module: BoxAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
     ) -> dict[tuple[int, int], View]:
         """What the module shows of the pictures of each size."""
-        sizes = dict.fromkeys(slot.size for slot in _slots_of(args))
-        first = next(iter(sizes), None)
-        return {size: module.view(size, params, flags, first) for size in sizes}
+        views: dict[tuple[int, int], View] = {}
+        for slot in slots:
+            if slot.size not in views:
+                views[slot.size] = module.view(slot.size, params, flags, slots[0].size)
+        return views
 
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -571,7 +579,7 @@ class _FoldingOps(AugmentationSequentialOps):
         """What waits is done, and images are tensors again."""
         out = self._resampled(args, keys)
         return [
-            arg.value if key == DataKey.INPUT and isinstance(arg, _Slot) else arg
+            arg.value if isinstance(arg, _Slot) and key == DataKey.INPUT else arg
             for arg, key in zip(out, keys, strict=True)
         ]
 
@@ -650,10 +658,12 @@ def _are_slots(arg: Any) -> bool:
     return isinstance(arg, _Slot) or (isinstance(arg, list) and len(arg) > 0 and isinstance(arg[0], _Slot))
 
 
-def _slots_of(args: list[Any]) -> Iterator[_Slot]:
+def _slots_of(args: list[Any]) -> list[_Slot]:
+    slots: list[_Slot] = []
     for arg in args:
         if _are_slots(arg):
-            yield from arg if isinstance(arg, list) else [arg]
+            slots += arg if isinstance(arg, list) else [arg]
+    return slots
 
 
 def _values(slots: _Slots) -> Value:

@@ -57,13 +57,14 @@ class SoftLabel(Tensor):
 
 def check_mask(mask: Any) -> None:
     """A tensor, or a TypeError that says what to give."""
+    if isinstance(mask, Tensor):
+        return
     if isinstance(mask, ts.SparseLabels):
         raise TypeError(
             "mask must be a tensor, got SparseLabels: a few classes of each pixel cannot be resampled. Give the label "
             "map that they were made of, or dense masses, sparse.to_dense()"
         )
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a tensor, got {type(mask).__name__}")
+    raise TypeError(f"mask must be a tensor, got {type(mask).__name__}")
 
 
 def looks_soft(mask: Tensor, num_classes: int | None) -> bool:

@@ -302,7 +302,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
 
     def past_source(self, params: Params) -> Size:
         """(H, W) of the picture that the parameters were drawn for, read from the tensor that kornia keeps it in."""
-        height, width = params["forward_input_shape"][-2:].tolist()
+        *_, height, width = params["forward_input_shape"].tolist()
         return height, width
 
     def _recorded_source(self, params: Params, otherwise: Size) -> Size:
