@@ -23,7 +23,9 @@ from torch import Tensor
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError(f"{error}: tritonsoft.metrics needs its extra: pip install 'tritonsoft[metrics]'") from None
+    raise ImportError(
+        f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
+    ) from None
 
 from tritonsoft.checks import are_shares, check_ignore_index, should_validate, total_shares
 from tritonsoft.functional import soft_resize, to_soft

@@ -40,7 +40,7 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
             if device_type != "cpu"
             else "Numba is installed"
             if _installed("numba")
-            else "Numba is not installed; pip install 'tritonsoft[cpu]'",
+            else "Numba is not installed; pip install '.[cpu]' in a checkout of tritonsoft",
         ),
         "reference": (True, "eager PyTorch runs anywhere"),
     }
