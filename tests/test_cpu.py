@@ -53,7 +53,7 @@ def _crop_resize(image, boxes, size, dtype=torch.float32, filter="area"):
 
 def _soft(labels, boxes, size, num_classes=19, dtype=torch.float32, filter="area"):
     out = torch.full((labels.shape[0], num_classes, *size), float("nan"), dtype=dtype)
-    cpu.soft_crop_resize(out, labels, boxes, 255, filter)
+    cpu.soft_crop_resize(out, labels, boxes, 255, filter, validate=False)
     return out
 
 
@@ -105,7 +105,7 @@ torch.set_num_threads(3)
 labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)
 def soft():
     out = torch.empty(2, 19, 16, 16)
-    cpu.soft_crop_resize(out, labels, None, 255, "area")
+    cpu.soft_crop_resize(out, labels, None, 255, "area", validate=False)
     return out
 torch.rand(1 << 20).sum()  # starts torch's threads
 expected = soft()
@@ -210,7 +210,7 @@ def test_streamed_stores_at_any_alignment(monkeypatch, offset, dtype):
     _, labels, boxes = _inputs()
     memory = torch.full((3 * 19 * 29 * 37 + 16,), -1.0, dtype=dtype)
     out = memory[offset : offset + 3 * 19 * 29 * 37].view(3, 19, 29, 37)
-    cpu.soft_crop_resize(out, labels, boxes, 255, "triangle")
+    cpu.soft_crop_resize(out, labels, boxes, 255, "triangle", validate=False)
     assert torch.equal(out, _soft(labels, boxes, (29, 37), dtype=dtype, filter="triangle"))
     assert (memory[:offset] == -1).all()
     assert (memory[offset + out.numel() :] == -1).all()
@@ -318,7 +318,7 @@ def test_labels_without_a_class_carry_no_mass(dtype):
     values = torch.tensor([limits.min, limits.max, 0, 1, 4, 5, 6], dtype=dtype)
     labels = values[None, None].expand(1, 3, -1)
     out = torch.full((1, 5, 3, 7), float("nan"))
-    cpu.soft_crop_resize(out, labels, None, 1, "nearest")
+    cpu.soft_crop_resize(out, labels, None, 1, "nearest", validate=False)
     expected = (values[None] == torch.arange(5)[:, None]) & (values != 1)
     assert torch.equal(out[0, :, 0], expected.float())
 
