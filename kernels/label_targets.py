@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft import reference
+from tritonsoft import memory, reference
 from tritonsoft.backends.values import labels_in_range
-from tritonsoft.conventions import Filter
+from tritonsoft.conventions import Filter, Reduction
 from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
 from tritonsoft.kernels.forward import soft_crop_resize
@@ -31,6 +31,7 @@ from tritonsoft.kernels.launch import (
     register_limit,
     tile_shape,
 )
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums
 
 # A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
 _MAX_TOP_K = 16
@@ -76,7 +77,9 @@ def label_target_kernel(
     levels,  # pyramid: tuple of (B, C, h, w), contiguous, each half the size of the one before; else None
     index,  # top: (B, k, h, w), contiguous; else None
     kept,  # top: (B, k, h, w), contiguous; else None
-    loss,  # top: what was not kept; loss: the loss; (B, h, w), contiguous; else None
+    rest,  # top: what was not kept, (B, h, w), contiguous; else None
+    loss,  # loss: (B, h, w), contiguous, or None; else None
+    partial,  # loss: (programs, 2), contiguous, or None: sums of each program's losses and masses; else None
     mass,  # loss: written; gradient: read; (B, h, w), contiguous; else None
     lse,  # the same
     logits,  # loss, gradient: (B, C, h, w); else None
@@ -87,6 +90,7 @@ def label_target_kernel(
     gradient_strides,
     scale,  # gradient: of the loss, (B, h, w); else None
     scale_strides,
+    total,  # gradient: a number by which it is divided (0 counts as 1), or None
     in_height,
     in_width_units,
     out_height,
@@ -151,9 +155,9 @@ def label_target_kernel(
             factor = widen(
                 tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0), ACCUMULATOR
             )
-            total = tl.load(mass + plane, mask=inside, other=0.0)
-            factor = tl.where(total > 0, factor, 0.0)
-            state = (factor, factor * total, tl.load(lse + plane, mask=inside, other=0.0))
+            mass_here = tl.load(mass + plane, mask=inside, other=0.0)
+            factor = tl.where(mass_here > 0, divided_by(factor, total), 0.0)
+            state = (factor, factor * mass_here, tl.load(lse + plane, mask=inside, other=0.0))
 
     labels_sample = labels + sample * labels_strides[0]
     if DENSE_FACTOR > 0:
@@ -207,14 +211,17 @@ def label_target_kernel(
         )
 
     if SINK == "top":
-        tl.store(loss + plane, narrow(state[0], loss.dtype.element_ty), mask=inside)
+        tl.store(rest + plane, narrow(state[0], rest.dtype.element_ty), mask=inside)
         for place in tl.static_range(TOP):
             offsets = (sample * TOP + place) * plane_size + pixels[2]
             key = state[1][place]
             tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
             tl.store(kept + offsets, narrow(mass_of_key(key), kept.dtype.element_ty), mask=inside)
     elif SINK == "loss":
-        tl.store(loss + plane, state[0], mask=inside)
+        if partial is None:
+            tl.store(loss + plane, state[0], mask=inside)
+        else:
+            store_sums(partial, state[0], state[1])
         tl.store(mass + plane, state[1], mask=inside)
         tl.store(lse + plane, state[2], mask=inside)
 
@@ -253,9 +260,9 @@ def _launch(
         block_h = max(block_h, side)
         block_w = max(elements // block_h, side)
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
-    names = ("levels", "index", "kept", "loss", "mass", "lse", "weights")
+    names = ("levels", "index", "kept", "rest", "loss", "partial", "mass", "lse", "weights", "total")
     strided = ("logits", "gradient", "scale")
-    planes = ("logits", "gradient", "scale", "loss", "mass", "index")
+    planes = ("logits", "gradient", "scale", "rest", "mass", "index")
     offsets = [tensor for name in planes if (tensor := tensors.get(name)) is not None]
     weights = tensors.get("weights")
     return Launch(
@@ -304,7 +311,7 @@ def top_configuration(
 ) -> Launch:
     """What `soft_crop_resize_top` launches; only shapes, strides and types matter, here and below."""
     size = (index.shape[2], index.shape[3])
-    tensors = {"index": index, "kept": mass, "loss": rest}
+    tensors = {"index": index, "kept": mass, "rest": rest}
     return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 4, tl.float32, platform, tensors)
 
 
@@ -328,7 +335,53 @@ def pyramid_configuration(outs: Sequence[Tensor], labels: Tensor, ignore_index: 
     )
 
 
-def loss_configuration(
+def area_cross_entropy_configuration(
+    value: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    reduction: Reduction,
+    platform: str,
+) -> Launch:
+    """What `area_cross_entropy` launches first.
+
+    Unless the reduction is "none", argument ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    """
+    tensors = {"logits": logits, "loss": value, "mass": mass, "lse": lse, "weights": weight}
+    launch = _launch_loss("loss", labels, boxes, ignore_index, filter, logits, tensors, platform)
+    if reduction != "none":
+        launch.arguments["loss"] = None
+        launch.arguments["partial"] = memory.empty((1, launch.grid[0], 2), lse.dtype, lse.device)
+    return launch
+
+
+def area_cross_entropy_backward_configuration(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+    platform: str,
+) -> Launch:
+    """What `area_cross_entropy_backward` launches."""
+    maps = {"mass": mass, "lse": lse}
+    tensors = {"logits": logits, "gradient": out, "scale": grad, "total": total, **maps, "weights": weight}
+    return _launch_loss("gradient", labels, boxes, ignore_index, filter, logits, tensors, platform)
+
+
+def _launch_loss(
+    sink: str,
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
@@ -337,10 +390,9 @@ def loss_configuration(
     tensors: dict[str, Tensor | None],
     platform: str,
 ) -> Launch:
-    """What the loss launches, or its gradient where ``tensors`` hold one; their names are those of the kernel."""
     _, num_classes, *size = logits.shape
     return _launch(
-        "gradient" if "gradient" in tensors else "loss",
+        sink,
         labels,
         boxes,
         (size[0], size[1]),
@@ -350,7 +402,7 @@ def loss_configuration(
         max(logits.element_size(), 4),
         accumulator_type(logits),
         platform,
-        {"logits": logits, **tensors},
+        tensors,
     )
 
 
@@ -398,7 +450,8 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, vali
 
 
 def area_cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
@@ -407,20 +460,35 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    reduction: Reduction,
     validate: bool,
 ) -> bool:
-    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
+    """The loss of logits ``(B, C, h, w)`` against a label map, with the weighted mass and logsumexp of each pixel."""
     if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
         return False
-    tensors = {"loss": loss, "mass": mass, "lse": lse, "weights": weight}
-    platform = platform_of(logits.device)
-    loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
+    launch = area_cross_entropy_configuration(
+        value,
+        mass,
+        lse,
+        logits,
+        labels,
+        boxes,
+        ignore_index,
+        filter,
+        weight,
+        reduction,
+        platform_of(logits.device),
+    )
+    launch.run(logits.device)
+    if reduction != "none":
+        finish_cross_entropy(value, total, launch.arguments["partial"], reduction)
     return True
 
 
 def area_cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     labels: Tensor,
     boxes: Tensor | None,
@@ -430,8 +498,18 @@ def area_cross_entropy_backward(
     mass: Tensor,
     lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
-    maps = {"mass": mass.contiguous(), "lse": lse.contiguous()}
-    tensors = {"gradient": out, "scale": grad, **maps, "weights": weight}
-    platform = platform_of(logits.device)
-    loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    area_cross_entropy_backward_configuration(
+        out,
+        grad,
+        total,
+        logits,
+        labels,
+        boxes,
+        ignore_index,
+        filter,
+        weight,
+        mass.contiguous(),
+        lse.contiguous(),
+        platform_of(logits.device),
+    ).run(logits.device)
