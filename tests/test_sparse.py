@@ -159,8 +159,9 @@ def test_indexing():
         sparse[0, 1]
     with pytest.raises(TypeError, match="one sample"):
         len(sparse[0])
-    with pytest.raises(IndexError):
-        sparse[2]
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"sample {index} of a batch of 2"):
+            sparse[index]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -351,6 +352,15 @@ def test_opcheck(target):
     torch.library.opcheck(ops.soft_crop_resize_top, arguments, test_utils=utils)
     arguments = (labels, 5, [1, 2, 4], 255, torch.float32, None, backend)
     torch.library.opcheck(ops.soft_pyramid, arguments, test_utils=utils)
+
+
+def test_compiled_iteration():
+    def step(sparse):
+        return sum(number * sample.mass.sum() for number, sample in enumerate(sparse))
+
+    torch._dynamo.reset()
+    sparse = _sparse()
+    assert torch.equal(torch.compile(step, fullgraph=True, backend="eager")(sparse), step(sparse))
 
 
 def test_compile_fullgraph(target):
