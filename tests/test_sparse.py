@@ -160,8 +160,9 @@ def test_indexing():
         sparse[0, 1]
     with pytest.raises(TypeError, match="one sample"):
         len(sparse[0])
-    with pytest.raises(IndexError):
-        sparse[2]
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"sample {index} of a batch of 2"):
+            sparse[index]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -352,6 +353,15 @@ def test_opcheck(target):
     torch.library.opcheck(label_ops.soft_crop_resize_top.overload, arguments, test_utils=utils)
     arguments = (backend, None, labels, 5, [1, 2, 4], 255, torch.float32)
     torch.library.opcheck(label_ops.soft_pyramid.overload, arguments, test_utils=utils)
+
+
+def test_compiled_iteration():
+    def step(sparse):
+        return sum(number * sample.mass.sum() for number, sample in enumerate(sparse))
+
+    torch._dynamo.reset()
+    sparse = _sparse()
+    assert torch.equal(torch.compile(step, fullgraph=True, backend="eager")(sparse), step(sparse))
 
 
 def test_compile_fullgraph(target):

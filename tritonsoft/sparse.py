@@ -187,6 +187,8 @@ class SparseLabels:
         self._check_batch()
         if isinstance(item, (tuple, bool)) or item is None or item is Ellipsis or getattr(item, "ndim", 1) > 1:
             raise TypeError(f"a SparseLabels is indexed along its batch alone, got {item!r}")
+        if isinstance(item, int) and not -len(self) <= item < len(self):
+            raise IndexError(f"sample {item} of a batch of {len(self)}")  # which ends an iteration
         return SparseLabels(self.index[item], self.mass[item], self.rest[item], self.num_classes)
 
     if TYPE_CHECKING:
