@@ -457,7 +457,11 @@ def test_bad_argument_of_the_constructor(changes, error, words):
             TypeError,
             ["dtype", "bfloat16", "float64"],
         ),
-        (lambda: ts.soft_resize(_labels(), (4, 6), 10**5, ignore_index=-1, top_k=2), ValueError, ["num_classes", "32768"]),
+        (
+            lambda: ts.soft_resize(_labels(), (4, 6), 10**5, ignore_index=-1, top_k=2),
+            ValueError,
+            ["num_classes", "32768"],
+        ),
         (lambda: ts.soft_resize(_labels() + 3, (4, 6), 5, top_k=2), ValueError, ["labels", "0..4"]),
         (lambda: ts.SparseLabels.from_dense(MASS, 4), ValueError, ["k", "1..3", "4"]),
         (lambda: ts.SparseLabels.from_dense(MASS.long(), 1), TypeError, ["soft", "int64"]),
