@@ -398,7 +398,7 @@ def test_pyramid_of_many_classes_and_of_none(target):
     labels = _labels(300, (1, 8, 8), device)
     fine, coarse = ts.soft_pyramid(labels, 300, (2, 4), ignore_index=-1, backend=backend)
     assert_close(coarse, torch.nn.functional.avg_pool2d(fine, 2), 1e-6, "coarse")
-    assert [level.shape for level in ts.soft_pyramid(labels[:0], 300, (2, 4), backend=backend)] == [
+    assert [level.shape for level in ts.soft_pyramid(labels[:0], 300, (2, 4), ignore_index=-1, backend=backend)] == [
         (0, 300, 4, 4),
         (0, 300, 2, 2),
     ]
@@ -447,7 +447,7 @@ def test_bad_argument_of_the_constructor(changes, error, words):
             TypeError,
             ["dtype", "bfloat16", "float64"],
         ),
-        (lambda: ts.soft_resize(_labels(), (4, 6), 10**5, top_k=2), ValueError, ["num_classes", "32768"]),
+        (lambda: ts.soft_resize(_labels(), (4, 6), 10**5, ignore_index=-1, top_k=2), ValueError, ["num_classes", "32768"]),
         (lambda: ts.soft_resize(_labels() + 3, (4, 6), 5, top_k=2), ValueError, ["labels", "0..4"]),
         (lambda: ts.SparseLabels.from_dense(MASS, 4), ValueError, ["k", "1..3", "4"]),
         (lambda: ts.SparseLabels.from_dense(MASS.long(), 1), TypeError, ["soft", "int64"]),

@@ -340,10 +340,18 @@ def test_extreme_shapes(target, height, width, size, classes):
     boxes = torch.tensor([[width + 0.0, 0.0, 0.0, height + 0.0]])
     for box in (None, boxes):
         expected = ts.crop_resize_pair(
-            image.double(), labels, box, size, classes, soft_dtype=torch.float64, backend="reference"
+            image.double(),
+            labels,
+            box,
+            size,
+            classes,
+            ignore_index=-1,
+            soft_dtype=torch.float64,
+            backend="reference",
         )
         there = None if box is None else box.to(device)
-        actual = ts.crop_resize_pair(image.to(device), labels.to(device), there, size, classes, backend=backend)
+        image_there, labels_there = image.to(device), labels.to(device)
+        actual = ts.crop_resize_pair(image_there, labels_there, there, size, classes, ignore_index=-1, backend=backend)
         taps = height / size[0] + width / size[1] + 8
         for got, want in zip(actual, expected, strict=True):
             assert_close(got, want, 8 * taps * torch.finfo(torch.float32).eps, f"{height}x{width}")
