@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import threading
 from types import ModuleType
 
 import torch
@@ -17,6 +18,18 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 @functools.cache
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+# A child of a fork would wait forever for an import that another thread had begun.
+_importing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release
+    )
+
+
+def _numba_may_compile() -> bool:
+    return os.environ.get("NUMBA_DISABLE_JIT", "").strip() in ("", "0")
 
 
 @functools.cache
@@ -35,12 +48,14 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
             else f"Triton has no {device_type} device; on a CPU it needs TRITON_INTERPRET=1 set before the import",
         ),
         "numba": (
-            _installed("numba") and device_type == "cpu",
+            _installed("numba") and _numba_may_compile() and device_type == "cpu",
             f"Numba runs on the CPU, not on {device_type}"
             if device_type != "cpu"
+            else "Numba is not installed; pip install 'tritonsoft[cpu]'"
+            if not _installed("numba")
             else "Numba is installed"
-            if _installed("numba")
-            else "Numba is not installed; pip install 'tritonsoft[cpu]'",
+            if _numba_may_compile()
+            else "NUMBA_DISABLE_JIT keeps Numba from compiling",
         ),
         "reference": (True, "eager PyTorch runs anywhere"),
     }
@@ -65,4 +80,5 @@ def backend_of(device: torch.device, forced: str | None) -> str:
 @functools.cache
 def module_of(backend: str) -> ModuleType:
     """The module that holds a compiled backend, imported at first use."""
-    return importlib.import_module("tritonsoft.cpu" if backend == "numba" else "tritonsoft.kernels")
+    with _importing:
+        return importlib.import_module("tritonsoft.cpu" if backend == "numba" else "tritonsoft.kernels")

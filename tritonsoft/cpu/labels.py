@@ -13,7 +13,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
-from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
+from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 
@@ -349,8 +349,11 @@ def label_rows(
     filter: str,
     dtype: Any,
     tile: int,
-) -> Callable[[Any, int, int], None]:
-    """What hands a range of rows of a soft label to a target; rows count through all samples."""
+) -> tuple[Callable[[Any, int, int], None], int]:
+    """What hands a range of rows of a soft label to a target, and how many source pixels that reads for all rows.
+
+    Rows count through all samples.
+    """
     (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
     ends_y, ends_x = ends_of(boxes, (in_height, in_width))
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
@@ -358,18 +361,21 @@ def label_rows(
     dtype = np.float64 if areas.max() > 64 * out_height * out_width else dtype
     # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
     mirrored = ends_x[:, 1] < ends_x[:, 0]
+    taps_y = taps_of(ends_y, in_height, out_height, filter, dtype)
+    taps_x = taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64)
     wide = np.int64 if labels.dtype == torch.int64 else np.int32
     arguments = (
         flat(labels),
         labels.stride(),
         (wide(num_classes), in_width, out_height, out_width),
-        taps_of(ends_y, in_height, out_height, filter, dtype),
-        taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64),
+        taps_y,
+        taps_x,
         mirrored,
         wide(_representable(ignore_index, labels.dtype, -1)),
         tile,
     )
-    return lambda target, first, end: _label_rows(target, *arguments, first, end)
+    num_pixels = pixels_read(taps_y, taps_x, len(ends_y)) * labels.shape[0] // len(ends_y)
+    return lambda target, first, end: _label_rows(target, *arguments, first, end), num_pixels
 
 
 def _dense_target(out: Tensor, tile: int) -> DenseTarget:
@@ -387,8 +393,8 @@ def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_i
     """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
     batch, num_classes, *size = out.shape
     tile = _dense_tile(out)
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
-    work = out.numel() + labels.numel()
+    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
+    work = 0.25 * (out.numel() + num_pixels)
     pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work)
 
 
@@ -402,11 +408,12 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> N
 
     def job(first: int, end: int) -> None:
         # All sizes of a band before the next band: memory gives the label map away once, the cache does the rest.
-        for out, rows in zip(outs, rows_of, strict=True):
+        for out, (rows, _) in zip(outs, rows_of, strict=True):
             ratio = out.shape[2] // height
             rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
 
-    pool.run(job, labels.shape[0] * height, sum(out.numel() for out in outs) + labels.numel())
+    work = 0.25 * sum(out.numel() + num_pixels for out, (_, num_pixels) in zip(outs, rows_of, strict=True))
+    pool.run(job, labels.shape[0] * height, work)
 
 
 def soft_crop_resize_top(
@@ -421,7 +428,7 @@ def soft_crop_resize_top(
 ) -> None:
     """Writes `tritonsoft.reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
     batch, num_kept, *size = index.shape
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
+    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
     outputs = flat(index), flat(mass), flat(rest)
 
     def target() -> TopTarget:
@@ -430,7 +437,8 @@ def soft_crop_resize_top(
         shape = (num_classes, num_kept, *size)
         return TopTarget(*outputs, shape, best, best_class, candidate, candidate_class)
 
-    pool.run(lambda first, end: rows(target(), first, end), batch * size[0], mass.numel() + labels.numel())
+    work = 0.5 * (mass.numel() + num_pixels)
+    pool.run(lambda first, end: rows(target(), first, end), batch * size[0], work)
 
 
 def _representable(value: int, dtype: torch.dtype, otherwise: int) -> int:
@@ -467,6 +475,5 @@ def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool
     last = memory.dtype.type(min(num_classes - 1, torch.iinfo(labels.dtype).max))
     ignored = memory.dtype.type(_representable(ignore_index, labels.dtype, 0))
     arguments = (memory, labels.stride(), (height, width), last, ignored)
-    # Bytes, not elements, limit this loop; it is far cheaper per element than the others.
-    work = labels.nbytes // 8
+    work = 0.05 * labels.nbytes  # bytes, not elements, limit this loop
     return all(pool.run(lambda first, end: _rows_in_range(*arguments, first, end), batch * height, work))
