@@ -4,8 +4,10 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 import threading
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -20,12 +22,35 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-# A child of a fork would wait forever for an import that another thread had begun.
+# --- forks -----------------------------------------------------------------------------------------------------------
+#
+# A child has one thread alone: what another thread was importing or compiling would stay locked there for good. So a
+# fork waits until that is done.
+
 _importing = threading.RLock()
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    _importing.acquire()
+    compiler = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    if compiler is not None:
+        compiler.acquire()
+    _held.append(compiler)
+
+
+def _after_fork() -> None:
+    compiler = _held.pop()
+    if compiler is not None:
+        compiler.release()
+    _importing.release()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+# --- choice ----------------------------------------------------------------------------------------------------------
 
 
 def _numba_may_compile() -> bool:

@@ -21,7 +21,6 @@ from tritonsoft.cpu.losses import (
     overlap,
     overlap_backward,
 )
-from tritonsoft.cpu.threads import finish_compiling_before_forks
 
 __all__ = [
     "area_cross_entropy",
@@ -37,5 +36,3 @@ __all__ = [
     "soft_crop_resize_top",
     "soft_pyramid",
 ]
-
-finish_compiling_before_forks()

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import numba
 import numpy as np
 import torch
 from numba import njit
-from numba.core.compiler_lock import global_compiler_lock
+from numba.core.entrypoints import init_all
 
 from tritonsoft.cpu.cache import cache_of
 
@@ -32,19 +33,16 @@ if numba.config.DISABLE_JIT:
         "unset it, or pass backend='reference'"
     )
 
+# What Numba would import in its first call, under no lock that a fork could wait for (`tritonsoft.backends`).
+init_all()
+numba.typeof(np.empty(0))
+
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compiled at the first call for each combination of types, and kept on disk."""
     compiled = njit(nogil=True, error_model="numpy")(function)
     compiled._cache = cache_of(function)
     return compiled
-
-
-def finish_compiling_before_forks() -> None:
-    """A child has one thread alone: what another was compiling would stay locked there for good."""
-    if hasattr(os, "register_at_fork"):
-        lock = global_compiler_lock
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 _Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -56,7 +54,7 @@ def _openmp() -> Callable[..., None] | None:
 
 
 class _Call:
-    """The rows of one call, in ranges that whoever is free takes."""
+    """The rows of one call, in ranges that whoever is free takes. Who has taken none is not waited for."""
 
     def __init__(self, job: Callable[[int, int], Any], num_rows: int, num_ranges: int) -> None:
         self.results: list[Any] = []
@@ -91,7 +89,7 @@ class _Call:
                 self._last_has_left.release()
 
     def close(self) -> None:
-        """Waits for the ranges that are being run. Who has not started yet is not waited for."""
+        """Waits for the ranges that other threads are running."""
         with self._lock:
             self._closed = True
             wait = self._num_helping > 0
@@ -143,7 +141,10 @@ class _Pool:
         return call.results
 
     def _team_is_running(self, num_threads: int) -> bool:
-        """Whether each of the OpenMP threads has a core at this moment: the clocks of their processor times move."""
+        """Whether each of the OpenMP threads has a core at this moment: the clocks of their processor times move.
+
+        The first call of a thread waits for its team once, to know these clocks.
+        """
         if getattr(self._known, "num_threads", 0) != num_threads:
             self._get_to_know_team(num_threads)
         try:
@@ -167,7 +168,7 @@ class _Pool:
     def _drain_together(self, call: _Call, num_threads: int) -> None:
         with self._starting, contextlib.suppress(RuntimeError):  # Python starts no threads once its main one has ended
             while self._num_helpers < num_threads - 1:
-                threading.Thread(target=self._help, args=(self._wake_ups,), name="tritonsoft", daemon=True).start()
+                start_new_thread(self._help, (self._wake_ups,))  # `threading` would wait until it runs
                 self._num_helpers += 1
         self._open.append(call)
         for _ in range(num_threads - 1 - self._wake_ups.qsize()):
