@@ -1,11 +1,16 @@
-"""What only the CPU has: threads, forked workers, reused memory, 16-bit conversions, streamed stores, odd layouts."""
+"""What only the CPU has: threads, forked workers, compiled functions on disk, memory shared with the caller or reused,
+16-bit conversions, streamed stores, odd layouts."""
 
+import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +33,13 @@ def _restore_threads():
 
 @pytest.fixture(params=["OpenMP threads", "own threads"])
 def always_threaded(request, monkeypatch):
-    monkeypatch.setattr(cpu.threads, "INLINE_WORK", 0)
+    monkeypatch.setattr(cpu.threads, "WORTH_SHARING", 0)
     if request.param == "own threads":
         monkeypatch.setattr(cpu.threads.pool, "_team", None)
     elif cpu.threads.pool._team is None:
         pytest.skip("torch has no OpenMP threads to lend")
+    else:
+        monkeypatch.setattr(cpu.threads.pool, "_team_is_running", lambda num_threads: True)
 
 
 def _inputs():
@@ -100,7 +107,7 @@ def test_a_forked_child_starts_its_own_threads():
     program = """
 import os, torch
 from tritonsoft import cpu
-cpu.threads.INLINE_WORK = 0
+cpu.threads.WORTH_SHARING = 0
 torch.set_num_threads(3)
 labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)
 def soft():
@@ -136,13 +143,131 @@ def test_forked_data_loader_workers(always_threaded):
         assert soft.sum() == 16 * 16
 
 
-def test_small_calls_need_no_other_thread(monkeypatch):
+@pytest.fixture
+def no_other_thread(monkeypatch):
+    """Fails if a call asks for other threads."""
+
     def refuse(*arguments):
         raise AssertionError("asked for threads")
 
     torch.set_num_threads(4)
-    monkeypatch.setattr(cpu.threads.pool, "_team", refuse)
-    _soft(torch.zeros(1, 8, 8, dtype=torch.uint8), None, (4, 4))
+    monkeypatch.setattr(cpu.threads, "_Call", refuse)
+
+
+def test_small_calls_need_no_other_thread(no_other_thread):
+    labels = torch.zeros(2, 256, 512, dtype=torch.uint8)
+    soft = _soft(labels, None, (64, 128))
+    logits = torch.randn(2, 19, 64, 128, requires_grad=True)
+    ts.soft_cross_entropy(logits, soft, backend="numba").backward()
+    _crop_resize(torch.rand(2, 3, 128, 128), None, (64, 64))
+
+
+def test_a_small_crop_of_a_large_map_needs_no_other_thread(no_other_thread):
+    boxes = torch.tensor([[1000.0, 2000.0, 1064.0, 2064.0]])
+    _soft(torch.zeros(1, 4096, 4096, dtype=torch.uint8), boxes, (64, 64))
+    _crop_resize(torch.zeros(1, 3, 4096, 4096), boxes, (64, 64))
+
+
+def test_large_calls_share_their_rows(monkeypatch):
+    torch.set_num_threads(2)
+    callers = []
+    monkeypatch.setattr(cpu.threads._Call, "__init__", lambda *arguments: callers.append(arguments) or 1 / 0)
+    for call in (
+        lambda: _soft(torch.zeros(2, 2048, 2048, dtype=torch.uint8), None, (1024, 1024)),
+        lambda: _crop_resize(torch.zeros(4, 3, 1024, 1024), None, (512, 512)),
+        lambda: ts.soft_cross_entropy(torch.zeros(2, 19, 512, 512), torch.zeros(2, 19, 512, 512), backend="numba"),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            call()
+    assert len(callers) == 3
+
+
+@pytest.fixture
+def own_pool(monkeypatch):
+    """Own threads alone, none of which has been started."""
+    pool = cpu.threads._Pool()
+    pool._team = None
+    torch.set_num_threads(2)
+    return pool
+
+
+_LARGE = float("inf")  # nanoseconds of work
+
+
+def test_a_call_waits_for_no_thread_that_has_not_started(own_pool, monkeypatch):
+    monkeypatch.setattr(cpu.threads, "start_new_thread", lambda *arguments: None)
+    sizes = []
+    caller = threading.Thread(
+        target=lambda: sizes.extend(own_pool.run(lambda first, end: end - first, 100, _LARGE)), daemon=True
+    )
+    caller.start()
+    caller.join(60)
+    assert sum(sizes) == 100
+
+
+def test_a_call_does_not_wait_for_threads_that_others_keep_busy(own_pool):
+    in_helper, go_on = threading.Event(), threading.Event()
+
+    def job(first, end):
+        if threading.get_ident() != first_caller.ident:
+            in_helper.set()
+        go_on.wait(120)
+
+    first_caller = threading.Thread(target=lambda: own_pool.run(job, 100, _LARGE))
+    first_caller.start()
+    assert in_helper.wait(60)
+    threads = own_pool.run(lambda first, end: threading.get_ident(), 100, _LARGE)
+    assert set(threads) == {threading.get_ident()}
+    go_on.set()
+    first_caller.join(60)
+    assert not first_caller.is_alive()
+
+
+def test_ranges_that_have_been_taken_are_waited_for(own_pool):
+    caller, in_helper, rows = threading.get_ident(), threading.Event(), []
+
+    def job(first, end):
+        if threading.get_ident() != caller:
+            in_helper.set()
+            time.sleep(0.2)
+        else:
+            in_helper.wait(60)
+        rows.extend(range(first, end))
+
+    own_pool.run(job, 100, _LARGE)
+    assert sorted(rows) == list(range(100))
+
+
+def test_waiting_threads_keep_no_call_alive(own_pool):
+    class Job:
+        def __call__(self, first, end):
+            if threading.get_ident() == caller:
+                in_helper.wait(60)
+            else:
+                in_helper.set()
+
+    caller, in_helper, job = threading.get_ident(), threading.Event(), Job()
+    own_pool.run(job, 100, _LARGE)
+    job = weakref.ref(job)
+    for _ in range(600):
+        if job() is None:
+            break
+        time.sleep(0.1)  # the helper is on its way back
+    assert job() is None
+
+
+def test_threads_of_torch_that_sleep_are_not_asked(monkeypatch):
+    pool = cpu.threads._Pool()
+    if pool._team is None:
+        pytest.skip("torch has no OpenMP threads to lend")
+    torch.set_num_threads(2)
+    pool._team_is_running(2)  # knows them now, and has woken them up
+    for _ in range(600):
+        if not pool._team_is_running(2):
+            break
+        time.sleep(0.1)
+    monkeypatch.setattr(pool, "_team", lambda *arguments: 1 / 0)
+    assert sum(pool.run(lambda first, end: end - first, 100, _LARGE)) == 100
 
 
 def test_an_error_in_a_helper_thread_reaches_the_caller(always_threaded):
@@ -348,6 +473,224 @@ threading.Thread(target=late).start()
     environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.stdout.strip() == "65536.0", result.stderr
+
+
+# --- compiled functions on disk --------------------------------------------------------------------------------------
+
+_TAPS = """
+import json, os, sys, warnings
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    import numpy as np
+    from tritonsoft.cpu import taps, threads
+    results = [
+        float((taps.taps_of(np.array([[0.0, size]]), 64, 8, "area", np.float32).weight ** 2).sum()) for size in (20, 24)
+    ]
+messages = [str(each.message) for each in warned if issubclass(each.category, RuntimeWarning)]
+hits = sum(taps._tabulate.stats.cache_hits.values())
+print(json.dumps([results, messages, hits, taps._tabulate.stats.cache_path]))
+"""
+_ROOT = Path(__file__).parent.parent
+
+
+def _taps(cache, program=_TAPS, root=_ROOT):
+    """What a process computes, warns of, and finds in a cache, by the function that makes taps."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("numba")
+    results, messages, hits, _ = _taps(cache)
+    assert (messages, hits) == ([], 0)
+    assert _taps(cache)[:3] == [results, [], 1]
+    return cache, results
+
+
+def _zeroed_middle(file):
+    contents = bytearray(file.read_bytes())
+    middle = len(contents) // 2
+    contents[middle : middle + 512] = bytes(512)
+    file.write_bytes(contents)
+
+
+_DAMAGES = {
+    "empty files": ("*.nbc", lambda file: file.write_bytes(b"")),
+    "zeros": ("*.nbc", lambda file: file.write_bytes(bytes(file.stat().st_size))),
+    "zeros in the middle": ("*.nbc", _zeroed_middle),
+    "half an index": ("*.nbi", lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])),
+    "a folder for an index": ("*.nbi", lambda file: (file.unlink(), file.mkdir())),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
+def test_a_broken_cache_is_compiled_anew_and_said_once(filled_cache, tmp_path, damage):
+    filled, expected = filled_cache
+    cache = tmp_path / "numba"
+    shutil.copytree(filled, cache)
+    pattern, spoil = _DAMAGES[damage]
+    files = list(cache.rglob(pattern))
+    assert files
+    for file in files:
+        spoil(file)
+    results, messages, hits, path = _taps(cache)
+    assert (results, hits, len(messages)) == (expected, 0, 1)
+    assert path in messages[0]
+    assert "NUMBA_CACHE_DIR" in messages[0]
+    if "folder" not in damage:  # that one stays broken
+        assert _taps(cache)[:3] == [expected, [], 1]
+
+
+def test_a_full_cache_is_said_once_and_leaves_nothing_behind(filled_cache, tmp_path):
+    full = """
+import errno, numba.core.caching
+def fail(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
+numba.core.caching.IndexDataCacheFile._save_data = fail
+"""
+    results, messages, _, path = _taps(tmp_path, full + _TAPS)
+    assert (results, len(messages)) == (filled_cache[1], 1)
+    assert path in messages[0]
+    assert "No space left" in messages[0]
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".nbi", ".nbc")]
+
+
+def test_a_change_that_numba_does_not_see_is_compiled(tmp_path):
+    """Constants of another file, of the same size and age."""
+    shutil.copytree(
+        _ROOT / "tritonsoft", tmp_path / "tritonsoft", ignore=shutil.ignore_patterns("kernels", "__pycache__")
+    )
+    expected = _taps(tmp_path / "numba", root=tmp_path)[0]
+    file = tmp_path / "tritonsoft" / "conventions.py"
+    before, text = file.stat(), file.read_text()
+    file.write_text(text.replace('= ("area", "triangle",', '= ("triangle", "area",'))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.read_text() != text
+    assert file.stat().st_size == before.st_size
+    assert _taps(tmp_path / "numba", root=tmp_path)[:3] == [expected, [], 0]
+
+
+def test_kernels_are_made_from_files_that_the_stamp_covers():
+    for file in Path(cpu.__file__).parent.glob("*.py"):
+        for imported in re.findall(r"^(?:from|import) (tritonsoft[.\w]*)", file.read_text(), re.MULTILINE):
+            assert imported.startswith("tritonsoft.cpu") or imported == "tritonsoft.conventions"
+
+
+def test_a_cache_that_would_not_look_at_the_stamp_is_not_used(monkeypatch):
+    monkeypatch.setattr(cpu.cache._Cache, "_impl_class", cpu.cache.CompileResultCacheImpl)
+    assert isinstance(cpu.cache.cache_of(cpu.taps._weight.py_func), cpu.cache.NullCache)
+
+
+def test_without_sources_there_is_no_cache(monkeypatch):
+    monkeypatch.setattr(cpu.cache, "source_stamp", lambda: "")
+    assert isinstance(cpu.cache.cache_of(cpu.taps._weight.py_func), cpu.cache.NullCache)
+
+
+def test_numba_that_may_not_compile_is_not_chosen():
+    code = """
+import pytest, torch, tritonsoft as ts
+backend, reason = ts.backend_info()["cpu"]
+assert backend == "reference" and "NUMBA_DISABLE_JIT" in reason, (backend, reason)
+labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+assert ts.soft_resize(labels, (4, 4), 2).sum() == 16
+with pytest.raises(ValueError, match="NUMBA_DISABLE_JIT"):
+    ts.soft_resize(labels, (4, 4), 2, backend="numba")
+with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT"):
+    import tritonsoft.cpu
+"""
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "NUMBA_DISABLE_JIT": "1", "TRITON_INTERPRET": "0"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("moment", ["importing", "compiling"])
+def test_a_fork_while_another_thread_first_calls(tmp_path, moment):
+    code = f"""
+import os, sys, threading, torch, tritonsoft as ts
+import torch._dynamo  # as torch does by itself in the first call of an operator
+from tritonsoft.backends import select as backends
+moment = threading.Event()
+labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+def call():
+    return ts.soft_resize(labels, (4, 4), 2, backend="numba").sum().item()
+if "{moment}" == "importing":
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "tritonsoft.cpu.labels":
+                moment.set()
+    sys.meta_path.insert(0, Finder())
+else:
+    import numba.core.event as event, tritonsoft.cpu
+    class Listener(event.Listener):
+        def on_start(self, event): moment.set()
+        def on_end(self, event): pass
+    event.register("numba:compile", Listener())
+thread = threading.Thread(target=call)
+thread.start()
+assert moment.wait(120)
+child = os.fork()
+if child == 0:
+    os._exit(0 if call() == 16 else 1)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+assert call() == 16
+"""
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=600)
+
+
+# --- memory of the caller --------------------------------------------------------------------------------------------
+
+
+def test_tensors_of_the_caller_stay_resizable():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 16, 16, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 16, 16), generator=generator).to(torch.uint8)
+    boxes = torch.tensor([[1.0, 2.0, 9.0, 10.0]] * 2, dtype=torch.float64)
+    logits = torch.randn(2, 5, 8, 8, generator=generator, requires_grad=True)
+    weight, use = torch.ones(5), {"backend": "numba"}
+    soft = ts.soft_resize(labels, (8, 8), 5, **use)
+    sparse = ts.soft_resize(labels, (8, 8), 5, top_k=2, **use)
+    grad = torch.ones(2, 3, 8, 8)
+    ts.crop_resize(image, boxes, (8, 8), **use).backward(grad)
+    ts.crop_resize_pair(image, labels, boxes, (8, 8), 5, **use)
+    losses = [
+        ts.soft_cross_entropy(logits, soft, weight=weight, **use),
+        ts.soft_cross_entropy(logits, sparse, weight=weight, **use),
+        ts.area_cross_entropy(logits, labels, boxes, weight=weight, **use),
+        ts.soft_dice_loss(logits, soft, **use),
+    ]
+    sum(losses).backward()
+    tensors = [image, labels, boxes, logits, weight, soft, *vars(sparse).values(), grad, image.grad, logits.grad]
+    for tensor in (each for each in tensors if isinstance(each, torch.Tensor)):
+        assert tensor.untyped_storage().resizable()
+    torch.stack([labels, labels], out=labels)
+    assert labels.shape == (2, 2, 16, 16)
+
+
+def test_arrays_of_tensors_keep_them_alive():
+    tensor = torch.arange(1 << 20, dtype=torch.int32)
+    gone = weakref.ref(tensor)
+    array = cpu.elements.flat(tensor)[5:]
+    del tensor
+    assert gone() is not None
+    assert array[0] == 5
+    del array
+    assert gone() is None
+
+
+@pytest.mark.parametrize("dtype", cpu.elements._NUMPY_TYPES)
+def test_arrays_are_the_memory_of_tensors(dtype):
+    tensor = torch.arange(24).reshape(2, 3, 4).to(dtype)
+    for view in (tensor, tensor[:, 1:, ::2], tensor.mT, tensor[:1].expand(5, -1, -1), tensor[:0]):
+        array = cpu.elements.flat(view)
+        assert view.numel() == 0 or array.ctypes.data == view.data_ptr()
+        assert array.itemsize == view.element_size()
+        strides = [stride * view.element_size() for stride in view.stride()]
+        copy = np.lib.stride_tricks.as_strided(array, view.shape, strides).copy()
+        assert torch.equal(torch.from_numpy(copy.view(np.uint8)).view(dtype).view(view.shape), view)
 
 
 # --- reused memory ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import functools
 import importlib
 import importlib.util
 import os
-from typing import TYPE_CHECKING, cast
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, cast
 
 from tritonsoft.backends.protocol import Backend
 
@@ -17,6 +19,41 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 @functools.cache
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------
+#
+# A child has one thread alone: what another thread was importing or compiling would stay locked there for good. So a
+# fork waits until that is done.
+
+_importing = threading.RLock()
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    _importing.acquire()
+    compiler = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    if compiler is not None:
+        compiler.acquire()
+    _held.append(compiler)
+
+
+def _after_fork() -> None:
+    compiler = _held.pop()
+    if compiler is not None:
+        compiler.release()
+    _importing.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+# --- choice ----------------------------------------------------------------------------------------------------------
+
+
+def _numba_may_compile() -> bool:
+    return os.environ.get("NUMBA_DISABLE_JIT", "").strip() in ("", "0")
 
 
 @functools.cache
@@ -35,12 +72,14 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
             else f"Triton has no {device_type} device; on a CPU it needs TRITON_INTERPRET=1 set before the import",
         ),
         "numba": (
-            _installed("numba") and device_type == "cpu",
+            _installed("numba") and _numba_may_compile() and device_type == "cpu",
             f"Numba runs on the CPU, not on {device_type}"
             if device_type != "cpu"
+            else "Numba is not installed; pip install '.[cpu]' in a checkout of tritonsoft"
+            if not _installed("numba")
             else "Numba is installed"
-            if _installed("numba")
-            else "Numba is not installed; pip install '.[cpu]' in a checkout of tritonsoft",
+            if _numba_may_compile()
+            else "NUMBA_DISABLE_JIT keeps Numba from compiling",
         ),
         "reference": (True, "eager PyTorch runs anywhere"),
     }
@@ -73,4 +112,5 @@ def backend_for(device_type: str, forced: str | None) -> Backend:
     name, reason = explain_backend(device_type, forced)
     if name is None:
         raise ValueError(f"backend={forced!r} cannot run on {device_type}: {reason}")
-    return cast(Backend, importlib.import_module(_MODULES[name]))
+    with _importing:
+        return cast(Backend, importlib.import_module(_MODULES[name]))

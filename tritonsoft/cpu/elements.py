@@ -18,19 +18,36 @@ STREAM_BYTES = 1 << 22  # outputs above this leave the cache anyway
 #
 # Numba has no 16-bit floats on a CPU. Kernels see float16 as int16 and bfloat16 as uint16 and convert the bits.
 
-_BITS = {torch.float16: torch.int16, torch.bfloat16: torch.uint16}
+_NUMPY_TYPES = {
+    torch.float16: np.dtype(np.int16).str,
+    torch.bfloat16: np.dtype(np.uint16).str,
+    **{
+        getattr(torch, name): np.dtype(name).str
+        for name in ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    },
+}
+
+
+class _Memory:
+    """What NumPy makes an array of, which keeps it, and with it the tensor, alive.
+
+    `Tensor.numpy` would do the same and forbid the storage to be resized ever after, which is not ours to forbid.
+    """
+
+    __slots__ = ("__array_interface__", "_tensor")
+
+    def __init__(self, tensor: Tensor, size: int) -> None:
+        self._tensor = tensor
+        kind, place = _NUMPY_TYPES[tensor.dtype], (tensor.data_ptr(), False)
+        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": kind, "data": place}
 
 
 def flat(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The memory that a tensor spans, as one dense array: kernels apply the strides, so each dtype compiles once."""
-    memory = tensor.detach()
-    if tensor.is_contiguous():
-        memory = memory.view(-1)
-    else:
-        span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        memory = memory.as_strided((span,), (1,))
-    bits = _BITS.get(tensor.dtype)
-    return (memory if bits is None else memory.view(bits)).numpy()
+    size = tensor.numel()
+    if size > 0 and not tensor.is_contiguous():
+        size = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return np.asarray(_Memory(tensor, size))
 
 
 @intrinsic

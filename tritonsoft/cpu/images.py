@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, streaming, sums_dtype, widen, write
-from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
+from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import ROWS, load, spread, store, transpose_square
 
@@ -220,7 +220,9 @@ def _resize(out: Tensor, image: Tensor, taps_y: Taps, taps_x: Taps, fill: float)
         dtype(fill),
         *streaming(out),
     )
-    pool.run(lambda first, end: _resize_rows(*arguments, first, end), batch * planes * out_height, out.numel() * 4)
+    num_boxes = taps_x.first.size // out_width
+    work = 0.25 * pixels_read(taps_y, taps_x, num_boxes) * num_channels * batch / num_boxes + 0.5 * out.numel()
+    pool.run(lambda first, end: _resize_rows(*arguments, first, end), batch * planes * out_height, work)
 
 
 def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
 from tritonsoft.cpu.images import crop_resize
-from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
+from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 
@@ -359,8 +359,10 @@ def label_rows(
     filter: str,
     dtype: Any,
     tile: int,
-) -> Callable[[Any, int, int], bool]:
-    """What hands a range of rows of a soft label to a target, and returns whether all labels that it read are allowed.
+) -> tuple[Callable[[Any, int, int], bool], int]:
+    """What hands a range of rows of a soft label to a target, and how many source pixels that reads for all rows.
+
+    It returns whether all labels that it read are allowed.
 
     Rows count through all samples.
     """
@@ -371,14 +373,16 @@ def label_rows(
     dtype = np.float64 if areas.max() > 64 * out_height * out_width else dtype
     # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
     mirrored = ends_x[:, 1] < ends_x[:, 0]
+    taps_y = taps_of(ends_y, in_height, out_height, filter, dtype)
+    taps_x = taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64)
     limits = torch.iinfo(torch.int32)
     wide = np.int32 if labels.dtype != torch.int64 and limits.min <= ignore_index <= limits.max else np.int64
     arguments = (
         flat(labels),
         labels.stride(),
         (wide(num_classes), in_width, out_height, out_width),
-        taps_of(ends_y, in_height, out_height, filter, dtype),
-        taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64),
+        taps_y,
+        taps_x,
         mirrored,
         wide(ignore_index),
         tile,
@@ -388,7 +392,7 @@ def label_rows(
         in_range: bool = _label_rows(target, *arguments, first, end)
         return in_range
 
-    return rows
+    return rows, pixels_read(taps_y, taps_x, len(ends_y)) * labels.shape[0] // len(ends_y)
 
 
 def _dense_target(out: Tensor, tile: int) -> DenseTarget:
@@ -408,8 +412,8 @@ def soft_crop_resize(
     """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
     batch, num_classes, *size = out.shape
     tile = _dense_tile(out)
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
-    work = out.numel() + labels.numel()
+    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
+    work = 0.25 * (out.numel() + num_pixels)
     in_range = all(pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work))
     return in_range or not validate
 
@@ -443,12 +447,13 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, vali
     def job(first: int, end: int) -> bool:
         # All sizes of a band before the next band: memory gives the label map away once, the cache does the rest.
         in_range = True
-        for out, rows in zip(outs, rows_of, strict=True):
+        for out, (rows, _) in zip(outs, rows_of, strict=True):
             ratio = out.shape[2] // height
             in_range &= rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
         return in_range
 
-    in_range = all(pool.run(job, labels.shape[0] * height, sum(out.numel() for out in outs) + labels.numel()))
+    work = 0.25 * sum(out.numel() + num_pixels for out, (_, num_pixels) in zip(outs, rows_of, strict=True))
+    in_range = all(pool.run(job, labels.shape[0] * height, work))
     return in_range or not validate
 
 
@@ -465,7 +470,7 @@ def soft_crop_resize_top(
 ) -> bool:
     """Writes `tritonsoft.reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
     batch, num_kept, *size = index.shape
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
+    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
     outputs = flat(index), flat(mass), flat(rest)
 
     def target() -> TopTarget:
@@ -474,6 +479,6 @@ def soft_crop_resize_top(
         shape = (num_classes, num_kept, *size)
         return TopTarget(*outputs, shape, best, best_class, candidate, candidate_class)
 
-    work = mass.numel() + labels.numel()
+    work = 0.5 * (mass.numel() + num_pixels)
     in_range = all(pool.run(lambda first, end: rows(target(), first, end), batch * size[0], work))
     return in_range or not validate

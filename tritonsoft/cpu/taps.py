@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from tritonsoft.conventions import FILTERS
+from tritonsoft.cpu.elements import flat
 from tritonsoft.cpu.threads import jit, unsigned
 
 
@@ -112,8 +113,13 @@ def ends_of(boxes: Tensor | None, source: tuple[int, int]) -> tuple[np.ndarray[A
     height, width = source
     if boxes is None:
         return np.array([[0.0, height]]), np.array([[0.0, width]])
-    ends = boxes.detach().double().numpy()
+    ends = flat(boxes.double().contiguous()).reshape(boxes.shape)
     return np.ascontiguousarray(ends[:, 1::2]), np.ascontiguousarray(ends[:, 0::2])
+
+
+def pixels_read(taps_y: Taps, taps_x: Taps, num_boxes: int) -> int:
+    """About how many source pixels all boxes have together; those that several outputs share count for each."""
+    return int(taps_y.weight.size) * int(taps_x.weight.size) // max(num_boxes, 1)
 
 
 def taps_of(ends: np.ndarray[Any, Any], in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
