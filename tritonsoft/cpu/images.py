@@ -1,6 +1,7 @@
 """Images: the weighted sum of source rows (contiguous, so it vectorises), then of that line's columns, for several rows
 side by side. The gradient is the same loop over the transposed lists of taps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, streaming, sums_dtype, widen, write
-from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps
+from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import ROWS, load, spread, store, transpose_square
 
@@ -228,18 +229,23 @@ def _resize(out: Tensor, image: Tensor, taps_y: Taps, taps_x: Taps, fill: float)
 def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
     """Writes `tritonsoft.reference.crop_resize` of an image ``(B, K, H, W)`` to ``out (B, K, h, w)``."""
     in_size, out_size, dtype = image.shape[2:], out.shape[2:], sums_dtype(out, image)
-    taps = [
-        taps_of(ends, in_size[axis], out_size[axis], filter, dtype)
-        for axis, ends in enumerate(ends_of(boxes, (in_size[0], in_size[1])))
-    ]
-    _resize(out, image, taps[0], taps[1], fill)
+    taps_y, taps_x = _taps(boxes, in_size, out_size, filter, dtype)
+    _resize(out, image, taps_y, taps_x, fill)
+
+
+def _taps(
+    boxes: Tensor | None, in_size: Sequence[int], out_size: Sequence[int], filter: Filter, dtype: type
+) -> list[Taps]:
+    """The taps along y and along x."""
+    if boxes is None:
+        return [whole_taps(*sizes, filter, dtype) for sizes in zip(in_size, out_size, strict=True)]
+    axes = zip(ends_of(boxes), in_size, out_size, strict=True)
+    return [taps_of(*axis, filter, dtype) for axis in axes]
 
 
 def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
     """Writes `tritonsoft.reference.crop_resize_adjoint` of a gradient ``(B, K, h, w)`` to ``out (B, K, H, W)``."""
     in_size, out_size, dtype = out.shape[2:], grad.shape[2:], sums_dtype(out, grad)
-    taps = []
-    for axis, ends in enumerate(ends_of(boxes, (in_size[0], in_size[1]))):
-        forward = taps_of(ends, in_size[axis], out_size[axis], filter, dtype)
-        taps.append(Taps(*transpose_taps(*forward[:3], in_size[axis], out_size[axis])))
-    _resize(out, grad, taps[0], taps[1], 0.0)
+    axes = zip(_taps(boxes, in_size, out_size, filter, dtype), in_size, out_size, strict=True)
+    taps_y, taps_x = (Taps(*transpose_taps(*taps[:3], *sizes)) for taps, *sizes in axes)
+    _resize(out, grad, taps_y, taps_x, 0.0)

@@ -16,12 +16,13 @@ from torch import Tensor
 from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
 from tritonsoft.cpu.images import crop_resize
-from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps
+from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 
 _MARGIN = LINE_BYTES // 4  # elements: one is enough, so many keep lines where they were in their cache lines
 _SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
+_NOT_MIRRORED = np.zeros(1, bool)
 TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 
 
@@ -362,19 +363,22 @@ def label_rows(
 ) -> tuple[Callable[[Any, int, int], bool], int]:
     """What hands a range of rows of a soft label to a target, and how many source pixels that reads for all rows.
 
-    It returns whether all labels that it read are allowed.
-
-    Rows count through all samples.
+    Rows count through all samples. It returns whether all labels that it read are allowed.
     """
     (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
-    ends_y, ends_x = ends_of(boxes, (in_height, in_width))
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
-    areas = abs((ends_y[:, 1] - ends_y[:, 0]) * (ends_x[:, 1] - ends_x[:, 0]))
-    dtype = np.float64 if areas.max() > 64 * out_height * out_width else dtype
-    # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
-    mirrored = ends_x[:, 1] < ends_x[:, 0]
-    taps_y = taps_of(ends_y, in_height, out_height, filter, dtype)
-    taps_x = taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64)
+    most = 64 * out_height * out_width
+    if boxes is None:
+        mirrored = _NOT_MIRRORED
+        taps_y = whole_taps(in_height, out_height, filter, np.float64 if in_height * in_width > most else dtype)
+        taps_x = whole_taps(in_width, out_width, filter, np.float64)
+    else:
+        ends_y, ends_x = ends_of(boxes)
+        areas = abs((ends_y[:, 1] - ends_y[:, 0]) * (ends_x[:, 1] - ends_x[:, 0]))
+        # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
+        mirrored = ends_x[:, 1] < ends_x[:, 0]
+        taps_y = taps_of(ends_y, in_height, out_height, filter, np.float64 if areas.max() > most else dtype)
+        taps_x = taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64)
     limits = torch.iinfo(torch.int32)
     wide = np.int32 if labels.dtype != torch.int64 and limits.min <= ignore_index <= limits.max else np.int64
     arguments = (
@@ -392,7 +396,7 @@ def label_rows(
         in_range: bool = _label_rows(target, *arguments, first, end)
         return in_range
 
-    return rows, pixels_read(taps_y, taps_x, len(ends_y)) * labels.shape[0] // len(ends_y)
+    return rows, pixels_read(taps_y, taps_x, len(mirrored)) * labels.shape[0] // len(mirrored)
 
 
 def _dense_target(out: Tensor, tile: int) -> DenseTarget:

@@ -1,5 +1,6 @@
 """`tritonsoft.conventions` as tables: the weighted taps of each output along one axis."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,11 +109,8 @@ def transpose_taps(first: Any, begin: Any, weight: Any, in_size: int, out_size: 
     return first_output, begin_back, weight_back, np.zeros(num_boxes * in_size, weight.dtype)
 
 
-def ends_of(boxes: Tensor | None, source: tuple[int, int]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The ends of the boxes along y and along x, each ``(boxes, 2)`` float64; one box serves all samples if None."""
-    height, width = source
-    if boxes is None:
-        return np.array([[0.0, height]]), np.array([[0.0, width]])
+def ends_of(boxes: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The ends of the boxes along y and along x, each ``(boxes, 2)`` float64."""
     ends = flat(boxes.double().contiguous()).reshape(boxes.shape)
     return np.ascontiguousarray(ends[:, 1::2]), np.ascontiguousarray(ends[:, 0::2])
 
@@ -120,6 +118,12 @@ def ends_of(boxes: Tensor | None, source: tuple[int, int]) -> tuple[np.ndarray[A
 def pixels_read(taps_y: Taps, taps_x: Taps, num_boxes: int) -> int:
     """About how many source pixels all boxes have together; those that several outputs share count for each."""
     return int(taps_y.weight.size) * int(taps_x.weight.size) // max(num_boxes, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def whole_taps(in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
+    """`taps_of` the one box that serves all samples where all of each is resized: shapes repeat from call to call."""
+    return taps_of(np.array([[0.0, in_size]]), in_size, out_size, filter, dtype)
 
 
 def taps_of(ends: np.ndarray[Any, Any], in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
