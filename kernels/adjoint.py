@@ -14,8 +14,8 @@ from tritonsoft.kernels.geometry import axis_of_box, filter_reach, footprint, ta
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
+    launch,
     offset_type,
-    platform_of,
     register_limit,
     tile_shape,
 )
@@ -150,4 +150,4 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
 
 def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
     """``grad (B, K, h, w)`` -> ``out (B, K, H, W)``."""
-    launch_configuration(out, grad, boxes, filter, platform_of(out.device)).run(out.device)
+    launch(launch_configuration, out.device, out, grad, boxes, filter)

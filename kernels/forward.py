@@ -17,8 +17,8 @@ from tritonsoft.kernels.launch import (
     accumulator_type,
     dense_factor,
     dense_tile,
+    launch,
     offset_type,
-    platform_of,
     power_of_two_factor,
     register_limit,
     tile_shape,
@@ -308,8 +308,7 @@ def launch_configuration(
 
 def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
     """Image ``(B, K, H, W)`` -> ``out (B, K, h, w)``."""
-    platform = platform_of(out.device)
-    launch_configuration(out, image, None, None, boxes, -1, filter, fill, platform).run(out.device)
+    launch(launch_configuration, out.device, out, image, None, None, boxes, -1, filter, fill)
 
 
 def soft_crop_resize(
@@ -318,8 +317,7 @@ def soft_crop_resize(
     """Label map ``(B, H, W)`` -> soft label ``out (B, C, h, w)``."""
     if validate and not labels_in_range(labels, out.shape[1], ignore_index):
         return False
-    platform = platform_of(out.device)
-    launch_configuration(None, None, out, labels, boxes, ignore_index, filter, 0.0, platform).run(out.device)
+    launch(launch_configuration, out.device, None, None, out, labels, boxes, ignore_index, filter, 0.0)
     return True
 
 
@@ -337,6 +335,5 @@ def crop_resize_pair(
     """Image and label map through the same boxes, in one launch."""
     if validate and not labels_in_range(labels, out_soft.shape[1], ignore_index):
         return False
-    platform = platform_of(out.device)
-    launch_configuration(out, image, out_soft, labels, boxes, ignore_index, filter, fill, platform).run(out.device)
+    launch(launch_configuration, out.device, out, image, out_soft, labels, boxes, ignore_index, filter, fill)
     return True

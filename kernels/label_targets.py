@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft import memory, reference
+from tritonsoft import reference
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.conventions import Filter, Reduction
 from tritonsoft.kernels.convert import exponential, narrow, widen
@@ -25,13 +25,13 @@ from tritonsoft.kernels.launch import (
     accumulator_type,
     dense_factor,
     dense_tile,
+    launch,
     offset_type,
-    platform_of,
     power_of_two_factor,
     register_limit,
     tile_shape,
 )
-from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums, sums_instead_of_losses
 
 # A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
 _MAX_TOP_K = 16
@@ -315,10 +315,10 @@ def top_configuration(
     return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 4, tl.float32, platform, tensors)
 
 
-def pyramid_configuration(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, platform: str) -> Launch:
+def pyramid_configuration(labels: Tensor, ignore_index: int, *outs: Tensor, platform: str) -> Launch:
     """What `soft_pyramid` launches."""
     finest = outs[0]
-    tensors, accumulator = {"levels": tuple(outs)}, accumulator_type(finest)
+    tensors, accumulator = {"levels": outs}, accumulator_type(finest)
     _, num_classes, *size = finest.shape
     return _launch(
         "pyramid",
@@ -350,14 +350,11 @@ def area_cross_entropy_configuration(
 ) -> Launch:
     """What `area_cross_entropy` launches first.
 
-    Unless the reduction is "none", argument ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    Unless the reduction is "none", scratch tensor ``partial`` holds the sums of each program, ``(1, programs, 2)``.
     """
     tensors = {"logits": logits, "loss": value, "mass": mass, "lse": lse, "weights": weight}
-    launch = _launch_loss("loss", labels, boxes, ignore_index, filter, logits, tensors, platform)
-    if reduction != "none":
-        launch.arguments["loss"] = None
-        launch.arguments["partial"] = memory.empty((1, launch.grid[0], 2), lse.dtype, lse.device)
-    return launch
+    result = _launch_loss("loss", labels, boxes, ignore_index, filter, logits, tensors, platform)
+    return result if reduction == "none" else sums_instead_of_losses(result, lse)
 
 
 def area_cross_entropy_backward_configuration(
@@ -427,8 +424,8 @@ def soft_crop_resize_top(
         return True
     if validate and not labels_in_range(labels, num_classes, ignore_index):
         return False
-    platform = platform_of(index.device)
-    top_configuration(index, mass, rest, labels, boxes, num_classes, ignore_index, filter, platform).run(index.device)
+    inputs = (index, mass, rest, labels, boxes, num_classes, ignore_index, filter)
+    launch(top_configuration, index.device, *inputs)
     return True
 
 
@@ -442,7 +439,7 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, vali
         return False
     doubling = all(2 * coarse.shape[3] == fine.shape[3] for fine, coarse in itertools.pairwise(outs))
     if doubling and labels.shape[2] // outs[0].shape[3] in (1, 2, 4, 8) and num_classes <= 255:
-        pyramid_configuration(outs, labels, ignore_index, platform_of(labels.device)).run(labels.device)
+        launch(pyramid_configuration, labels.device, labels, ignore_index, *outs)
     else:
         for out in outs:
             soft_crop_resize(out, labels, None, ignore_index, "area", validate=False)
@@ -466,22 +463,10 @@ def area_cross_entropy(
     """The loss of logits ``(B, C, h, w)`` against a label map, with the weighted mass and logsumexp of each pixel."""
     if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
         return False
-    launch = area_cross_entropy_configuration(
-        value,
-        mass,
-        lse,
-        logits,
-        labels,
-        boxes,
-        ignore_index,
-        filter,
-        weight,
-        reduction,
-        platform_of(logits.device),
-    )
-    launch.run(logits.device)
+    maps, source = (mass, lse), (labels, boxes, ignore_index, filter)
+    partial = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
     if reduction != "none":
-        finish_cross_entropy(value, total, launch.arguments["partial"], reduction)
+        finish_cross_entropy(value, total, *partial, reduction)
     return True
 
 
@@ -499,17 +484,6 @@ def area_cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
-    area_cross_entropy_backward_configuration(
-        out,
-        grad,
-        total,
-        logits,
-        labels,
-        boxes,
-        ignore_index,
-        filter,
-        weight,
-        mass.contiguous(),
-        lse.contiguous(),
-        platform_of(logits.device),
-    ).run(logits.device)
+    maps, source = (mass.contiguous(), lse.contiguous()), (labels, boxes, ignore_index, filter)
+    configuration = area_cross_entropy_backward_configuration
+    launch(configuration, logits.device, out, grad, total, logits, *source, weight, *maps)

@@ -1,40 +1,48 @@
-"""What the launchers share: a launch as a value, and the rules that turn shapes into launch settings.
+"""What the launchers share: a launch as a value, its memory, and the rules that turn shapes into launch settings.
 
 A launch is decided by a pure function of shapes, strides and types, never by timing: nothing is tuned at run time, and
 tests and benchmarks compile the very configuration that would run, on machines without a GPU (`Launch.compile`).
+
+The same call gets the same kernel with the same arguments, its tensors apart. `launch` remembers them: it asks for the
+configuration, and Triton for the kernel, at the first such call only.
 """
 
+import collections
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.compiler import CompiledKernel
 
+from tritonsoft import memory
 from tritonsoft.conventions import Filter
 
 _INT32_LIMIT = 2**31
+_INTERPRETED = triton.knobs.runtime.interpret
 
 
 class Launch(NamedTuple):
-    """A kernel with its grid, its arguments by name and its compile options."""
+    """A kernel with its grid, its arguments by name and its compile options.
+
+    ``scratch`` names the arguments that the configuration has allocated, contiguous; all other tensors are its inputs.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     options: dict[str, Any]
+    scratch: tuple[str, ...] = ()
 
-    def run(self, device: torch.device) -> None:
-        """Launch on ``device``, whichever device is current."""
-        if device.type == "cpu":  # the interpreter
-            self.kernel[self.grid](**self.arguments, **self.options)
-            return
-        module = getattr(torch, device.type)
-        if device.index == module.current_device():
-            self.kernel[self.grid](**self.arguments, **self.options)
-        else:
-            with module.device(device):
-                self.kernel[self.grid](**self.arguments, **self.options)
+    def run(self, device: torch.device) -> Any:
+        """Launch on ``device``, whichever device is current; returns the compiled kernel."""
+        with on_device(device):
+            return self.kernel[self.grid](**self.arguments, **self.options)
 
     def compile(self, target: Any) -> Any:
         """The compiled kernel for a ``GPUTarget``, specialised as a launch would; the tensors may be on "meta"."""
@@ -49,6 +57,162 @@ class Launch(NamedTuple):
         )
         source = ASTSource(kernel, signature, constants, attributes)
         return triton.compile(source, target=target, options=options.__dict__)
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """What makes a device the current one, where it is not."""
+    if _INTERPRETED:
+        return _NOTHING
+    module = getattr(torch, device.type)
+    context: contextlib.AbstractContextManager[Any] = (
+        _NOTHING if device.index == module.current_device() else module.device(device)
+    )
+    return context
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+# --- remembered launches ---------------------------------------------------------------------------------------------
+
+MAX_REMEMBERED = 1024  # launches; the least recently used one is forgotten first
+
+
+class _TensorAt(NamedTuple):
+    """In the place of a tensor: where it stands among the inputs, which the scratch tensors follow."""
+
+    index: int
+
+
+class RememberedLaunch:
+    """A compiled kernel and its arguments in order, without any tensor."""
+
+    def __init__(self, compiled: Any, planned: Launch, inputs: Sequence[Any]) -> None:
+        """``inputs`` are those that ``planned`` was made of; no two of them may be the same object."""
+        scratch = [planned.arguments[name] for name in planned.scratch]
+        places = {id(tensor): index for index, tensor in enumerate([*inputs, *scratch]) if isinstance(tensor, Tensor)}
+
+        def without_tensors(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return _TensorAt(places[id(value)])  # a KeyError: neither an input nor named as scratch memory
+            return tuple(map(without_tensors, value)) if isinstance(value, tuple) else value
+
+        arguments = [without_tensors(planned.arguments[name]) for name in planned.kernel.arg_names]
+        if len(arguments) != len(planned.arguments) or not all(tensor.is_contiguous() for tensor in scratch):
+            raise ValueError(f"the launch of {planned.kernel} cannot be remembered")
+        self.kernel = planned.kernel
+        self._launch = compiled[(*planned.grid, 1, 1)[:3]]
+        self._arguments = arguments
+        self._tensors = [(n, value.index) for n, value in enumerate(arguments) if type(value) is _TensorAt]
+        self._tuples = [
+            (n, value) for n, value in enumerate(arguments) if type(value) is tuple and _holds_tensor(value)
+        ]
+        self._scratch = [(tensor.shape, tensor.dtype) for tensor in scratch]
+
+    def run(self, device: torch.device, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Launch with these inputs; returns the scratch tensors."""
+        scratch = tuple([memory.empty(shape, dtype, device) for shape, dtype in self._scratch])
+        tensors = (*inputs, *scratch)
+        arguments = self._arguments.copy()
+        for position, index in self._tensors:
+            arguments[position] = tensors[index]
+        for position, template in self._tuples:
+            arguments[position] = _filled(template, tensors)
+        with on_device(device):
+            self._launch(*arguments)
+        return scratch
+
+
+def _holds_tensor(template: Any) -> bool:
+    return type(template) is _TensorAt or (type(template) is tuple and any(map(_holds_tensor, template)))
+
+
+def _filled(template: Any, tensors: Sequence[Any]) -> Any:
+    if type(template) is _TensorAt:
+        return tensors[template.index]
+    return tuple([_filled(value, tensors) for value in template]) if type(template) is tuple else template
+
+
+class LaunchCache:
+    """Launches by what decides them; bounded, and shared by all threads."""
+
+    def __init__(self, max_entries: int) -> None:
+        self.max_entries = max_entries
+        self.clear()
+        # In a child process no compiled kernel is loaded, and another thread of the parent may have held the lock.
+        os.register_at_fork(after_in_child=self.clear)
+
+    def clear(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: collections.OrderedDict[Hashable, RememberedLaunch] = collections.OrderedDict()
+
+    def get(self, key: Hashable) -> RememberedLaunch | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+            return entry
+
+    def put(self, key: Hashable, entry: RememberedLaunch) -> None:
+        with self._lock:
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+            while len(self._entries) > self.max_entries:
+                self._entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+remembered = LaunchCache(MAX_REMEMBERED)
+
+
+def _key_of(value: Any) -> Hashable:
+    """All that a configuration, and Triton when it specialises a kernel, may read of an input."""
+    if isinstance(value, Tensor):
+        key = (value.dtype, value.shape, value.stride(), value.data_ptr() % 16)
+        # On AMD a kernel of small memories addresses them in another way.
+        return (*key, value.untyped_storage().nbytes() < _INT32_LIMIT) if torch.version.hip else key
+    # Equal numbers of two types are two inputs, and so are 0.0 and -0.0.
+    return type(value), value.hex() if type(value) is float else value
+
+
+def _is_watched(kernel: Any) -> bool:
+    """Whether Triton is told to compile or launch in a way that only its own launch knows of."""
+    knobs = triton.knobs
+    return bool(
+        kernel.pre_run_hooks
+        or knobs.runtime.debug
+        or knobs.runtime.add_stages_inspection_hook
+        or knobs.compilation.instrumentation_mode
+    )
+
+
+def launch(configuration: Callable[..., Launch], device: torch.device, *inputs: Any) -> tuple[Tensor, ...]:
+    """Launch what ``configuration(*inputs, platform=...)`` decides; returns its scratch tensors.
+
+    The inputs are tensors, numbers, strings and None. Tensors are told apart by type, shape, strides and alignment: a
+    configuration must not read anything else of them.
+    """
+    if _INTERPRETED:
+        planned = configuration(*inputs, platform=platform_of(device))
+        planned.run(device)
+        return tuple([planned.arguments[name] for name in planned.scratch])
+    key = (configuration, device, *[_key_of(value) for value in inputs])
+    entry = remembered.get(key)
+    if entry is not None and not _is_watched(entry.kernel):
+        return entry.run(device, inputs)
+    # Of each tensor a view, so that none is the same object as another: where an argument comes from is then certain.
+    views = [value.detach() if isinstance(value, Tensor) else value for value in inputs]
+    planned = configuration(*views, platform=platform_of(device))
+    compiled = planned.run(device)
+    # None where a hook of Triton's has kept the kernel from being compiled.
+    if isinstance(compiled, CompiledKernel) and not _is_watched(planned.kernel):
+        remembered.put(key, RememberedLaunch(compiled, planned, views))
+    return tuple([planned.arguments[name] for name in planned.scratch])
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
 
 
 def platform_of(device: torch.device) -> str:

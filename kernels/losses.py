@@ -23,8 +23,8 @@ from tritonsoft import memory
 from tritonsoft.backends.values import masses_in_range
 from tritonsoft.conventions import Classes, Measure, Reduction
 from tritonsoft.kernels.convert import exponential, narrow, widen
-from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, power_of_two_factor
-from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, finish_overlap, store_sums
+from tritonsoft.kernels.launch import Launch, accumulator_type, launch, power_of_two_factor
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, finish_overlap, store_sums, sums_instead_of_losses
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
 #
@@ -647,14 +647,11 @@ def cross_entropy_configuration(
 ) -> Launch:
     """What `cross_entropy` launches first; only shapes, strides and types matter, here and below.
 
-    Unless the reduction is "none", argument ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    Unless the reduction is "none", scratch tensor ``partial`` holds the sums of each program, ``(1, programs, 2)``.
     """
     others = {"loss": value, "partial": None, "mass": mass, "lse": lse, "weights": _with_stride(weight)}
-    launch = _launch(cross_entropy_kernel, "cross entropy", logits, soft, index, {}, others, platform)
-    if reduction != "none":
-        launch.arguments["loss"] = None
-        launch.arguments["partial"] = memory.empty((1, launch.grid[0], 2), lse.dtype, lse.device)
-    return launch
+    result = _launch(cross_entropy_kernel, "cross entropy", logits, soft, index, {}, others, platform)
+    return result if reduction == "none" else sums_instead_of_losses(result, lse)
 
 
 def cross_entropy_backward_configuration(
@@ -679,12 +676,12 @@ def cross_entropy_backward_configuration(
 def overlap_configuration(
     mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, platform: str
 ) -> Launch:
-    """What `overlap_loss` launches first; argument ``partial`` holds the sums of each program."""
-    launch = _launch(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
+    """What `overlap_loss` launches first; scratch tensor ``partial`` holds the sums of each program."""
+    result = _launch(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
     batch, num_classes = logits.shape[:2]
-    shape = (batch, launch.grid[0] // batch, num_classes * 3)
-    launch.arguments["partial"] = memory.empty(shape, lse.dtype, lse.device)
-    return launch
+    shape = (batch, result.grid[0] // batch, num_classes * 3)
+    partial = memory.empty(shape, lse.dtype, lse.device)
+    return result._replace(arguments={**result.arguments, "partial": partial}, scratch=("partial",))
 
 
 def overlap_backward_configuration(
@@ -731,11 +728,10 @@ def cross_entropy(
     """The loss of logits ``(B, C, h, w)`` against a soft label, with the weighted mass and logsumexp of each pixel."""
     if validate and not masses_in_range(soft):
         return False
-    platform = platform_of(logits.device)
-    launch = cross_entropy_configuration(value, mass, lse, logits, soft, index, weight, reduction, platform)
-    launch.run(logits.device)
+    inputs = (value, mass, lse, logits, soft, index, weight, reduction)
+    partial = launch(cross_entropy_configuration, logits.device, *inputs)
     if reduction != "none":
-        finish_cross_entropy(value, total, launch.arguments["partial"], reduction)
+        finish_cross_entropy(value, total, *partial, reduction)
     return True
 
 
@@ -751,10 +747,8 @@ def cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
-    maps = mass.contiguous(), lse.contiguous()
-    platform = platform_of(logits.device)
-    launch = cross_entropy_backward_configuration(out, grad, total, logits, soft, index, weight, *maps, platform)
-    launch.run(logits.device)
+    inputs = (out, grad, total, logits, soft, index, weight, mass.contiguous(), lse.contiguous())
+    launch(cross_entropy_backward_configuration, logits.device, *inputs)
 
 
 def overlap_loss(
@@ -774,9 +768,8 @@ def overlap_loss(
     """The Dice or Jaccard loss of logits ``(B, C, h, w)``, with the mass and the logsumexp of each pixel."""
     if validate and not masses_in_range(soft):
         return False
-    launch = overlap_configuration(mass, lse, logits, soft, index, platform_of(logits.device))
-    launch.run(logits.device)
-    finish_overlap(value, slopes, launch.arguments["partial"], weight, measure, classes, reduction)
+    (partial,) = launch(overlap_configuration, logits.device, mass, lse, logits, soft, index)
+    finish_overlap(value, slopes, partial, weight, measure, classes, reduction)
     return True
 
 
@@ -791,6 +784,5 @@ def overlap_loss_backward(
     lse: Tensor,
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the values, ``grad (S, C)``."""
-    platform = platform_of(logits.device)
-    maps = mass.contiguous(), lse.contiguous()
-    overlap_backward_configuration(out, grad, slopes, logits, soft, index, *maps, platform).run(logits.device)
+    inputs = (out, grad, slopes, logits, soft, index, mass.contiguous(), lse.contiguous())
+    launch(overlap_backward_configuration, logits.device, *inputs)

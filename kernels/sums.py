@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tritonsoft import memory
 from tritonsoft.conventions import Classes, Measure, Reduction
-from tritonsoft.kernels.launch import Launch, platform_of
+from tritonsoft.kernels.launch import Launch, launch
 
 # So many rows are left to the one program that finishes a loss; of more, several programs make fewer.
 MAX_PAIRS = 8192
@@ -170,7 +170,7 @@ def finish_overlap_kernel(
 
 
 def sum_rows_configuration(partial: Tensor, platform: str) -> Launch:
-    """What makes at most `MAX_ROWS` rows of the rows of each group, in argument ``out``."""
+    """What makes at most `MAX_ROWS` rows of the rows of each group, in scratch tensor ``out``."""
     groups, num_rows, length = partial.shape
     block_l = min(triton.next_power_of_2(length), 64)
     block_r = 2048 // block_l
@@ -189,7 +189,14 @@ def sum_rows_configuration(partial: Tensor, platform: str) -> Launch:
             "BLOCK_L": block_l,
         },
         {"num_warps": 4},
+        ("out",),
     )
+
+
+def sums_instead_of_losses(planned: Launch, like: Tensor) -> Launch:
+    """The launch of a kernel with arguments ``loss`` and ``partial``, which then writes the latter."""
+    partial = memory.empty((1, planned.grid[0], 2), like.dtype, like.device)
+    return planned._replace(arguments={**planned.arguments, "loss": None, "partial": partial}, scratch=("partial",))
 
 
 def finish_cross_entropy_configuration(
@@ -234,12 +241,9 @@ def finish_overlap_configuration(
 
 def finish_cross_entropy(value: Tensor, total: Tensor, partial: Tensor, reduction: Reduction) -> None:
     """``value`` and ``total`` of the sums ``partial (1, programs, 2)`` of losses and masses."""
-    platform = platform_of(value.device)
     if partial.shape[1] > MAX_PAIRS:
-        launch = sum_rows_configuration(partial, platform)
-        launch.run(value.device)
-        partial = launch.arguments["out"]
-    finish_cross_entropy_configuration(value, total, partial, reduction, platform).run(value.device)
+        (partial,) = launch(sum_rows_configuration, value.device, partial)
+    launch(finish_cross_entropy_configuration, value.device, value, total, partial, reduction)
 
 
 def finish_overlap(
@@ -252,13 +256,9 @@ def finish_overlap(
     reduction: Reduction,
 ) -> None:
     """``value`` and ``slopes`` of the sums ``partial (B, programs, 3 * C)``."""
-    platform = platform_of(value.device)
     if len(slopes) != len(partial):
         partial = partial.view(len(slopes), -1, partial.shape[2])
     if partial.shape[1] > MAX_ROWS:
-        launch = sum_rows_configuration(partial, platform)
-        launch.run(value.device)
-        partial = launch.arguments["out"]
-    finish_overlap_configuration(value, slopes, partial, weight, measure, classes, reduction, platform).run(
-        value.device
-    )
+        (partial,) = launch(sum_rows_configuration, value.device, partial)
+    inputs = (value, slopes, partial, weight, measure, classes, reduction)
+    launch(finish_overlap_configuration, value.device, *inputs)

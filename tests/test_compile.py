@@ -189,7 +189,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     for labels, out, factors in ((bytes_, half, (2, 4, 8, 16)), (integers, single, (4, 8)), (bytes_, double, (1, 2))):
         outs = [empty((batch, 19, height // factor, width // factor), out) for factor in factors]
         suffix = f"{'-'.join(map(str, factors))} {name(labels.dtype)} {name(out)}"
-        yield f"pyramid {suffix}", label_targets.pyramid_configuration(outs, labels, 255, platform)
+        yield f"pyramid {suffix}", label_targets.pyramid_configuration(labels, 255, *outs, platform=platform)
 
 
 def _machine_code(compiled: Any) -> dict[str, Any]:

@@ -28,11 +28,14 @@ def is_channels_last(image: Tensor) -> bool:
 
 
 def strides_of(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
-    """Those of a tensor without gaps."""
-    if not channels_last:
-        return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    _, channels, height, width = shape
-    return channels * height * width, 1, width * channels, channels
+    """Strides of a contiguous tensor."""
+    if channels_last:
+        _, channels, height, width = shape
+        return channels * height * width, 1, width * channels, channels
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 1, 0, -1):
+        strides[axis - 1] = strides[axis] * shape[axis]
+    return tuple(strides)
 
 
 class Blocks:
@@ -79,11 +82,12 @@ blocks = Blocks()
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Tensor:
     """Memory for an output; never a view of another tensor, which autograd would not let callers change in place."""
-    strides, num_bytes = strides_of(shape, channels_last), math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or num_bytes < _LARGE:
-        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-    memory = torch.from_numpy(blocks.take(num_bytes))
-    return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), 0, shape, strides)
+    if device.type == "cpu" and (num_bytes := math.prod(shape) * dtype.itemsize) >= _LARGE:
+        memory = torch.from_numpy(blocks.take(num_bytes))
+        return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), 0, shape, strides_of(shape, channels_last))
+    if channels_last:
+        return torch.empty_strided(shape, strides_of(shape, True), dtype=dtype, device=device)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def fake(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
