@@ -6,8 +6,9 @@ from typing import Any, Final, cast
 import kornia.augmentation as K
 import torch
 from kornia.augmentation._2d.base import _input_metadata_only
-from kornia.augmentation.random_generator import PlainUniformGenerator
-from kornia.augmentation.utils import override_parameters
+from kornia.augmentation.random_generator import RandomGeneratorBase
+from kornia.augmentation.random_generator.base import UniformDistribution
+from kornia.augmentation.utils import _adapted_rsampling, override_parameters
 from kornia.constants import Resample
 from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
@@ -30,6 +31,7 @@ Flags = dict[str, Any]
 Size = tuple[int, int]
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
+_IGNORE_INDEX: Final = 255  # unless the caller names another
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -49,7 +51,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     ignore_index: int
     filter: Filter | None
 
-    def _configure(self, num_classes: int | None, ignore_index: int, filter: Filter | None) -> None:
+    def _configure(self, num_classes: int | None, ignore_index: int | None, filter: Filter | None) -> None:
         if filter is not None and filter not in FILTERS:
             raise ValueError(f"filter must be one of {FILTERS}, or None for kornia's own sampling, got {filter!r}")
         if num_classes is not None:
@@ -62,8 +64,15 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
                     f"it, got num_classes={num_classes}"
                 )
+        if ignore_index is None:
+            if num_classes is not None and num_classes > _IGNORE_INDEX:
+                raise ValueError(
+                    f"ignore_index must be given where num_classes is more than {_IGNORE_INDEX} (the default, "
+                    f"{_IGNORE_INDEX}, would be a class), got num_classes={num_classes}"
+                )
+            ignore_index = _IGNORE_INDEX
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+            raise TypeError(f"ignore_index must be an int or None, got {ignore_index!r}")
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
             self._refuse_resample(self.flags)
@@ -313,7 +322,7 @@ class Resize(BoxAugmentation, K.Resize):
         p: probability that the batch is resized.
         keepdim: keep the rank of the input.
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
-        ignore_index: the label that carries no mass.
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: as in `tritonsoft.functional`; None for kornia's own sampling, bit for bit.
 
     Shape:
@@ -341,7 +350,7 @@ class Resize(BoxAugmentation, K.Resize):
         p: float = 1.0,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
@@ -394,7 +403,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
@@ -446,7 +455,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(
@@ -536,7 +545,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
@@ -555,7 +564,7 @@ class _RandomFlip(BoxAugmentation):
         same_on_batch: bool = False,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(p, p_batch, same_on_batch, keepdim)
@@ -612,6 +621,36 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
         return torch.stack([x0, y1, x1, y0], dim=1)
 
 
+class _ScaleCropGenerator(RandomGeneratorBase):
+    """A factor per sample, and where its window lies: a share of the way across and down.
+
+    In single precision at least: rounded to halves, a window as large as the picture would show what lies outside.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"scale={self.scale}"
+
+    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
+        smallest, largest, zero, one = torch.tensor(
+            (*self.scale, 0.0, 1.0), device=device, dtype=torch.promote_types(dtype, torch.float32)
+        )
+        self.factor_sampler = UniformDistribution(smallest, largest, validate_args=False)  # the two may be equal
+        self.place_sampler = UniformDistribution(zero, one)
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        # kornia's parameters have the default type, and lie where new tensors do.
+        like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        samplers = {"scale": self.factor_sampler, "across": self.place_sampler, "down": self.place_sampler}
+        return {
+            name: _adapted_rsampling((batch_shape[0],), sampler, same_on_batch).to(like)
+            for name, sampler in samplers.items()
+        }
+
+
 class RandomScaleCrop(BoxAugmentation):
     """Scale the picture by a random factor, then cut a random window; pad where the picture is too small.
 
@@ -652,7 +691,7 @@ class RandomScaleCrop(BoxAugmentation):
         p: float = 1.0,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter = "area",
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
@@ -666,9 +705,7 @@ class RandomScaleCrop(BoxAugmentation):
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        self._param_generator = PlainUniformGenerator(
-            (scale, "scale", None, None), ((0.0, 1.0), "across", None, None), ((0.0, 1.0), "down", None, None)
-        )
+        self._param_generator = _ScaleCropGenerator((scale[0], scale[1]))
         self.flags = {"size": tuple(size), "fill": fill}
         self._configure(num_classes, ignore_index, filter)
 
