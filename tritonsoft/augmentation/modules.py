@@ -6,8 +6,9 @@ from typing import Any, Final, cast
 import kornia.augmentation as K
 import torch
 from kornia.augmentation._2d.base import _input_metadata_only
-from kornia.augmentation.random_generator import PlainUniformGenerator
-from kornia.augmentation.utils import override_parameters
+from kornia.augmentation.random_generator import RandomGeneratorBase
+from kornia.augmentation.random_generator.base import UniformDistribution
+from kornia.augmentation.utils import _adapted_rsampling, override_parameters
 from kornia.constants import Resample
 from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
@@ -22,7 +23,17 @@ from tritonsoft.augmentation.masks import (
     undo_mask,
     unmarked,
 )
-from tritonsoft.augmentation.view import Fill, View, padded_index, pixel_matrix, sample_image, sample_soft, undo, whole
+from tritonsoft.augmentation.view import (
+    Fill,
+    View,
+    pad_by_repeating,
+    pixel_matrix,
+    rows,
+    sample_image,
+    sample_soft,
+    undo,
+    whole,
+)
 from tritonsoft.conventions import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -30,6 +41,7 @@ Flags = dict[str, Any]
 Size = tuple[int, int]
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
+_IGNORE_INDEX: Final = 255  # unless the caller names another
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -49,7 +61,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     ignore_index: int
     filter: Filter | None
 
-    def _configure(self, num_classes: int | None, ignore_index: int, filter: Filter | None) -> None:
+    def _configure(self, num_classes: int | None, ignore_index: int | None, filter: Filter | None) -> None:
         if filter is not None and filter not in FILTERS:
             raise ValueError(f"filter must be one of {FILTERS}, or None for kornia's own sampling, got {filter!r}")
         if num_classes is not None:
@@ -62,8 +74,15 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
                     f"it, got num_classes={num_classes}"
                 )
+        if ignore_index is None:
+            if num_classes is not None and num_classes > _IGNORE_INDEX:
+                raise ValueError(
+                    f"ignore_index must be given where num_classes is more than {_IGNORE_INDEX} (the default, "
+                    f"{_IGNORE_INDEX}, would be a class), got num_classes={num_classes}"
+                )
+            ignore_index = _IGNORE_INDEX
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+            raise TypeError(f"ignore_index must be an int or None, got {ignore_index!r}")
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
             self._refuse_resample(self.flags)
@@ -86,14 +105,18 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         """``(B, 4)`` float64 in edges of a picture of (H, W), for the parameters that were drawn; None: all of it."""
-        return edges(params["src"])
+        return sliced(params["src"], source)
 
     def output_size(self, source: Size, flags: Flags) -> Size:
-        """(h, w) that a picture of (H, W) becomes."""
+        """(h, w) that a picture of (H, W) becomes when its parameters are drawn."""
         size = flags["size"]
         return int(size[0]), int(size[1])
 
-    def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
+    def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
+        """(h, w) that a picture of (H, W) becomes with these parameters, which may be replayed."""
+        return self.output_size(source, flags)
+
+    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         """Whether the box may reach outside of the picture, and what an image has there."""
         return False, 0.0
 
@@ -118,7 +141,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                     "another size"
                 )
             return View(source, source)
-        boxes, size = self.boxes(source, params, flags), self.output_size(source, flags)
+        boxes, size = self.boxes(source, params, flags), self.drawn_size(source, params, flags)
         if not self.always_applies:
             gate = params["batch_prob"] > 0.5
             if size == source:
@@ -131,7 +154,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                         "and a batch holds one size"
                     )
                 return View(source, source)
-        pads, fill = self.padding(source, flags)
+        pads, fill = self.padding(source, params, flags)
         filter = self.filter if self.resamples else None
         return View(source, size, boxes, filter, self.crops, pads, fill)
 
@@ -166,7 +189,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
             boxes = whole(source, params["batch_prob"])
         # A half-precision matrix could not tell neighbouring pixels apart beyond 256 or 2048.
         dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
-        matrix = pixel_matrix(boxes, self.output_size(source, flags)).to(dtype)
+        matrix = pixel_matrix(boxes, self.drawn_size(source, params, flags)).to(dtype)
         return matrix.to(input.device, non_blocking=not torch.compiler.is_compiling()).expand(input.shape[0], 3, 3)
 
     def compute_inverse_transformation(self, transform: Tensor) -> Tensor:
@@ -328,6 +351,35 @@ def edges(corners: Tensor) -> Tensor:
     return torch.cat([corners[:, 0], corners[:, 2] + 1], dim=1)
 
 
+def sliced(corners: Tensor, canvas: Size, left: int = 0, top: int = 0) -> Tensor:
+    """What kornia's slices of a canvas (H, W) show of the corners, as boxes of a picture at ``left``, ``top`` in it.
+
+    Slices end where the canvas does, and these hold a pixel at least. Corners lie beyond it where they were drawn in
+    half precision and rounded, or for a larger picture.
+    """
+    corners = corners.to(torch.float64, copy=True)
+    for axis, length, start in ((0, canvas[1], left), (1, canvas[0], top)):
+        along = corners[..., axis].clamp_(0, length - 1)
+        if start != 0:
+            along.sub_(start)
+    return edges(corners)
+
+
+def _tells_apart(dtype: torch.dtype, length: int) -> bool:
+    """Whether each pixel of an axis has a number of its own in this type."""
+    return not dtype.is_floating_point or length <= 2 / torch.finfo(dtype).eps
+
+
+def _recorded(params: Params, name: str) -> list[int] | None:
+    """The first sample's row of sizes that kornia keeps in the parameters; None where there is none, or none to read.
+
+    kornia reads them when it replays parameters, and, like this, makes them anew of the flags where it is compiled.
+    """
+    kept = params.get(name)
+    reads = type(kept) is Tensor and kept.shape[0] > 0 and not torch.compiler.is_compiling()  # no fake tensor
+    return cast(Tensor, kept)[0].tolist() if reads else None
+
+
 def _size_of(picture: Tensor) -> Size:
     return picture.shape[-2], picture.shape[-1]
 
@@ -368,7 +420,7 @@ class Resize(BoxAugmentation, K.Resize):
         p: probability that the batch is resized.
         keepdim: keep the rank of the input.
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
-        ignore_index: the label that carries no mass.
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: as in `tritonsoft.functional`; None for kornia's own sampling, bit for bit.
 
     Shape:
@@ -396,7 +448,7 @@ class Resize(BoxAugmentation, K.Resize):
         p: float = 1.0,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
@@ -406,9 +458,17 @@ class Resize(BoxAugmentation, K.Resize):
         return None
 
     def output_size(self, source: Size, flags: Flags) -> Size:
-        if isinstance(flags["size"], int):
-            return cast(Size, _side_to_image_size(flags["size"], source[1] / source[0], flags["side"]))
-        return super().output_size(source, flags)
+        if not isinstance(flags["size"], int):
+            return super().output_size(source, flags)
+        # kornia's rule: one side is what the generator was made for, whatever the flags have become.
+        drawn: Any = self._param_generator
+        if isinstance(drawn.output_size, int):
+            return cast(Size, _side_to_image_size(drawn.output_size, source[1] / source[0], drawn.side))
+        return cast(Size, tuple(drawn.output_size))
+
+    def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
+        kept = _recorded(params, "output_size") if isinstance(flags["size"], int) else None
+        return self.output_size(source, flags) if kept is None else (kept[0], kept[1])
 
 
 class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
@@ -449,7 +509,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
@@ -501,7 +561,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(
@@ -522,22 +582,29 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        left, right, top, bottom = self._border(source, flags)
-        x0, y0, x1, y1 = edges(params["src"]).unbind(1)
         # A window larger than the (padded) picture is kornia's way of stretching the picture to it.
-        x1, y1 = x1.clamp(max=source[1] + left + right), y1.clamp(max=source[0] + top + bottom)
-        return torch.stack([x0 - left, y0 - top, x1 - left, y1 - top], dim=1)
+        left, right, top, bottom = self._border(source, params, flags)
+        height, width = canvas = source[0] + top + bottom, source[1] + left + right
+        if _tells_apart(params["src"].dtype, max(canvas)):
+            return sliced(params["src"], canvas, left, top)
+        # Only the start was left to chance: a rounded end must not stretch the window.
+        h, w = min(flags["size"][0], height), min(flags["size"][1], width)
+        x0, y0 = params["src"][:, 0].double().unbind(1)
+        x0, y0 = x0.clamp(0, width - w) - left, y0.clamp(0, height - h) - top
+        return torch.stack([x0, y0, x0 + w, y0 + h], dim=1)
 
-    def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
-        return max(self._border(source, flags)) > 0, _fill(flags)
+    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
+        return max(self._border(source, params, flags)) > 0, _fill(flags)
 
     @property
     def foldable(self) -> bool:
         # Pixels that padding repeats are no part of a box.
         return super().foldable and self.flags["padding_mode"] == "constant"
 
-    def _border(self, source: Size, flags: Flags) -> tuple[int, int, int, int]:
-        left, right, top, bottom = self.compute_padding((1, 1, *source), flags)
+    def _border(self, source: Size, params: Params, flags: Flags) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom) that the parameters were drawn with, whatever the flags have become."""
+        kept = _recorded(params, "padding_size")
+        left, right, top, bottom = self.compute_padding((1, 1, *source), flags) if kept is None else kept
         return left, right, top, bottom
 
     def _picture_and_view(self, picture: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
@@ -545,10 +612,8 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         if flags["padding_mode"] == "constant" or not view.pads:
             return picture, view
         assert view.boxes is not None
-        left, right, top, bottom = self._border(view.source, flags)
-        down = padded_index(view.source[0], top, bottom, flags["padding_mode"], picture.device)
-        across = padded_index(view.source[1], left, right, flags["padding_mode"], picture.device)
-        picture = picture[:, :, down[:, None], across]
+        border = left, _, top, _ = self._border(view.source, params, flags)
+        picture = pad_by_repeating(picture, border, flags["padding_mode"])
         x0, y0, x1, y1 = view.boxes.unbind(1)
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
         return picture, View(_size_of(picture), view.size, boxes, view.filter, view.crops)
@@ -593,11 +658,20 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
         self._configure(num_classes, ignore_index, filter)
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        # kornia's slice is the middle of the picture at hand, whatever picture the parameters were made for.
+        (height, width), (h, w) = source, self.output_size(source, flags)
+        if h > height or w > width:
+            raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
+        top, left = (height - h) // 2, (width - w) // 2
+        box = torch.tensor([[left, top, left + w, top + h]], dtype=torch.float64, device="cpu")
+        return rows(box, params["batch_prob"].shape[0], params["batch_prob"].device)
 
 
 class _RandomFlip(BoxAugmentation):
@@ -612,7 +686,7 @@ class _RandomFlip(BoxAugmentation):
         same_on_batch: bool = False,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(p, p_batch, same_on_batch, keepdim)
@@ -672,6 +746,36 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
         return torch.stack([x0, y1, x1, y0], dim=1)
 
 
+class _ScaleCropGenerator(RandomGeneratorBase):
+    """A factor per sample, and where its window lies: a share of the way across and down.
+
+    In single precision at least: rounded to halves, a window as large as the picture would show what lies outside.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"scale={self.scale}"
+
+    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
+        smallest, largest, zero, one = torch.tensor(
+            (*self.scale, 0.0, 1.0), device=device, dtype=torch.promote_types(dtype, torch.float32)
+        )
+        self.factor_sampler = UniformDistribution(smallest, largest, validate_args=False)  # the two may be equal
+        self.place_sampler = UniformDistribution(zero, one)
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        # kornia's parameters have the default type, and lie where new tensors do.
+        like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        samplers = {"scale": self.factor_sampler, "across": self.place_sampler, "down": self.place_sampler}
+        return {
+            name: _adapted_rsampling((batch_shape[0],), sampler, same_on_batch).to(like)
+            for name, sampler in samplers.items()
+        }
+
+
 class RandomScaleCrop(BoxAugmentation):
     """Scale the picture by a random factor, then cut a random window; pad where the picture is too small.
 
@@ -712,7 +816,7 @@ class RandomScaleCrop(BoxAugmentation):
         p: float = 1.0,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter = "area",
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
@@ -726,9 +830,7 @@ class RandomScaleCrop(BoxAugmentation):
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        self._param_generator = PlainUniformGenerator(
-            (scale, "scale", None, None), ((0.0, 1.0), "across", None, None), ((0.0, 1.0), "down", None, None)
-        )
+        self._param_generator = _ScaleCropGenerator((scale[0], scale[1]))
         self.flags = {"size": tuple(size), "fill": fill}
         self._configure(num_classes, ignore_index, filter)
 
@@ -753,5 +855,5 @@ class RandomScaleCrop(BoxAugmentation):
             boxes = torch.where((boxes - edge).abs() < _ROUNDING, edge, boxes)
         return boxes
 
-    def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
+    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         return True, _fill(flags)
