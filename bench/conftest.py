@@ -10,17 +10,19 @@ import torch
 
 from bench import measure, report
 from bench.cases import cases
-from bench.report import Overhead, Point, Row
+from bench.report import Busy, Overhead, Point, Row
+from bench.test_busy import ROWS as BUSY_ROWS
 from bench.test_scaling import CALLS, POINTS
 
 ROWS = pytest.StashKey[list[Row]]()
 SCALING = pytest.StashKey[list[Point]]()
 OVERHEADS = pytest.StashKey[list[Overhead]]()
+BUSY = pytest.StashKey[list[Busy]]()
 RESULTS = Path(__file__).parent / "results"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS], config.stash[SCALING], config.stash[OVERHEADS] = [], [], []
+    config.stash[ROWS], config.stash[SCALING], config.stash[OVERHEADS], config.stash[BUSY] = [], [], [], []
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
     config.option.reportchars = "fE"  # the table lists what is missing
     if importlib.util.find_spec("pytest_benchmark") is not None:
@@ -49,12 +51,17 @@ def overheads(request: pytest.FixtureRequest) -> list[Overhead]:
     return request.config.stash[OVERHEADS]
 
 
+@pytest.fixture
+def busy(request: pytest.FixtureRequest) -> list[Busy]:
+    return request.config.stash[BUSY]
+
+
 def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
     for device in ("cpu", "cuda"):
-        rows, points, overheads = (
-            [row for row in config.stash[key] if row.device == device] for key in (ROWS, SCALING, OVERHEADS)
+        rows, points, overheads, busy = (
+            [row for row in config.stash[key] if row.device == device] for key in (ROWS, SCALING, OVERHEADS, BUSY)
         )
-        if rows or points or overheads:
+        if rows or points or overheads or busy:
             report.print_machine(report.machine(device))
         if rows:
             report.print_table(rows)
@@ -65,6 +72,9 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         if overheads:
             report.print_overheads(overheads)
             write(overheads, "-overhead", sum(call[0] == device for call in CALLS), exitstatus)
+        if busy:
+            report.print_busy(busy)
+            write(busy, "-busy", len(BUSY_ROWS), exitstatus)
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("cpu: not timed, pytest-benchmark is not installed")
     if not torch.cuda.is_available():

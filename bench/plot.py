@@ -34,7 +34,7 @@ def read(path: Path) -> list[Row]:
 def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
     """The CSVs of all devices whose names end like this, with their rows."""
     for path in sorted(RESULTS.glob("*.csv")):
-        kind = next((end for end in ("-scaling", "-overhead") if path.stem.endswith(end)), "")
+        kind = next((end for end in ("-scaling", "-overhead", "-busy") if path.stem.endswith(end)), "")
         if kind == suffix and path.stem != "kernel-cost":
             yield path, read(path)
 

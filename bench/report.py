@@ -67,6 +67,22 @@ class Overhead:
     synchronizations: int | None = None
 
 
+@dataclass
+class Busy:
+    """A call beside processes that keep cores busy; milliseconds are medians where nothing else is said."""
+
+    device: str
+    call: str
+    spinning_processes: int
+    milliseconds: float  # as it is, on as many threads as torch has
+    one_thread: float
+    openmp: float | None  # always on torch's threads
+    own_threads: float | None  # never
+    mean: float
+    mean_one_thread: float
+    ratio: float  # to one thread
+
+
 @dataclass(frozen=True)
 class Machine:
     """What the numbers hold for: written beside each of them."""
@@ -134,7 +150,7 @@ def commit() -> str:
         return "unknown"
 
 
-def write_csv(path: Path, rows: Sequence[Row | Point | Overhead], machine: Machine) -> None:
+def write_csv(path: Path, rows: Sequence[Row | Point | Overhead | Busy], machine: Machine) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for kind in (type(rows[0]), Machine) for field in fields(kind)])
@@ -217,6 +233,18 @@ def print_overheads(overheads: Sequence[Overhead]) -> None:
         text = ("" if count is None else str(count) for count in counts)
         lines.append((row.call, f"{row.microseconds:.0f}", *text))
     print_lines("calls on a few pixels", columns, (54, 7, 9, 8, 6, 5), lines)
+
+
+def print_busy(rows: Sequence[Busy]) -> None:
+    """A table for each number of processes."""
+    columns = ("", "ms", "one thread", "ratio", "OpenMP", "own", "mean", "of one")
+    for spinning, group in groupby(rows, key=lambda row: row.spinning_processes):
+        lines = []
+        for row in group:
+            first = (f"{row.milliseconds:.2f}", f"{row.one_thread:.2f}", f"{row.ratio:.2f}")
+            ways = ("" if time is None else f"{time:.2f}" for time in (row.openmp, row.own_threads))
+            lines.append((row.call, *first, *ways, f"{row.mean:.2f}", f"{row.mean_one_thread:.2f}"))
+        print_lines(f"beside {spinning} spinning processes", columns, (42, 7, 10, 6, 7, 7, 7, 7), lines)
 
 
 def print_lines(title: str, columns: Sequence[str], widths: Sequence[int], lines: Sequence[tuple[str, ...]]) -> None:

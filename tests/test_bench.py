@@ -88,6 +88,23 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "WRONG: off by 0.5" in text
 
 
+def test_a_call_beside_busy_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba", reason="only its threads are chosen from")
+    from bench import test_busy
+
+    pool, num_threads = test_busy.backends.module_of("numba").threads.pool, torch.get_num_threads()
+    with test_busy.processes(2), test_busy.way("one_thread"):
+        assert torch.get_num_threads() == 1
+    for way, expected in {"openmp": True, "own_threads": False}.items():
+        with test_busy.way(way):
+            assert pool._team_is_running(2) is expected
+    assert torch.get_num_threads() == num_threads
+    report.print_busy([report.Busy("cpu", "a call", 2, 3.0, 2.0, None, 1.0, 4.0, 2.5, 1.5)])
+    printed = capsys.readouterr().out
+    assert "beside 2 spinning processes" in printed
+    assert "1.50" in printed
+
+
 def test_the_readme_shows_what_the_results_hold() -> None:
     pytest.importorskip("typer", reason="the figures' command needs typer")
     from bench import plot
