@@ -37,7 +37,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
-from tritonsoft.kernels import counting, forward, label_targets, losses, sums
+from tritonsoft.kernels import counting, forward, label_targets, soft_cross_entropy, soft_overlap, sums
 from tritonsoft.kernels.launch import Launch
 
 SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
@@ -318,7 +318,7 @@ def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list
     # The classes of a street tile lie in three groups, of two blocks.
     found_blocks, found_groups = (2, 3) if kind == "street" else (blocks, groups)
     near_groups = min(4 * found_blocks, groups)
-    taken = {"SINK == 'top' or SINK == 'loss'": float(skips)}
+    taken = {"EPILOGUE == 'top' or EPILOGUE == 'loss'": float(skips)}
     if not skips:
         return [groups], taken | {"tl.max(members) != 0": found_groups / groups}
     taken |= {"tl.max(near) != 0": found_blocks / blocks, "tl.max(members) != 0": found_groups / near_groups}
@@ -360,17 +360,17 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
     maps = [pixels, pixels]
 
     def steps(launch: Launch) -> float:
-        return math.ceil(num_classes / launch.arguments["LANES"] / launch.arguments["UNROLL"])
+        return math.ceil(num_classes / launch.arguments["BLOCK_C"] / launch.arguments["UNROLL"])
 
-    launch = losses.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
+    launch = soft_cross_entropy.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
     partial = launch.arguments["partial"]
     yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, partial, *maps])
     arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, *maps, platform)
-    launch = losses.cross_entropy_backward_configuration(*arguments)
+    launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments)
     yield Case(
         f"cross entropy gradient C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, soft, *maps]
     )
-    launch = losses.overlap_configuration(*maps, logits, soft, None, platform)
+    launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)
     partial = launch.arguments["partial"]
     yield Case(f"overlap C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, partial, *maps])
     partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
@@ -378,7 +378,7 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
     trips = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
     yield Case(f"overlap sums C={num_classes}", launch, [trips], {}, soft, [partial])
     grad = value.expand(slopes.shape[:2])
-    launch = losses.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
+    launch = soft_overlap.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
     yield Case(f"overlap gradient C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, soft, *maps])
 
 

@@ -8,7 +8,8 @@ from tritonsoft.kernels.label_targets import (
     soft_crop_resize_top,
     soft_pyramid,
 )
-from tritonsoft.kernels.losses import cross_entropy, cross_entropy_backward, overlap_loss, overlap_loss_backward
+from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
+from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
 
 __all__ = [
     "area_cross_entropy",

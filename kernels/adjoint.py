@@ -1,6 +1,6 @@
 """`crop_resize_adjoint`: the transpose of `crop_resize`, the gradient of an image.
 
-A gather: a program owns a tile of source pixels and visits the outputs whose footprints reach each of them. No
+A gather: a program owns a tile of source pixels and visits the outputs whose footprints hold each of them. No
 atomics, and always the same order of additions: the same bits on every run.
 """
 
@@ -9,8 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft.conventions import Filter
-from tritonsoft.kernels.convert import narrow, widen
-from tritonsoft.kernels.geometry import axis_of_box, filter_reach, footprint, tap_weight
+from tritonsoft.kernels.convert import downcast, upcast
+from tritonsoft.kernels.geometry import axis_of_box, filter_support, footprint, tap_weight
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
@@ -23,14 +23,14 @@ from tritonsoft.kernels.launch import (
 
 @triton.jit
 def _reached_outputs(source, box, out_size, FILTER: tl.constexpr):
-    """The first output, not counting mirroring, whose footprint may reach source pixels, and how many may."""
+    """The first output, not counting mirroring, whose footprint may hold source pixels, and how many may."""
     lo, hi, _ = box
-    reach = filter_reach(box, out_size, FILTER)
+    support = filter_support(box, out_size, FILTER)
     density = out_size.to(tl.float64) / tl.maximum(hi - lo, 1e-30)
     centre = source.to(tl.float64) + 0.5 - lo
     end = out_size.to(tl.float64)
-    first = tl.ceil(tl.minimum(tl.maximum((centre - reach) * density - 0.5, 0.0), end)).to(tl.int32)
-    last = tl.floor(tl.minimum(tl.maximum((centre + reach) * density - 0.5, -1.0), end - 1)).to(tl.int32)
+    first = tl.ceil(tl.minimum(tl.maximum((centre - support) * density - 0.5, 0.0), end)).to(tl.int32)
+    last = tl.floor(tl.minimum(tl.maximum((centre + support) * density - 0.5, -1.0), end - 1)).to(tl.int32)
     return first, last - first + 1
 
 
@@ -40,7 +40,7 @@ def _transposed_tap(
     source,
     outputs,  # `_reached_outputs` of the source pixels
     box,
-    reach,
+    support,
     out_size,
     in_size,
     FILTER: tl.constexpr,
@@ -50,8 +50,8 @@ def _transposed_tap(
     first_output, num_outputs = outputs
     count = tl.minimum(first_output + step, out_size - 1)
     output = tl.where(box[2], out_size - 1 - count, count)
-    first, last, distance, scale, _ = footprint(output, box, out_size, in_size, FILTER, ACCUMULATOR)
-    weight = tap_weight(distance + (source - first).to(ACCUMULATOR), reach, FILTER) * scale
+    first, last, distance, inverse_weight_sum, _ = footprint(output, box, out_size, in_size, FILTER, ACCUMULATOR)
+    weight = tap_weight(distance + (source - first).to(ACCUMULATOR), support, FILTER) * inverse_weight_sum
     return output, tl.where((step < num_outputs) & (source >= first) & (source <= last), weight, 0.0)
 
 
@@ -85,8 +85,8 @@ def crop_resize_adjoint_kernel(
 
     box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
     box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
-    reach_y = filter_reach(box_y, out_height, FILTER).to(ACCUMULATOR)
-    reach_x = filter_reach(box_x, out_width, FILTER).to(ACCUMULATOR)
+    support_y = filter_support(box_y, out_height, FILTER).to(ACCUMULATOR)
+    support_x = filter_support(box_x, out_width, FILTER).to(ACCUMULATOR)
     outputs_y = _reached_outputs(rows, box_y, out_height, FILTER)
     outputs_x = _reached_outputs(columns, box_x, out_width, FILTER)
     max_outputs_y = tl.max(outputs_y[1])
@@ -100,19 +100,19 @@ def crop_resize_adjoint_kernel(
         total = tl.zeros([BLOCK_K * BLOCK_H * BLOCK_W], ACCUMULATOR)
         for step_y in range(0, max_outputs_y):
             row, weight_y = _transposed_tap(
-                step_y, rows, outputs_y, box_y, reach_y, out_height, in_height, FILTER, ACCUMULATOR
+                step_y, rows, outputs_y, box_y, support_y, out_height, in_height, FILTER, ACCUMULATOR
             )
             offset_y = row.to(OFFSET) * grad_strides[2]
             for step_x in range(0, max_outputs_x):
                 column, weight_x = _transposed_tap(
-                    step_x, columns, outputs_x, box_x, reach_x, out_width, in_width, FILTER, ACCUMULATOR
+                    step_x, columns, outputs_x, box_x, support_x, out_width, in_width, FILTER, ACCUMULATOR
                 )
                 weight = weight_y * weight_x
                 pointers = planes + (offset_y + column.to(OFFSET) * grad_strides[3])
                 mask = (channel < channels) & (weight > 0)
-                total += weight * widen(tl.load(pointers, mask=mask, other=0.0), ACCUMULATOR)
+                total += weight * upcast(tl.load(pointers, mask=mask, other=0.0), ACCUMULATOR)
         pointers = out + sample * out_strides[0] + channel.to(tl.int64) * out_strides[1] + out_offsets
-        tl.store(pointers, narrow(total, out.dtype.element_ty), mask=inside & (channel < channels))
+        tl.store(pointers, downcast(total, out.dtype.element_ty), mask=inside & (channel < channels))
 
 
 def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter, platform: str) -> Launch:

@@ -8,7 +8,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def widen(value, DTYPE: tl.constexpr):
+def upcast(value, DTYPE: tl.constexpr):
     """To an arithmetic type, without rounding."""
     if value.dtype == tl.bfloat16:
         value = value.to(tl.float32)
@@ -16,7 +16,7 @@ def widen(value, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def narrow(value, DTYPE: tl.constexpr):
+def downcast(value, DTYPE: tl.constexpr):
     """To the type of an output: to nearest, ties to even; clamped for uint8."""
     if DTYPE == tl.bfloat16:  # noqa: SIM300
         value = value.to(tl.float32)

@@ -1,13 +1,13 @@
-"""Soft labels of a tile of output pixels, class by class: counted from the label map and handed to a sink.
+"""Soft labels of a tile of output pixels, class by class: counted from the label map and handed to an epilogue.
 
-A sink is what becomes of the masses: they are stored, or the largest of them kept, or they go straight into a loss that
-never has the soft label in memory. Only the classes that occur under a tile are counted, the sink hears of the others
-that they are absent; a tile of a street scene holds 1 to 6 of 19 or 150 classes.
+An epilogue is what is done with the masses: they are stored, or the largest of them kept, or they go straight into a
+loss that never has the soft label in memory. Only the classes that occur under a tile are counted, 1 to 6 of 19 or 150
+in a tile of a street scene; of the others the epilogue receives that they are absent.
 
 Two ways to count, chosen by the shapes:
 
-**Dense** (whole image, area filter, factor 1, 2, 4 or 8): every output pixel has its own window of at most 8 x 8
-labels. Each thread transposes the bits of its labels, so that one 32-bit word holds the same bit of up to 32 labels.
+**Integer factor** (whole image, area filter, factor 1, 2, 4 or 8): every output pixel has its own window of at most
+8 x 8 labels. Each thread transposes the bits of its labels: a 32-bit word holds the same bit of up to 32 labels.
 Classes go in blocks of 16 that share their upper four bits, and these in groups of four: four operations find which of
 32 labels are of a block, two more which of a group, two more which of a class, and a population count sums them.
 A program is a single warp: finding out that a block or a group is absent takes one reduction inside the warp and no
@@ -20,21 +20,21 @@ then a loop over the taps gathers labels and adds weights, four classes at a tim
 import triton
 import triton.language as tl
 
-from tritonsoft.kernels.convert import exponential, narrow, widen
+from tritonsoft.kernels.convert import downcast, exponential, upcast
 from tritonsoft.kernels.geometry import tap_of
 
 
 @triton.jit
-def _either(first, second):
+def _bitwise_or(first, second):
     return first | second
 
 
-# --- sinks -----------------------------------------------------------------------------------------------------------
+# --- epilogues --------------------------------------------------------------------------------------------------------
 #
-# What a sink knows of the tile as a whole is in `sink`, pointers to planes of class 0 of this sample among it; what it
-# knows of each pixel is in `state`. `pixels` are rows, columns, offsets in a contiguous plane, and which of them exist.
+# `epilogue` holds what belongs to the tile as a whole, pointers to planes of class 0 of this sample among it; `state`
+# holds what belongs to each pixel. `pixels` are rows, columns, offsets in a contiguous plane, and which of them exist.
 #
-#   SINK         sink                                                            state
+#   EPILOGUE     epilogue                                                        state
 #   "mass"       the soft label, plane size, offsets and existence of the pixels
 #                in an order that suits stores of zeros                          none
 #   "pyramid"    the soft labels, finest first, height and width of the finest,
@@ -78,8 +78,8 @@ def _half_size(mass):
 
 
 @triton.jit
-def _store_pyramid(sink, class_index, mass, exists):
-    levels, height, width, row, column = sink
+def _store_pyramid(epilogue, class_index, mass, exists):
+    levels, height, width, row, column = epilogue
     for level in tl.static_range(len(levels)):
         if level > 0:
             mass = _half_size(mass)
@@ -88,7 +88,7 @@ def _store_pyramid(sink, class_index, mass, exists):
         level_height, level_width = height >> level, width >> level
         plane = levels[level] + class_index * (level_height.to(tl.int64) * level_width)
         mask = (rows < level_height) & (columns < level_width) & exists
-        tl.store(plane + rows * level_width + columns, narrow(mass, levels[level].dtype.element_ty), mask=mask)
+        tl.store(plane + rows * level_width + columns, downcast(mass, levels[level].dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -101,56 +101,56 @@ def plane_offsets(pixels, strides, OFFSET: tl.constexpr):
 def load_logits(logits, strides, pixels, class_index, mask, ACCUMULATOR: tl.constexpr, OFFSET: tl.constexpr):
     """The logits of a class; undefined where ``mask`` is not set."""
     plane = logits + tl.cast(class_index, tl.int64) * strides[1]
-    return widen(tl.load(plane + plane_offsets(pixels, strides, OFFSET), mask=mask), ACCUMULATOR)
+    return upcast(tl.load(plane + plane_offsets(pixels, strides, OFFSET), mask=mask), ACCUMULATOR)
 
 
 @triton.jit
-def _predicted(sink, state, class_index, pixels, inside, OFFSET: tl.constexpr):
+def _predicted(epilogue, state, class_index, pixels, inside, OFFSET: tl.constexpr):
     """The part of the gradient that no label has: the share of the mass that the logits give to a class."""
-    _, pull, lse = state
-    DTYPE: tl.constexpr = pull.dtype
-    logit = load_logits(sink[0], sink[1], pixels, class_index, inside, DTYPE, OFFSET)
-    return pull * exponential(logit - lse)
+    _, grad_times_mass, lse = state
+    DTYPE: tl.constexpr = grad_times_mass.dtype
+    logit = load_logits(epilogue[0], epilogue[1], pixels, class_index, inside, DTYPE, OFFSET)
+    return grad_times_mass * exponential(logit - lse)
 
 
 @triton.jit
-def _class_weight(sink, class_index, exists):
-    return tl.load(sink[2] + class_index.to(tl.int64) * sink[3], mask=exists, other=0.0)
+def _class_weight(epilogue, class_index, exists):
+    return tl.load(epilogue[2] + class_index.to(tl.int64) * epilogue[3], mask=exists, other=0.0)
 
 
 @triton.jit
-def _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
-    gradient, strides = sink[4], sink[5]
+def _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
+    gradient, strides = epilogue[4], epilogue[5]
     plane = gradient + tl.cast(class_index, tl.int64) * strides[1]
     value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
-    tl.store(plane + plane_offsets(pixels, strides, OFFSET), narrow(value, gradient.dtype.element_ty), mask=inside)
+    tl.store(plane + plane_offsets(pixels, strides, OFFSET), downcast(value, gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _deliver(
-    sink,
+def apply_epilogue(
+    epilogue,
     state,
     class_index,
     mass,
     pixels,
     exists,  # whether there is such a class
-    SINK: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Gives a sink the masses of one class in the pixels of a tile; returns its new state."""
+    """Gives an epilogue the masses of one class in the pixels of a tile; returns its new state."""
     inside = pixels[3] & exists
-    if SINK == "mass":
-        soft, plane_size, _, _ = sink
-        tl.store(soft + class_index * plane_size + pixels[2], narrow(mass, soft.dtype.element_ty), mask=inside)
-    elif SINK == "pyramid":
-        _store_pyramid(sink, class_index, mass, exists)
-    elif SINK == "gradient":
+    if EPILOGUE == "mass":
+        soft, plane_size, _, _ = epilogue
+        tl.store(soft + class_index * plane_size + pixels[2], downcast(mass, soft.dtype.element_ty), mask=inside)
+    elif EPILOGUE == "pyramid":
+        _store_pyramid(epilogue, class_index, mass, exists)
+    elif EPILOGUE == "gradient":
         mass = mass.to(state[0].dtype)
-        if sink[2] is not None:
-            mass *= _class_weight(sink, class_index, exists)
-        value = _predicted(sink, state, class_index, pixels, inside, OFFSET) - state[0] * mass
-        _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET)
-    elif SINK == "top":
+        if epilogue[2] is not None:
+            mass *= _class_weight(epilogue, class_index, exists)
+        value = _predicted(epilogue, state, class_index, pixels, inside, OFFSET) - state[0] * mass
+        _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET)
+    elif EPILOGUE == "top":
         rest, keys = state
         candidate = _key(tl.where(inside, mass, 0.0), class_index, keys[0].dtype == tl.int64)
         kept = ()
@@ -159,33 +159,33 @@ def _deliver(
             candidate = tl.minimum(keys[place], candidate)
         state = (rest + mass_of_key(candidate), kept)
     else:
-        logits, strides, weights, _ = sink
+        logits, strides, weights, _ = epilogue
         loss, total, lse = state
         ACCUMULATOR: tl.constexpr = lse.dtype
         mass = tl.where(inside, mass, 0.0).to(ACCUMULATOR)
         if weights is not None:
-            mass *= _class_weight(sink, class_index, exists)
+            mass *= _class_weight(epilogue, class_index, exists)
         logit = load_logits(logits, strides, pixels, class_index, mass > 0, ACCUMULATOR, OFFSET)
         state = (tl.where(mass > 0, loss + mass * (lse - logit), loss), total + mass, lse)
     return state
 
 
 @triton.jit
-def _deliver_absent(sink, state, class_index, zeros, pixels, exists, SINK: tl.constexpr, OFFSET: tl.constexpr):
-    """`_deliver` of a class without mass, for sinks that need to hear of it."""
+def epilogue_zero(epilogue, state, class_index, zeros, pixels, exists, EPILOGUE: tl.constexpr, OFFSET: tl.constexpr):
+    """`apply_epilogue` of a class without mass, for epilogues that need to know of it."""
     inside = pixels[3] & exists
-    if SINK == "mass":
-        soft, plane_size, offsets, here = sink
+    if EPILOGUE == "mass":
+        soft, plane_size, offsets, here = epilogue
         nothing = tl.zeros(offsets.shape, soft.dtype.element_ty)
         tl.store(soft + class_index * plane_size + offsets, nothing, mask=here & exists)
-    elif SINK == "pyramid":
-        _store_pyramid(sink, class_index, zeros, exists)
-    elif SINK == "gradient":
-        value = _predicted(sink, state, class_index, pixels, inside, OFFSET)
-        _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET)
+    elif EPILOGUE == "pyramid":
+        _store_pyramid(epilogue, class_index, zeros, exists)
+    elif EPILOGUE == "gradient":
+        value = _predicted(epilogue, state, class_index, pixels, inside, OFFSET)
+        _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET)
 
 
-# --- dense: bit planes of the labels in a window --------------------------------------------------------------------
+# --- integer factors: bit planes of the labels in a window ----------------------------------------------------------
 
 
 @triton.jit
@@ -273,7 +273,7 @@ def _count_bits(word):
 
 
 @triton.jit
-def _of_block(planes, block, WINDOW: tl.constexpr):
+def _labels_of_block(planes, block, WINDOW: tl.constexpr):
     """Which labels are among the classes ``16 * block .. 16 * block + 15``."""
     _, _, _, _, plane4, plane5, plane6, plane7 = planes
     near = WINDOW & _bit_equals(plane4, block, 0) & _bit_equals(plane5, block, 1)
@@ -281,8 +281,8 @@ def _of_block(planes, block, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def _deliver_group(
-    sink,
+def _epilogue_of_group(
+    epilogue,
     state,
     group,
     near,  # which labels are of the group's block
@@ -290,11 +290,11 @@ def _deliver_group(
     pixels,  # (BLOCK_H, BLOCK_W)
     num_classes,
     ignored_class,
-    SINK: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     FACTOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Hands the sink the classes ``4 * group .. 4 * group + 3``; returns its new state."""
+    """Hands the epilogue the classes ``4 * group .. 4 * group + 3``; returns its new state."""
     plane0, plane1, plane2, plane3, _, _, _, _ = planes
     ALL: tl.constexpr = 0xFFFFFFFF
     members = near & _bit_equals(plane2, group, 0) & _bit_equals(plane3, group, 1)
@@ -305,18 +305,20 @@ def _deliver_group(
             count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
             share = tl.where(class_index == ignored_class, 0.0, 1 / (FACTOR * FACTOR))
             mass = count.to(tl.float32) * share
-            state = _deliver(sink, state, class_index, mass, pixels, class_index < num_classes, SINK, OFFSET)
+            state = apply_epilogue(
+                epilogue, state, class_index, mass, pixels, class_index < num_classes, EPILOGUE, OFFSET
+            )
     else:
         zeros = tl.zeros(pixels[2].shape, tl.float32)
         for low in tl.static_range(4):
             class_index = group * 4 + low
-            _deliver_absent(sink, state, class_index, zeros, pixels, class_index < num_classes, SINK, OFFSET)
+            epilogue_zero(epilogue, state, class_index, zeros, pixels, class_index < num_classes, EPILOGUE, OFFSET)
     return state
 
 
 @triton.jit
-def soft_tile_dense(
-    sink,
+def soft_tile_integer_factor(
+    epilogue,
     state,
     pixels,  # (BLOCK_H, BLOCK_W)
     labels,  # plane of this sample
@@ -326,13 +328,13 @@ def soft_tile_dense(
     out_width,
     num_classes,
     ignored_class,
-    SINK: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     FACTOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Hands the sink all classes; returns its last state."""
+    """Hands the epilogue all classes; returns its last state."""
     source_rows = pixels[0] * FACTOR
     source_columns = column * FACTOR + tl.arange(0, BLOCK_W * FACTOR)[None, :]
     pointers = labels + source_rows.to(OFFSET) * labels_strides[1] + source_columns.to(OFFSET) * labels_strides[2]
@@ -342,20 +344,30 @@ def soft_tile_dense(
         0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else 0xFFFFFFFF
     )
     num_groups = tl.cdiv(num_classes, 4)
-    if SINK == "top" or SINK == "loss":
-        # These hear of no absent class: they step over 16 at once.
+    if EPILOGUE == "top" or EPILOGUE == "loss":
+        # These need to know of no absent class: 16 are skipped at once.
         for block in range(0, tl.cdiv(num_classes, 16)):
-            near = _of_block(planes, block, WINDOW)
+            near = _labels_of_block(planes, block, WINDOW)
             if tl.max(near) != 0:
                 for group in range(block * 4, tl.minimum(block * 4 + 4, num_groups)):
-                    state = _deliver_group(
-                        sink, state, group, near, planes, pixels, num_classes, ignored_class, SINK, FACTOR, OFFSET
+                    state = _epilogue_of_group(
+                        epilogue,
+                        state,
+                        group,
+                        near,
+                        planes,
+                        pixels,
+                        num_classes,
+                        ignored_class,
+                        EPILOGUE,
+                        FACTOR,
+                        OFFSET,
                     )
     else:
         for group in range(0, num_groups):
-            near = _of_block(planes, group >> 2, WINDOW)
-            state = _deliver_group(
-                sink, state, group, near, planes, pixels, num_classes, ignored_class, SINK, FACTOR, OFFSET
+            near = _labels_of_block(planes, group >> 2, WINDOW)
+            state = _epilogue_of_group(
+                epilogue, state, group, near, planes, pixels, num_classes, ignored_class, EPILOGUE, FACTOR, OFFSET
             )
     return state
 
@@ -409,7 +421,7 @@ def _classes_present(
                 bit = label
                 counts = (label >> 5) == chunk
             present |= tl.where(counts, tl.full([], 1, tl.uint32) << (bit & 31).to(tl.uint32), 0)
-    return tl.reduce(present, None, _either)
+    return tl.reduce(present, None, _bitwise_or)
 
 
 @triton.jit
@@ -422,7 +434,7 @@ def _take_class(classes, first_class):
 
 @triton.jit
 def soft_tile(
-    sink,
+    epilogue,
     state,
     pixels,  # (PIXELS,)
     labels,  # plane of this sample
@@ -431,23 +443,23 @@ def soft_tile(
     taps_x,  # footprints (PIXELS,)
     extent_y,
     extent_x,
-    reach_y,
-    reach_x,
+    support_y,
+    support_x,
     in_height,
     in_width,
     num_classes,
     ignored_class,
-    SINK: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     FILTER: tl.constexpr,
     PIXELS: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Hands the sink all classes; returns its last state."""
+    """Hands the epilogue all classes; returns its last state."""
     first_row, last_row, num_taps_y = extent_y
     first_column, last_column, num_taps_x = extent_x
     rectangle = (first_row, last_row, first_column, last_column)
-    scale = taps_y[3] * taps_x[3]
+    inverse_weight_sum = taps_y[3] * taps_x[3]
     SCAN_H: tl.constexpr = 8
     SCAN_W: tl.constexpr = 128
     chunks = tl.full([], 1, tl.uint32)
@@ -470,7 +482,7 @@ def soft_tile(
         for class_index in range(first_class, end_class):
             if ((present >> (class_index & 31)) & 1) == 0:
                 zeros = tl.zeros([PIXELS], ACCUMULATOR)
-                _deliver_absent(sink, state, class_index, zeros, pixels, True, SINK, OFFSET)
+                epilogue_zero(epilogue, state, class_index, zeros, pixels, True, EPILOGUE, OFFSET)
 
         while present != 0:
             class0, present = _take_class(present, first_class)
@@ -482,17 +494,23 @@ def soft_tile(
             mass2 = tl.zeros([PIXELS], ACCUMULATOR)
             mass3 = tl.zeros([PIXELS], ACCUMULATOR)
             for step_y in range(0, num_taps_y):
-                weight_y, offset_y = tap_of(step_y, taps_y, reach_y, labels_strides[1], in_height, FILTER, OFFSET)
+                weight_y, offset_y = tap_of(step_y, taps_y, support_y, labels_strides[1], in_height, FILTER, OFFSET)
                 for step_x in range(0, num_taps_x):
-                    weight_x, offset_x = tap_of(step_x, taps_x, reach_x, labels_strides[2], in_width, FILTER, OFFSET)
+                    weight_x, offset_x = tap_of(step_x, taps_x, support_x, labels_strides[2], in_width, FILTER, OFFSET)
                     weight = weight_y * weight_x
                     label = _int32_labels(tl.load(labels + (offset_y + offset_x)))
                     mass0 = tl.where(label == class0, mass0 + weight, mass0)
                     mass1 = tl.where(label == class1, mass1 + weight, mass1)
                     mass2 = tl.where(label == class2, mass2 + weight, mass2)
                     mass3 = tl.where(label == class3, mass3 + weight, mass3)
-            state = _deliver(sink, state, class0, mass0 * scale, pixels, True, SINK, OFFSET)
-            state = _deliver(sink, state, class1, mass1 * scale, pixels, class1 >= 0, SINK, OFFSET)
-            state = _deliver(sink, state, class2, mass2 * scale, pixels, class2 >= 0, SINK, OFFSET)
-            state = _deliver(sink, state, class3, mass3 * scale, pixels, class3 >= 0, SINK, OFFSET)
+            state = apply_epilogue(epilogue, state, class0, mass0 * inverse_weight_sum, pixels, True, EPILOGUE, OFFSET)
+            state = apply_epilogue(
+                epilogue, state, class1, mass1 * inverse_weight_sum, pixels, class1 >= 0, EPILOGUE, OFFSET
+            )
+            state = apply_epilogue(
+                epilogue, state, class2, mass2 * inverse_weight_sum, pixels, class2 >= 0, EPILOGUE, OFFSET
+            )
+            state = apply_epilogue(
+                epilogue, state, class3, mass3 * inverse_weight_sum, pixels, class3 >= 0, EPILOGUE, OFFSET
+            )
     return state

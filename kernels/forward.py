@@ -9,14 +9,14 @@ from torch import Tensor
 
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.conventions import Filter
-from tritonsoft.kernels.convert import narrow, widen
-from tritonsoft.kernels.counting import soft_tile, soft_tile_dense
-from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tap_of, tile_footprints
+from tritonsoft.kernels.convert import downcast, upcast
+from tritonsoft.kernels.counting import soft_tile, soft_tile_integer_factor
+from tritonsoft.kernels.geometry import axis_of_box, filter_support, tap_of, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
-    dense_factor,
-    dense_tile,
+    integer_factor,
+    integer_factor_tile,
     launch,
     offset_type,
     power_of_two_factor,
@@ -40,8 +40,8 @@ def _image_tile(
     taps_x,  # footprints (PIXELS,)
     num_taps_y,
     num_taps_x,
-    reach_y,
-    reach_x,
+    support_y,
+    support_x,
     in_height,
     in_width,
     channels,
@@ -54,11 +54,11 @@ def _image_tile(
 ):
     dtype = out.dtype.element_ty
     offsets = rows.to(OFFSET) * out_strides[2] + columns.to(OFFSET) * out_strides[3]
-    scale = taps_y[3] * taps_x[3]
+    factor = taps_y[3] * taps_x[3]  # one over the sum of the weights
     if image.dtype.element_ty == tl.uint8 and dtype != tl.uint8:
-        scale = scale / 255
+        factor = factor / 255
     outside = 1 - taps_y[4] * taps_x[4]
-    # Selected, not multiplied: an infinite fill must not reach the pixels that are wholly inside.
+    # Selected, not multiplied: an infinite fill must not spoil the pixels that are wholly inside.
     padding = tl.where(outside > 0, outside * (tl.zeros([], tl.float64) + fill).to(ACCUMULATOR), 0.0)
     for first_channel in range(0, channels, CHANNELS):
         planes = ()
@@ -68,19 +68,19 @@ def _image_tile(
             planes = planes + (image + tl.cast(channel, tl.int64) * image_strides[1],)  # noqa: RUF005 - no unpacking here
             totals = totals + (tl.zeros([PIXELS], ACCUMULATOR),)  # noqa: RUF005
         for step_y in range(0, num_taps_y):
-            weight_y, offset_y = tap_of(step_y, taps_y, reach_y, image_strides[2], in_height, FILTER, OFFSET)
+            weight_y, offset_y = tap_of(step_y, taps_y, support_y, image_strides[2], in_height, FILTER, OFFSET)
             for step_x in range(0, num_taps_x):
-                weight_x, offset_x = tap_of(step_x, taps_x, reach_x, image_strides[3], in_width, FILTER, OFFSET)
+                weight_x, offset_x = tap_of(step_x, taps_x, support_x, image_strides[3], in_width, FILTER, OFFSET)
                 weight = weight_y * weight_x
                 sums = ()
                 for step in tl.static_range(CHANNELS):
-                    value = widen(tl.load(planes[step] + (offset_y + offset_x)), ACCUMULATOR)
+                    value = upcast(tl.load(planes[step] + (offset_y + offset_x)), ACCUMULATOR)
                     # Selected: a tap without weight may be infinite.
                     sums = sums + (tl.where(weight > 0, totals[step] + value * weight, totals[step]),)  # noqa: RUF005
                 totals = sums
         for step in tl.static_range(CHANNELS):
             plane = out + tl.cast(first_channel + step, tl.int64) * out_strides[1]
-            value = narrow(totals[step] * scale + padding, dtype)
+            value = downcast(totals[step] * factor + padding, dtype)
             tl.store(plane + offsets, value, mask=inside & (first_channel + step < channels))
 
 
@@ -114,7 +114,7 @@ def crop_resize_kernel(
     ignored_class,
     fill: tl.float64,
     FILTER: tl.constexpr,
-    DENSE_FACTOR: tl.constexpr,  # 0: the general way to count labels
+    INTEGER_FACTOR: tl.constexpr,  # 0: the general way to count labels
     CHANNELS: tl.constexpr,  # of the image that share a loop over the taps
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,  # neighbouring outputs that one store may take
@@ -141,11 +141,11 @@ def crop_resize_kernel(
     columns = tl.max_contiguous(column + pixel % BLOCK_W, 1)
     inside = (rows < out_height) & (columns < out_width)
 
-    if image is not None or DENSE_FACTOR == 0:
+    if image is not None or INTEGER_FACTOR == 0:
         box_y = axis_of_box(boxes, boxes_strides, sample_offset, 1, in_height)
         box_x = axis_of_box(boxes, boxes_strides, sample_offset, 0, in_width)
-        reach_y = filter_reach(box_y, out_height, FILTER).to(ACCUMULATOR)
-        reach_x = filter_reach(box_x, out_width, FILTER).to(ACCUMULATOR)
+        support_y = filter_support(box_y, out_height, FILTER).to(ACCUMULATOR)
+        support_x = filter_support(box_x, out_width, FILTER).to(ACCUMULATOR)
         taps_y, extent_y = tile_footprints(
             row, pixel // BLOCK_W, box_y, out_height, in_height, BLOCK_H, FILTER, ACCUMULATOR
         )
@@ -165,8 +165,8 @@ def crop_resize_kernel(
                 taps_x,
                 extent_y[2],
                 extent_x[2],
-                reach_y,
-                reach_x,
+                support_y,
+                support_x,
                 in_height,
                 in_width,
                 channels,
@@ -188,11 +188,11 @@ def crop_resize_kernel(
             (rows_2d < out_height) & (columns_2d < out_width),
         )
         # Zeros, of classes that the tile does not hold, need no order of the list's: they take the widest stores.
-        sink = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_2d[2], pixels_2d[3])
+        epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_2d[2], pixels_2d[3])
         labels_sample = labels + sample_offset * labels_strides[0]
-        if DENSE_FACTOR > 0:
-            soft_tile_dense(
-                sink,
+        if INTEGER_FACTOR > 0:
+            soft_tile_integer_factor(
+                epilogue,
                 (),
                 pixels_2d,
                 labels_sample,
@@ -205,12 +205,12 @@ def crop_resize_kernel(
                 "mass",
                 BLOCK_H,
                 BLOCK_W,
-                DENSE_FACTOR,
+                INTEGER_FACTOR,
                 OFFSET,
             )
         else:
             soft_tile(
-                sink,
+                epilogue,
                 (),
                 (rows, columns, rows.to(OFFSET) * out_width + columns, inside),
                 labels_sample,
@@ -219,8 +219,8 @@ def crop_resize_kernel(
                 taps_x,
                 extent_y,
                 extent_x,
-                reach_y,
-                reach_x,
+                support_y,
+                support_x,
                 in_height,
                 in_width,
                 num_classes,
@@ -258,10 +258,10 @@ def launch_configuration(
     assert source is not None
     (height, width), (in_height, in_width) = result.shape[-2:], source.shape[-2:]
     num_classes = soft.shape[1] if soft is not None else 0
-    factor = dense_factor(labels, boxes, (height, width), num_classes, filter)
+    factor = integer_factor(labels, boxes, (height, width), num_classes, filter)
     accumulator = accumulator_type(out, image, soft)
     if factor > 0:
-        options, elements, unit = dense_tile(factor, result.element_size(), platform)
+        options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
     else:
         options, elements = {"num_warps": 4}, 1024
         unit = 16 // soft.element_size() if soft is not None else 1
@@ -293,7 +293,7 @@ def launch_configuration(
             "ignored_class": ignore_index if 0 <= ignore_index < num_classes else -1,
             "fill": float(fill),
             "FILTER": filter,
-            "DENSE_FACTOR": factor,
+            "INTEGER_FACTOR": factor,
             "CHANNELS": channels_at_once(image.shape[1]) if image is not None else 0,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,

@@ -8,14 +8,14 @@ import triton
 import triton.language as tl
 
 from tritonsoft.conventions import MAX_COORDINATE
-from tritonsoft.kernels.convert import INTERPRETED, widen
+from tritonsoft.kernels.convert import INTERPRETED, upcast
 
 _LIMIT = tl.constexpr(MAX_COORDINATE)
 
 
 @triton.jit
 def _coordinate(pointer):
-    value = widen(tl.load(pointer), tl.float64)
+    value = upcast(tl.load(pointer), tl.float64)
     value = tl.where(value == value, value, 0.0)  # the values of boxes on a GPU may be unchecked
     return tl.minimum(tl.maximum(value, -_LIMIT), _LIMIT)
 
@@ -34,7 +34,7 @@ def axis_of_box(boxes, boxes_strides, sample, COORDINATE: tl.constexpr, in_size)
 
 
 @triton.jit
-def filter_reach(box, out_size, FILTER: tl.constexpr):
+def filter_support(box, out_size, FILTER: tl.constexpr):
     """Half the width, in source pixels, of the stretch that a filter weighs; float64."""
     scale = tl.maximum((box[1] - box[0]) / out_size.to(tl.float64), 1.0)
     if FILTER == "area":
@@ -70,17 +70,17 @@ def output_centre(j, box, out_size):
 
 
 @triton.jit
-def tap_weight(distance, reach, FILTER: tl.constexpr):
+def tap_weight(distance, support, FILTER: tl.constexpr):
     """The weight of a tap whose centre lies ``distance`` from that of the output, before division by the sum."""
     if FILTER == "nearest":
         return distance * 0 + 1
     else:
-        weight = tl.maximum(reach - tl.abs(distance), 0.0)
+        weight = tl.maximum(support - tl.abs(distance), 0.0)
         return tl.minimum(weight, 1.0) if FILTER == "area" else weight
 
 
 @triton.jit
-def _sum_of_weights(first, last, position, reach, FILTER: tl.constexpr):
+def _sum_of_weights(first, last, position, support, FILTER: tl.constexpr):
     """The sum of the weights of the taps ``first .. last``, in closed form; 0 where there are none.
 
     All positions are relative to one pixel, to be small: the taps' left edges, and the ``position`` of the centre.
@@ -88,13 +88,13 @@ def _sum_of_weights(first, last, position, reach, FILTER: tl.constexpr):
     if FILTER == "nearest":
         total = position * 0 + 1
     elif FILTER == "area":
-        half = reach - 0.5
+        half = support - 0.5
         total = tl.minimum(position + half, last + 1) - tl.maximum(position - half, first)
     else:
         # Up to `split` the hat rises, after it falls: two arithmetic series.
         split = tl.minimum(tl.maximum(tl.floor(position - 0.5), first - 1), last)
-        rising = (split - first + 1) * (reach - position + 0.5 + (first + split) / 2)
-        falling = (last - split) * (reach + position - 0.5 - (split + 1 + last) / 2)
+        rising = (split - first + 1) * (support - position + 0.5 + (first + split) / 2)
+        falling = (last - split) * (support + position - 0.5 - (split + 1 + last) / 2)
         total = rising + falling
     return tl.where(first <= last, total, 0.0)
 
@@ -106,40 +106,40 @@ def footprint(j, box, out_size, in_size, FILTER: tl.constexpr, ACCUMULATOR: tl.c
     Returns:
         first, last: the taps with a positive weight that lie in the image (int32); none where ``first > last``.
         distance: of the first tap's centre from the footprint's.
-        scale: one over the sum of all weights, those outside the image included.
+        inverse_weight_sum: one over the sum of all weights, those outside the image included.
         share: the part of that sum which lies in the image.
     """
     centre = output_centre(j, box, out_size)
     pixel = tl.floor(centre)
     position = (centre - pixel).to(ACCUMULATOR)
     pixel = pixel.to(tl.int32)
-    reach = filter_reach(box, out_size, FILTER).to(ACCUMULATOR)
+    support = filter_support(box, out_size, FILTER).to(ACCUMULATOR)
     touched_first = tl.floor(box[0]).to(tl.int32)
     touched_last = tl.maximum(tl.ceil(box[1]).to(tl.int32) - 1, touched_first)  # an empty box still touches one pixel
     if FILTER == "nearest":
         first = pixel
         last = pixel
     else:
-        first = pixel + tl.floor(position - reach + 0.5).to(tl.int32)
-        last = pixel + tl.ceil(position + reach - 0.5).to(tl.int32) - 1
+        first = pixel + tl.floor(position - support + 0.5).to(tl.int32)
+        last = pixel + tl.ceil(position + support - 0.5).to(tl.int32) - 1
     first = tl.minimum(tl.maximum(first, touched_first), touched_last)
     last = tl.minimum(tl.maximum(last, first), touched_last)
-    total = _sum_of_weights((first - pixel).to(ACCUMULATOR), (last - pixel).to(ACCUMULATOR), position, reach, FILTER)
-    scale = 1 / tl.maximum(total, 1e-30)
+    total = _sum_of_weights((first - pixel).to(ACCUMULATOR), (last - pixel).to(ACCUMULATOR), position, support, FILTER)
+    inverse_weight_sum = 1 / tl.maximum(total, 1e-30)
     first = tl.maximum(first, 0)
     last = tl.minimum(last, in_size - 1)
     first_position = (first - pixel).to(ACCUMULATOR)
-    inside = _sum_of_weights(first_position, (last - pixel).to(ACCUMULATOR), position, reach, FILTER)
-    share = tl.where(inside == total, 1.0, inside * scale)
-    return first, last, first_position + (0.5 - position), scale, share
+    inside = _sum_of_weights(first_position, (last - pixel).to(ACCUMULATOR), position, support, FILTER)
+    share = tl.where(inside == total, 1.0, inside * inverse_weight_sum)
+    return first, last, first_position + (0.5 - position), inverse_weight_sum, share
 
 
 @triton.jit
-def tap_of(step, taps, reach, stride, in_size, FILTER: tl.constexpr, OFFSET: tl.constexpr):
+def tap_of(step, taps, support, stride, in_size, FILTER: tl.constexpr, OFFSET: tl.constexpr):
     """Weight and memory offset of the step-th tap of every footprint; weight 0 where a footprint has fewer taps."""
     first, last, distance, _, _ = taps
     tap = first + step
-    weight = tap_weight(distance + step, reach, FILTER)
+    weight = tap_weight(distance + step, support, FILTER)
     return tl.where(tap <= last, weight, 0.0), tl.minimum(tap, in_size - 1).to(OFFSET) * stride
 
 
@@ -166,14 +166,14 @@ def tile_footprints(
         extent: the first and the last tap of all, and the largest number of taps of one footprint.
     """
     outputs = tl.minimum(first_output + tl.arange(0, COUNT), out_size - 1)
-    first, last, distance, scale, share = footprint(outputs, box, out_size, in_size, FILTER, ACCUMULATOR)
+    first, last, distance, inverse_weight_sum, share = footprint(outputs, box, out_size, in_size, FILTER, ACCUMULATOR)
     # A gather makes each footprint once and hands it on through shared memory. Indexed in any other way, the compiler
     # would have every thread compute the footprints of all its pixels, most of which its neighbours compute too.
     taps = (
         tl.gather(first, index, 0),
         tl.gather(last, index, 0),
         tl.gather(distance, index, 0),
-        tl.gather(scale, index, 0),
+        tl.gather(inverse_weight_sum, index, 0),
         tl.gather(share, index, 0),
     )
     return taps, tl.reduce((first, last, last - first + 1), 0, _wider)

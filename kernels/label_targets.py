@@ -1,7 +1,7 @@
 """What is made of a label map without its dense soft label in memory: the largest classes, a pyramid, a loss.
 
-One kernel: a program counts the labels of one tile of one sample and hands the masses to a sink (`counting`). The loss
-reads each logit once from memory for the logsumexp, and those of the classes that occur again, from a cache.
+One kernel: a program counts the labels of one tile of one sample and hands the masses to an epilogue (`counting`). The
+loss reads each logit once from memory for the logsumexp, and those of the classes that occur again, from a cache.
 """
 
 import itertools
@@ -16,15 +16,15 @@ from torch import Tensor
 from tritonsoft import reference
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.conventions import Filter, Reduction
-from tritonsoft.kernels.convert import exponential, narrow, widen
-from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
+from tritonsoft.kernels.convert import downcast, exponential, upcast
+from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_integer_factor
 from tritonsoft.kernels.forward import soft_crop_resize
-from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tile_footprints
+from tritonsoft.kernels.geometry import axis_of_box, filter_support, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
-    dense_factor,
-    dense_tile,
+    integer_factor,
+    integer_factor_tile,
     launch,
     offset_type,
     power_of_two_factor,
@@ -44,7 +44,7 @@ def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constex
     # Logits are subtracted from the largest before anything else is done to them: no size of theirs loses digits, and
     # this start is finite, so that those of -infinity do not become infinity less infinity.
     largest = zeros + (-1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38)
-    total = zeros
+    total_mass = zeros
     inside = pixels[3]
     whole = num_classes // 4 * 4
     for first in range(0, whole, 4):
@@ -53,17 +53,17 @@ def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constex
         logit2 = load_logits(logits, strides, pixels, first + 2, inside, DTYPE, OFFSET)
         logit3 = load_logits(logits, strides, pixels, first + 3, inside, DTYPE, OFFSET)
         larger = tl.maximum(largest, tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3)))
-        total = total * exponential(largest - larger)
-        total += exponential(logit0 - larger) + exponential(logit1 - larger)
-        total += exponential(logit2 - larger) + exponential(logit3 - larger)
+        total_mass = total_mass * exponential(largest - larger)
+        total_mass += exponential(logit0 - larger) + exponential(logit1 - larger)
+        total_mass += exponential(logit2 - larger) + exponential(logit3 - larger)
         largest = larger
     for last in tl.static_range(3):
         if whole + last < num_classes:
             logit = load_logits(logits, strides, pixels, whole + last, inside, DTYPE, OFFSET)
             larger = tl.maximum(largest, logit)
-            total = total * exponential(largest - larger) + exponential(logit - larger)
+            total_mass = total_mass * exponential(largest - larger) + exponential(logit - larger)
             largest = larger
-    return largest + tl.log(total)
+    return largest + tl.log(total_mass)
 
 
 @triton.jit(
@@ -76,31 +76,31 @@ def label_target_kernel(
     boxes_strides,
     levels,  # pyramid: tuple of (B, C, h, w), contiguous, each half the size of the one before; else None
     index,  # top: (B, k, h, w), contiguous; else None
-    kept,  # top: (B, k, h, w), contiguous; else None
-    rest,  # top: what was not kept, (B, h, w), contiguous; else None
+    top_mass,  # top: (B, k, h, w), contiguous; else None
+    rest,  # top: what was not top_mass, (B, h, w), contiguous; else None
     loss,  # loss: (B, h, w), contiguous, or None; else None
     partial,  # loss: (programs, 2), contiguous, or None: sums of each program's losses and masses; else None
     mass,  # loss: written; gradient: read; (B, h, w), contiguous; else None
     lse,  # the same
     logits,  # loss, gradient: (B, C, h, w); else None
     logits_strides,
-    weights,  # loss, gradient: (C,) or None
-    weights_stride,
-    gradient,  # gradient: of the logits, (B, C, h, w); else None
-    gradient_strides,
-    scale,  # gradient: of the loss, (B, h, w); else None
-    scale_strides,
-    total,  # gradient: a number by which it is divided (0 counts as 1), or None
+    class_weight,  # loss, gradient: (C,) or None
+    class_weight_stride,
+    grad_logits,  # gradient: of the logits, (B, C, h, w); else None
+    grad_logits_strides,
+    grad_loss,  # gradient: of the loss, (B, h, w); else None
+    grad_loss_strides,
+    total_mass,  # gradient: a number by which it is divided (0 counts as 1), or None
     in_height,
     in_width_units,
     out_height,
     out_width_units,
     num_classes,
     ignored_class,
-    SINK: tl.constexpr,
-    TOP: tl.constexpr,  # how many classes are kept
+    EPILOGUE: tl.constexpr,
+    TOP: tl.constexpr,  # how many classes are top_mass
     FILTER: tl.constexpr,
-    DENSE_FACTOR: tl.constexpr,  # 0: the general way to count labels
+    INTEGER_FACTOR: tl.constexpr,  # 0: the general way to count labels
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -116,7 +116,7 @@ def label_target_kernel(
     column = tile % tiles_x * BLOCK_W
     row = tile // tiles_x % tiles_y * BLOCK_H
     sample = (tile // tiles_x // tiles_y).to(tl.int64)
-    if DENSE_FACTOR > 0:
+    if INTEGER_FACTOR > 0:
         rows = row + tl.arange(0, BLOCK_H)[:, None]
         columns = column + tl.arange(0, BLOCK_W)[None, :]
     else:
@@ -129,40 +129,48 @@ def label_target_kernel(
     plane = sample * plane_size + pixels[2]
     zeros = (pixels[2] * 0).to(ACCUMULATOR)
 
-    sink = ()
+    epilogue = ()
     state = ()
-    if SINK == "pyramid":
+    if EPILOGUE == "pyramid":
         planes = ()
         for level in tl.static_range(len(levels)):
             level_size = (out_height >> level).to(tl.int64) * (out_width >> level)
             planes = planes + (levels[level] + sample * num_classes * level_size,)  # noqa: RUF005
-        sink = (planes, out_height, out_width, row, column)
-    elif SINK == "top":
+        epilogue = (planes, out_height, out_width, row, column)
+    elif EPILOGUE == "top":
         keys = ()
         for _ in tl.static_range(TOP):
-            keys = keys + ((pixels[2] * 0 - 1).to(tl.int32 if DENSE_FACTOR > 0 else tl.int64),)  # noqa: RUF005
+            keys = keys + ((pixels[2] * 0 - 1).to(tl.int32 if INTEGER_FACTOR > 0 else tl.int64),)  # noqa: RUF005
         state = (zeros.to(tl.float32), keys)
     else:
         logits_sample = logits + sample * logits_strides[0]
-        if SINK == "loss":
+        if EPILOGUE == "loss":
             log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)
-            sink = (logits_sample, logits_strides, weights, weights_stride)
+            epilogue = (logits_sample, logits_strides, class_weight, class_weight_stride)
             state = (zeros, zeros, log_sum)
         else:
-            gradient_sample = gradient + sample * gradient_strides[0]
-            sink = (logits_sample, logits_strides, weights, weights_stride, gradient_sample, gradient_strides)
-            scale_offsets = rows.to(OFFSET) * scale_strides[1] + columns.to(OFFSET) * scale_strides[2]
-            factor = widen(
-                tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0), ACCUMULATOR
+            grad_logits_sample = grad_logits + sample * grad_logits_strides[0]
+            epilogue = (
+                logits_sample,
+                logits_strides,
+                class_weight,
+                class_weight_stride,
+                grad_logits_sample,
+                grad_logits_strides,
+            )
+            grad_loss_offsets = rows.to(OFFSET) * grad_loss_strides[1] + columns.to(OFFSET) * grad_loss_strides[2]
+            factor = upcast(
+                tl.load(grad_loss + sample * grad_loss_strides[0] + grad_loss_offsets, mask=inside, other=0.0),
+                ACCUMULATOR,
             )
             mass_here = tl.load(mass + plane, mask=inside, other=0.0)
-            factor = tl.where(mass_here > 0, divided_by(factor, total), 0.0)
+            factor = tl.where(mass_here > 0, divided_by(factor, total_mass), 0.0)
             state = (factor, factor * mass_here, tl.load(lse + plane, mask=inside, other=0.0))
 
     labels_sample = labels + sample * labels_strides[0]
-    if DENSE_FACTOR > 0:
-        state = soft_tile_dense(
-            sink,
+    if INTEGER_FACTOR > 0:
+        state = soft_tile_integer_factor(
+            epilogue,
             state,
             pixels,
             labels_sample,
@@ -172,10 +180,10 @@ def label_target_kernel(
             out_width,
             num_classes,
             ignored_class,
-            SINK,
+            EPILOGUE,
             BLOCK_H,
             BLOCK_W,
-            DENSE_FACTOR,
+            INTEGER_FACTOR,
             OFFSET,
         )
     else:
@@ -188,7 +196,7 @@ def label_target_kernel(
             column, pixel % BLOCK_W, box_x, out_width, in_width, BLOCK_W, FILTER, ACCUMULATOR
         )
         state = soft_tile(
-            sink,
+            epilogue,
             state,
             pixels,
             labels_sample,
@@ -197,27 +205,27 @@ def label_target_kernel(
             taps_x,
             extent_y,
             extent_x,
-            filter_reach(box_y, out_height, FILTER).to(ACCUMULATOR),
-            filter_reach(box_x, out_width, FILTER).to(ACCUMULATOR),
+            filter_support(box_y, out_height, FILTER).to(ACCUMULATOR),
+            filter_support(box_x, out_width, FILTER).to(ACCUMULATOR),
             in_height,
             in_width,
             num_classes,
             ignored_class,
-            SINK,
+            EPILOGUE,
             FILTER,
             BLOCK_H * BLOCK_W,
             ACCUMULATOR,
             OFFSET,
         )
 
-    if SINK == "top":
-        tl.store(rest + plane, narrow(state[0], rest.dtype.element_ty), mask=inside)
+    if EPILOGUE == "top":
+        tl.store(rest + plane, downcast(state[0], rest.dtype.element_ty), mask=inside)
         for place in tl.static_range(TOP):
             offsets = (sample * TOP + place) * plane_size + pixels[2]
             key = state[1][place]
             tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
-            tl.store(kept + offsets, narrow(mass_of_key(key), kept.dtype.element_ty), mask=inside)
-    elif SINK == "loss":
+            tl.store(top_mass + offsets, downcast(mass_of_key(key), top_mass.dtype.element_ty), mask=inside)
+    elif EPILOGUE == "loss":
         if partial is None:
             tl.store(loss + plane, state[0], mask=inside)
         else:
@@ -230,7 +238,7 @@ def label_target_kernel(
 
 
 def _launch(
-    sink: str,
+    epilogue: str,
     labels: Tensor,
     boxes: Tensor | None,
     size: tuple[int, int],
@@ -243,28 +251,28 @@ def _launch(
     tensors: dict[str, Any],
 ) -> Launch:
     """What to launch; ``element_size`` is that of the planes that are read or written, ``tensors`` the arguments."""
-    factor = dense_factor(labels, boxes, size, num_classes, filter)
+    factor = integer_factor(labels, boxes, size, num_classes, filter)
     if factor > 0:
-        if sink == "loss" and factor * labels.element_size() > 32:
+        if epilogue == "loss" and factor * labels.element_size() > 32:
             element_size = 16  # what the labels leave of the registers holds the sums of one pixel, not of two
-        options, elements, unit = dense_tile(factor, element_size, platform)
-        if sink == "loss":
+        options, elements, unit = integer_factor_tile(factor, element_size, platform)
+        if epilogue == "loss":
             options |= register_limit(platform, accumulator)
     else:
-        # What a sink keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.
+        # What an epilogue keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.
         options, elements, unit = {"num_warps": 4, **register_limit(platform, accumulator)}, 256, 1
     (height, width), (in_height, in_width) = size, labels.shape[1:]
     block_h, block_w = tile_shape(height, width, elements)
-    if sink == "pyramid":  # a tile must hold whole pixels of the coarsest level
+    if epilogue == "pyramid":  # a tile must hold whole pixels of the coarsest level
         side = 1 << (len(tensors["levels"]) - 1)
         block_h = max(block_h, side)
         block_w = max(elements // block_h, side)
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
-    names = ("levels", "index", "kept", "rest", "loss", "partial", "mass", "lse", "weights", "total")
-    strided = ("logits", "gradient", "scale")
-    planes = ("logits", "gradient", "scale", "rest", "mass", "index")
+    names = ("levels", "index", "top_mass", "rest", "loss", "partial", "mass", "lse", "class_weight", "total_mass")
+    strided = ("logits", "grad_logits", "grad_loss")
+    planes = ("logits", "grad_logits", "grad_loss", "rest", "mass", "index")
     offsets = [tensor for name in planes if (tensor := tensors.get(name)) is not None]
-    weights = tensors.get("weights")
+    class_weight = tensors.get("class_weight")
     return Launch(
         label_target_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * labels.shape[0],),
@@ -274,7 +282,7 @@ def _launch(
             "boxes": boxes,
             "boxes_strides": None if boxes is None else boxes.stride(),
             **{name: tensors.get(name) for name in names},
-            "weights_stride": None if weights is None else weights.stride(0),
+            "class_weight_stride": None if class_weight is None else class_weight.stride(0),
             **{name: tensors.get(name) for name in strided},
             **{f"{name}_strides": tensors[name].stride() if name in tensors else None for name in strided},
             "in_height": in_height,
@@ -283,10 +291,10 @@ def _launch(
             "out_width_units": width // out_unit,
             "num_classes": num_classes,
             "ignored_class": ignore_index if 0 <= ignore_index < num_classes else -1,
-            "SINK": sink,
-            "TOP": tensors["index"].shape[1] if sink == "top" else 0,
+            "EPILOGUE": epilogue,
+            "TOP": tensors["index"].shape[1] if epilogue == "top" else 0,
             "FILTER": filter,
-            "DENSE_FACTOR": factor,
+            "INTEGER_FACTOR": factor,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,
             "BLOCK_H": block_h,
@@ -311,7 +319,7 @@ def top_configuration(
 ) -> Launch:
     """What `soft_crop_resize_top` launches; only shapes, strides and types matter, here and below."""
     size = (index.shape[2], index.shape[3])
-    tensors = {"index": index, "kept": mass, "rest": rest}
+    tensors = {"index": index, "top_mass": mass, "rest": rest}
     return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 4, tl.float32, platform, tensors)
 
 
@@ -352,7 +360,7 @@ def area_cross_entropy_configuration(
 
     Unless the reduction is "none", scratch tensor ``partial`` holds the sums of each program, ``(1, programs, 2)``.
     """
-    tensors = {"logits": logits, "loss": value, "mass": mass, "lse": lse, "weights": weight}
+    tensors = {"logits": logits, "loss": value, "mass": mass, "lse": lse, "class_weight": weight}
     result = _launch_loss("loss", labels, boxes, ignore_index, filter, logits, tensors, platform)
     return result if reduction == "none" else sums_instead_of_losses(result, lse)
 
@@ -373,12 +381,19 @@ def area_cross_entropy_backward_configuration(
 ) -> Launch:
     """What `area_cross_entropy_backward` launches."""
     maps = {"mass": mass, "lse": lse}
-    tensors = {"logits": logits, "gradient": out, "scale": grad, "total": total, **maps, "weights": weight}
+    tensors = {
+        "logits": logits,
+        "grad_logits": out,
+        "grad_loss": grad,
+        "total_mass": total,
+        **maps,
+        "class_weight": weight,
+    }
     return _launch_loss("gradient", labels, boxes, ignore_index, filter, logits, tensors, platform)
 
 
 def _launch_loss(
-    sink: str,
+    epilogue: str,
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
@@ -389,7 +404,7 @@ def _launch_loss(
 ) -> Launch:
     _, num_classes, *size = logits.shape
     return _launch(
-        sink,
+        epilogue,
         labels,
         boxes,
         (size[0], size[1]),

@@ -220,7 +220,7 @@ def platform_of(device: torch.device) -> str:
     return "hip" if torch.version.hip and device.type == "cuda" else device.type
 
 
-def dense_factor(
+def integer_factor(
     labels: Tensor | None, boxes: Tensor | None, size: tuple[int, int], num_classes: int, filter: Filter
 ) -> int:
     """The integer factor of the dense path, 0 for the general one."""
@@ -231,7 +231,7 @@ def dense_factor(
     return factor if dense else 0
 
 
-def dense_tile(factor: int, element_size: int, platform: str) -> tuple[dict[str, Any], int, int]:
+def integer_factor_tile(factor: int, element_size: int, platform: str) -> tuple[dict[str, Any], int, int]:
     """Compile options of the dense path, the outputs of a tile, and of a thread: the neighbours it stores at once."""
     # A warp takes one tile. 16 bytes are what a thread loads or stores at once, whichever fills up first.
     per_thread = min(16 // factor, 16 // element_size, 8)

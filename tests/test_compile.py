@@ -45,7 +45,7 @@ STORE_WIDTHS = {
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
     from tritonsoft.conventions import FILTERS
-    from tritonsoft.kernels import adjoint, forward, label_targets, losses, sums
+    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device="meta")
@@ -100,16 +100,16 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         pixels = empty((batch, *size), double if logits.dtype == double else single)
         value = empty((), pixels.dtype)
         target, maps = (logits, soft, index), (pixels, pixels)
-        configuration = losses.cross_entropy_configuration
+        configuration = soft_cross_entropy.cross_entropy_configuration
         yield "cross entropy of each pixel", configuration(pixels, *maps, *target, weight, "none", platform)
         launch = configuration(value, *maps, *target, weight, "mean", platform)
         yield "cross entropy", launch
         partial = launch.arguments["partial"]
         yield "finish cross entropy", sums.finish_cross_entropy_configuration(value, value, partial, "mean", platform)
-        configuration = losses.cross_entropy_backward_configuration
+        configuration = soft_cross_entropy.cross_entropy_backward_configuration
         grad = value.expand(pixels.shape)
         yield "cross entropy backward", configuration(logits, grad, value, *target, weight, *maps, platform)
-        launch = losses.overlap_configuration(*maps, *target, platform)
+        launch = soft_overlap.overlap_configuration(*maps, *target, platform)
         yield "overlap", launch
         launch = sums.sum_rows_configuration(launch.arguments["partial"], platform)
         yield "sum rows", launch
@@ -119,7 +119,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
                 value, slopes, partial, weight, measure, classes, "mean", platform
             )
             yield f"finish {measure}", launch
-        configuration = losses.overlap_backward_configuration
+        configuration = soft_overlap.overlap_backward_configuration
         grad = value.expand(slopes.shape[:2])
         yield "overlap backward", configuration(logits, grad, slopes, *target, *maps, platform)
 

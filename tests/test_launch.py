@@ -79,9 +79,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]
 def _kernels() -> list[Any]:
     from triton.runtime.jit import JITFunction
 
-    from tritonsoft.kernels import adjoint, forward, label_targets, losses, sums
+    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
 
-    modules = (adjoint, forward, label_targets, losses, sums)
+    modules = (adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 

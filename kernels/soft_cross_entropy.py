@@ -1,0 +1,201 @@
+"""Cross-entropy of logits against a soft label, forward and backward: one pass over the classes each (`softmax`)."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonsoft.backends.values import masses_in_range
+from tritonsoft.conventions import Reduction
+from tritonsoft.kernels.convert import exponential
+from tritonsoft.kernels.launch import Launch, launch
+from tritonsoft.kernels.softmax import (
+    launch_of_loss,
+    load_masses,
+    load_pixels,
+    load_tile,
+    next_steps_with_mass,
+    plane_offsets,
+    sample_and_pixels,
+    softmax_statistics,
+    store_tile,
+    tile_view,
+    view_of_target,
+    with_stride,
+)
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums, sums_instead_of_losses
+
+
+@triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
+def cross_entropy_kernel(
+    loss,  # (B, h, w), contiguous, or None
+    partial,  # (programs, 2), contiguous, or None: sums of each program's losses and masses
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
+    logits,  # (B, C, h, w)
+    logits_strides,
+    target,  # masses (B, C, h, w) or (B, k, h, w), their classes (B, k, h, w) or None, k
+    target_strides,
+    weights,  # (C,) or None, and their stride
+    height,
+    width_units,
+    num_classes,
+    WIDTH_UNIT: tl.constexpr,
+    FLAT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane, or across the classes of a tile
+):
+    width = width_units * WIDTH_UNIT  # written as a product, for wide accesses: see `forward`
+    sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
+    inside = pixels[2]
+    lse_here, mass_here, loss_here = softmax_statistics(
+        tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET),
+        tile_view(logits, logits_strides, sample, pixels, 1, OFFSET),
+        view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET),
+        weights,
+        num_classes,
+        inside,
+        True,
+        BLOCK_C,
+        UNROLL,
+        ACCUMULATOR,
+    )
+    plane = plane_offsets(sample, pixels, height, width)
+    if partial is None:
+        tl.store(loss + plane, loss_here.to(loss.dtype.element_ty), mask=inside)
+    else:
+        store_sums(partial, loss_here, mass_here)
+    tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
+    tl.store(lse + plane, lse_here.to(lse.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
+def cross_entropy_backward_kernel(
+    out,  # (B, C, h, w)
+    out_strides,
+    grad,  # (B, h, w)
+    grad_strides,
+    total,  # a number by which it is divided (0 counts as 1), or None
+    logits,  # (B, C, h, w)
+    logits_strides,
+    target,  # as above
+    target_strides,
+    weights,  # (C,) or None, and their stride
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
+    height,
+    width_units,
+    num_classes,
+    WIDTH_UNIT: tl.constexpr,
+    FLAT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    width = width_units * WIDTH_UNIT
+    STEP: tl.constexpr = BLOCK_C * UNROLL
+    sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
+    inside = pixels[2]
+    out_view = tile_view(out, out_strides, sample, pixels, BLOCK_C, OFFSET)
+    logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
+    target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
+    plane = plane_offsets(sample, pixels, height, width)
+    mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
+    lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
+    scale = divided_by(load_pixels(grad, grad_strides, sample, pixels, ACCUMULATOR, OFFSET), total)
+    steps = tl.zeros([], tl.int32)
+    for first in range(0, num_classes, STEP):
+        values = ()
+        for tile in tl.static_range(UNROLL):
+            value = load_tile(logits_view, first + tile * BLOCK_C, num_classes, inside, None, ACCUMULATOR)
+            values = values + (value,)  # noqa: RUF005
+        steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+        masses = load_masses(target_view, weights, steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
+        for tile in tl.static_range(UNROLL):
+            value = scale * mass_here * exponential(values[tile] - lse_here) - scale * masses[tile]
+            value = tl.where(mass_here == 0, 0.0, value)
+            store_tile(out_view, first + tile * BLOCK_C, num_classes, inside, value)
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy_configuration(
+    value: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    platform: str,
+) -> Launch:
+    """What `cross_entropy` launches first; only shapes, strides and types matter, here and below.
+
+    Unless the reduction is "none", scratch tensor ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    """
+    others = {"loss": value, "partial": None, "mass": mass, "lse": lse, "weights": with_stride(weight)}
+    result = launch_of_loss(cross_entropy_kernel, "cross entropy", logits, soft, index, {}, others, platform)
+    return result if reduction == "none" else sums_instead_of_losses(result, lse)
+
+
+def cross_entropy_backward_configuration(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+    platform: str,
+) -> Launch:
+    """What `cross_entropy_backward` launches."""
+    strided = {"out": out, "grad": grad}
+    others = {"total": total, "weights": with_stride(weight), "mass": mass, "lse": lse}
+    kernel = cross_entropy_backward_kernel
+    return launch_of_loss(kernel, "cross entropy backward", logits, soft, index, strided, others, platform)
+
+
+def cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """The loss of logits ``(B, C, h, w)`` against a soft label, with the weighted mass and logsumexp of each pixel."""
+    if validate and not masses_in_range(soft):
+        return False
+    inputs = (value, mass, lse, logits, soft, index, weight, reduction)
+    partial = launch(cross_entropy_configuration, logits.device, *inputs)
+    if reduction != "none":
+        finish_cross_entropy(value, total, *partial, reduction)
+    return True
+
+
+def cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    inputs = (out, grad, total, logits, soft, index, weight, mass.contiguous(), lse.contiguous())
+    launch(cross_entropy_backward_configuration, logits.device, *inputs)

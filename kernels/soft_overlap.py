@@ -1,0 +1,257 @@
+"""Dice and Jaccard losses of logits against a soft label, forward and backward.
+
+Both directions take two passes over the classes of a pixel: the predicted mass needs the logsumexp first, the gradient
+the mean of all slopes. A program owns so few pixels that its second pass finds in the caches what the first one read.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonsoft import memory
+from tritonsoft.backends.values import masses_in_range
+from tritonsoft.conventions import Classes, Measure, Reduction
+from tritonsoft.kernels.convert import exponential
+from tritonsoft.kernels.launch import Launch, launch
+from tritonsoft.kernels.softmax import (
+    classes_of_tile,
+    launch_of_loss,
+    load_masses,
+    load_tile,
+    next_steps_with_mass,
+    plane_offsets,
+    sample_and_pixels,
+    softmax_statistics,
+    store_tile,
+    tile_view,
+    view_of_target,
+)
+from tritonsoft.kernels.sums import finish_overlap
+
+
+@triton.jit
+def _slopes_of_tile(
+    grad,  # (C,) of this sample
+    grad_strides,
+    slopes,  # (C, 2) of this sample
+    slopes_strides,
+    difference,
+    first,
+    num_classes,
+    BLOCK_C: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+):
+    """How the loss changes with the predicted mass, whose distance from the target is ``difference``."""
+    classes = classes_of_tile(first, BLOCK_C)
+    exist = classes < num_classes
+    grad_here = tl.load(grad + classes.to(tl.int64) * grad_strides[1], mask=exist, other=0.0).to(ACCUMULATOR)
+    pointers = slopes + classes.to(tl.int64) * slopes_strides[1]
+    by_mass = grad_here * tl.load(pointers, mask=exist, other=0.0).to(ACCUMULATOR)
+    by_distance = grad_here * tl.load(pointers + slopes_strides[2], mask=exist, other=0.0).to(ACCUMULATOR)
+    return by_mass + tl.where(difference > 0, by_distance, tl.where(difference < 0, -by_distance, 0.0))
+
+
+@triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
+def overlap_kernel(
+    partial,  # (B, tiles, C, 3), contiguous: sums of each program's predicted mass, mass and their distance
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
+    logits,  # (B, C, h, w)
+    logits_strides,
+    target,  # as above
+    target_strides,
+    height,
+    width_units,
+    num_classes,
+    WIDTH_UNIT: tl.constexpr,
+    FLAT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    width = width_units * WIDTH_UNIT
+    STEP: tl.constexpr = BLOCK_C * UNROLL
+    sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
+    inside = pixels[2]
+    logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
+    gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)
+    target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
+    lse_here, mass_here, _ = softmax_statistics(
+        logits_view, gathered, target_view, (None, None), num_classes, inside, False, BLOCK_C, UNROLL, ACCUMULATOR
+    )
+    plane = plane_offsets(sample, pixels, height, width)
+    tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
+    tl.store(lse + plane, lse_here.to(lse.dtype.element_ty), mask=inside)
+    steps = tl.zeros([], tl.int32)
+    for first in range(0, num_classes, STEP):
+        values = ()
+        for tile in tl.static_range(UNROLL):
+            value = load_tile(logits_view, first + tile * BLOCK_C, num_classes, inside, None, ACCUMULATOR)
+            values = values + (value,)  # noqa: RUF005
+        steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+        masses = load_masses(target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
+        for tile in tl.static_range(UNROLL):
+            predicted = mass_here * exponential(values[tile] - lse_here)
+            predicted = tl.where(mass_here == 0, 0.0, predicted)
+            classes = first + tile * BLOCK_C + tl.arange(0, BLOCK_C)
+            exists = classes < num_classes
+            sums = partial + (tl.program_id(0).to(tl.int64) * num_classes + classes) * 3
+            tl.store(sums, tl.sum(predicted, axis=1).to(partial.dtype.element_ty), mask=exists)
+            tl.store(sums + 1, tl.sum(masses[tile], axis=1).to(partial.dtype.element_ty), mask=exists)
+            difference = tl.sum(tl.abs(predicted - masses[tile]), axis=1)
+            tl.store(sums + 2, difference.to(partial.dtype.element_ty), mask=exists)
+
+
+@triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
+def overlap_backward_kernel(
+    out,  # (B, C, h, w)
+    out_strides,
+    grad,  # (B, C) of the values
+    grad_strides,
+    slopes,  # (B, C, 2): how these change with the predicted mass, and with its distance from the target
+    slopes_strides,
+    logits,  # (B, C, h, w)
+    logits_strides,
+    target,  # as above
+    target_strides,
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
+    height,
+    width_units,
+    num_classes,
+    WIDTH_UNIT: tl.constexpr,
+    FLAT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    width = width_units * WIDTH_UNIT
+    STEP: tl.constexpr = BLOCK_C * UNROLL
+    sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
+    inside = pixels[2]
+    out_view = tile_view(out, out_strides, sample, pixels, BLOCK_C, OFFSET)
+    logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
+    target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
+    grad_sample = grad + sample * grad_strides[0]
+    slopes_sample = slopes + sample * slopes_strides[0]
+    plane = plane_offsets(sample, pixels, height, width)
+    mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
+    lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
+    mean_slope = tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR)
+    for pass_ in tl.static_range(2):
+        steps = tl.zeros([], tl.int32)
+        for first in range(0, num_classes, STEP):
+            values = ()
+            for tile in tl.static_range(UNROLL):
+                value = load_tile(logits_view, first + tile * BLOCK_C, num_classes, inside, float("-inf"), ACCUMULATOR)
+                values = values + (value,)  # noqa: RUF005
+            steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+            # A mass counts here by which side of it the prediction is on: that of 0 and of less is the same.
+            masses = load_masses(
+                target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR, True
+            )
+            for tile in tl.static_range(UNROLL):
+                probability = exponential(values[tile] - lse_here)
+                slope = _slopes_of_tile(
+                    grad_sample,
+                    grad_strides,
+                    slopes_sample,
+                    slopes_strides,
+                    mass_here * probability - masses[tile],
+                    first + tile * BLOCK_C,
+                    num_classes,
+                    BLOCK_C,
+                    ACCUMULATOR,
+                )
+                if pass_ == 0:
+                    mean_slope += probability * slope
+                else:
+                    value = mass_here * probability * (slope - mean_slope)
+                    value = tl.where(mass_here == 0, 0.0, value)
+                    store_tile(out_view, first + tile * BLOCK_C, num_classes, inside, value)
+        if pass_ == 0:
+            mean_slope = tl.sum(mean_slope, axis=0, keep_dims=True)
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+def overlap_configuration(
+    mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, platform: str
+) -> Launch:
+    """What `overlap_loss` launches first; scratch tensor ``partial`` holds the sums of each program."""
+    result = launch_of_loss(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
+    batch, num_classes = logits.shape[:2]
+    shape = (batch, result.grid[0] // batch, num_classes * 3)
+    partial = memory.empty(shape, lse.dtype, lse.device)
+    return result._replace(arguments={**result.arguments, "partial": partial}, scratch=("partial",))
+
+
+def overlap_backward_configuration(
+    out: Tensor,
+    grad: Tensor,
+    slopes: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+    platform: str,
+) -> Launch:
+    """What `overlap_loss_backward` launches."""
+
+    def strides(tensor: Tensor) -> tuple[int, ...]:
+        """What holds for the batch holds for each sample."""
+        return (0 if len(tensor) == 1 else tensor.stride(0), *tensor.stride()[1:])
+
+    others = {
+        "grad": grad,
+        "grad_strides": strides(grad),
+        "slopes": slopes,
+        "slopes_strides": strides(slopes),
+        "mass": mass,
+        "lse": lse,
+    }
+    kernel = overlap_backward_kernel
+    return launch_of_loss(kernel, "overlap backward", logits, soft, index, {"out": out}, others, platform)
+
+
+def overlap_loss(
+    value: Tensor,
+    slopes: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    measure: Measure,
+    classes: Classes,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """The Dice or Jaccard loss of logits ``(B, C, h, w)``, with the mass and the logsumexp of each pixel."""
+    if validate and not masses_in_range(soft):
+        return False
+    (partial,) = launch(overlap_configuration, logits.device, mass, lse, logits, soft, index)
+    finish_overlap(value, slopes, partial, weight, measure, classes, reduction)
+    return True
+
+
+def overlap_loss_backward(
+    out: Tensor,
+    grad: Tensor,
+    slopes: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the values, ``grad (S, C)``."""
+    inputs = (out, grad, slopes, logits, soft, index, mass.contiguous(), lse.contiguous())
+    launch(overlap_backward_configuration, logits.device, *inputs)

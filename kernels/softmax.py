@@ -1,0 +1,384 @@
+"""What the losses of logits against a soft label share: tiles, targets, and the softmax statistics of each pixel.
+
+A program owns BLOCK_HW pixels of one sample and loops over their classes, UNROLL tiles of BLOCK_C classes at a time.
+Where a plane of logits is contiguous, a thread has pixels of its own and reads all their classes, or every BLOCK_C-th.
+In channels_last the neighbours in memory are classes: a tile lies along them, and the threads that share a pixel
+combine what they found at the end.
+
+The logsumexp is computed online (Milakov and Gimelshein, arXiv 1805.02867), relative to the largest logit so far: one
+pass, and all that is summed is positive, which avoids cancellation whatever the size of the logits.
+
+The target is a dense soft label, or a sparse one: a few masses of each pixel with their classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonsoft.kernels.convert import downcast, exponential, upcast
+from tritonsoft.kernels.launch import Launch, accumulator_type, power_of_two_factor
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+#
+# `pixels`: rows, columns and which of them exist, each (1, BLOCK_HW).
+# `view`:   what a program sees of a tensor (B, C, h, w): where its sample starts, the stride of the classes, and the
+#           offsets of a tile (BLOCK_C, BLOCK_HW) from its first class.
+# `weights`: of the classes, (C,), and their stride; or two times None.
+# `target`: of a dense one the view alone; of a sparse one the views of masses and classes, and how many a pixel has.
+
+
+@triton.jit
+def sample_and_pixels(height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
+    tiles = tl.cdiv(height * width, BLOCK_HW)
+    pixel = (tl.program_id(0) % tiles * BLOCK_HW + tl.arange(0, BLOCK_HW))[None, :]
+    inside = pixel < height * width
+    row = pixel * 0 if FLAT else pixel // width
+    column = pixel if FLAT else pixel % width
+    return (tl.program_id(0) // tiles).to(tl.int64), (row, column, inside)
+
+
+@triton.jit
+def tile_view(tensor, strides, sample, pixels, BLOCK_C: tl.constexpr, OFFSET: tl.constexpr):
+    classes = tl.arange(0, BLOCK_C)[:, None].to(OFFSET)
+    offsets = classes * strides[1] + (pixels[0].to(OFFSET) * strides[2] + pixels[1].to(OFFSET) * strides[3])
+    return tensor + sample * strides[0], strides[1], offsets
+
+
+@triton.jit
+def view_of_target(target, strides, sample, pixels, BLOCK_C: tl.constexpr, OFFSET: tl.constexpr):
+    """The target that `launch_of_loss` made arguments of."""
+    soft, index, num_entries = target
+    if index is None:
+        result = (tile_view(soft, strides[0], sample, pixels, BLOCK_C, OFFSET),)
+    else:
+        masses = tile_view(soft, strides[0], sample, pixels, 1, OFFSET)
+        result = (masses, tile_view(index, strides[1], sample, pixels, 1, OFFSET), num_entries)
+    return result
+
+
+@triton.jit
+def load_pixels(tensor, strides, sample, pixels, ACCUMULATOR: tl.constexpr, OFFSET: tl.constexpr):
+    """Of a tensor ``(B, h, w)``, (1, BLOCK_HW); 0 where there is no pixel."""
+    offsets = pixels[0].to(OFFSET) * strides[1] + pixels[1].to(OFFSET) * strides[2]
+    return upcast(tl.load(tensor + sample * strides[0] + offsets, mask=pixels[2], other=0.0), ACCUMULATOR)
+
+
+@triton.jit
+def plane_offsets(sample, pixels, height, width):
+    """Offsets of the pixels in a contiguous tensor ``(B, h, w)``."""
+    return (sample * height + pixels[0]) * width + pixels[1]
+
+
+@triton.jit
+def classes_of_tile(first, BLOCK_C: tl.constexpr):
+    """The classes of a tile, (BLOCK_C, 1)."""
+    return first + tl.arange(0, BLOCK_C)[:, None]
+
+
+@triton.jit
+def load_tile(view, first, num_classes, inside, other, ACCUMULATOR: tl.constexpr):
+    """The tile whose first class is ``first``."""
+    start, stride, offsets = view
+    BLOCK_C: tl.constexpr = offsets.shape[0]
+    mask = inside & (classes_of_tile(first, BLOCK_C) < num_classes)
+    pointers = start + tl.cast(first, tl.int64) * stride + offsets
+    return upcast(tl.load(pointers, mask=mask, other=other), ACCUMULATOR)
+
+
+@triton.jit
+def store_tile(view, first, num_classes, inside, value):
+    start, stride, offsets = view
+    BLOCK_C: tl.constexpr = offsets.shape[0]
+    mask = inside & (classes_of_tile(first, BLOCK_C) < num_classes)
+    pointers = start + tl.cast(first, tl.int64) * stride + offsets
+    tl.store(pointers, downcast(value, start.dtype.element_ty), mask=mask)
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _not_negative(mass):
+    """A mass below 0 has been rounded, and is none; NaN stays."""
+    return tl.maximum(mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _sparse_entry(target, place, num_classes, inside, BLOCK_C: tl.constexpr, ACCUMULATOR: tl.constexpr):
+    """One entry of a sparse target, for every class of a tile: its class and mass; none where it does not exist."""
+    # Loaded for every class of a tile: no exchange is needed, and all loads but one hit a cache.
+    masses, index, _ = target
+    inside = tl.broadcast_to(inside, [BLOCK_C, inside.shape[1]])
+    mass_offsets = tl.broadcast_to(masses[2], inside.shape)
+    index_offsets = tl.broadcast_to(index[2], inside.shape)
+    place = tl.cast(place, tl.int64)
+    class_index = tl.load(index[0] + place * index[1] + index_offsets, mask=inside, other=0).to(tl.int32)
+    mass = upcast(tl.load(masses[0] + place * masses[1] + mass_offsets, mask=inside, other=0.0), ACCUMULATOR)
+    exists = (class_index >= 0) & (class_index < num_classes)
+    return tl.where(exists, class_index, 0), tl.where(exists, _not_negative(mass), 0.0)
+
+
+@triton.jit
+def _bitwise_or(first, second):
+    return first | second
+
+
+@triton.jit
+def _class_weight(weights, classes, mask, ACCUMULATOR: tl.constexpr):
+    return tl.load(weights[0] + classes.to(tl.int64) * weights[1], mask=mask, other=0.0).to(ACCUMULATOR)
+
+
+@triton.jit
+def _steps_with_mass(
+    target, first, num_classes, inside, STEP: tl.constexpr, BLOCK_C: tl.constexpr, ACCUMULATOR: tl.constexpr
+):
+    """Of a sparse target: the bits of those of the 32 steps from class ``first`` in which any pixel has mass."""
+    steps = tl.zeros([BLOCK_C, inside.shape[1]], tl.int32)
+    for place in range(0, target[2]):
+        class_index, mass = _sparse_entry(target, place, num_classes, inside, BLOCK_C, ACCUMULATOR)
+        step = (class_index - first) // STEP
+        near = (mass != 0) & (class_index >= first) & (step < 32)
+        steps |= tl.where(near, 1 << (step & 31), 0)
+    return tl.reduce(tl.reduce(steps, 1, _bitwise_or), 0, _bitwise_or)
+
+
+@triton.jit
+def next_steps_with_mass(
+    steps, target, first, num_classes, inside, STEP: tl.constexpr, BLOCK_C: tl.constexpr, ACCUMULATOR: tl.constexpr
+):
+    """``steps``, or those that begin with class ``first`` where it is the first of 32."""
+    if len(target) > 1:  # noqa: SIM102 - the outer one is decided when it is compiled
+        if first // STEP % 32 == 0:
+            steps = _steps_with_mass(target, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+    return steps
+
+
+@triton.jit
+def load_masses(
+    target,
+    weights,  # `launch_of_loss` made arguments of them
+    steps,  # a sparse target: `_steps_with_mass` around this step
+    first,
+    num_classes,
+    inside,
+    BLOCK_C: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    SIGNED: tl.constexpr = False,  # whether masses of a dense target may stay below 0
+):
+    """The weighted masses of one step: UNROLL tiles, the first of which begins with class ``first``."""
+    masses = ()
+    if len(target) == 1:
+        for tile in tl.static_range(UNROLL):
+            mass = load_tile(target[0], first + tile * BLOCK_C, num_classes, inside, 0.0, ACCUMULATOR)
+            masses = masses + (mass if SIGNED else _not_negative(mass),)  # noqa: RUF005
+    else:
+        nothing = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
+        for _ in tl.static_range(UNROLL):
+            masses = masses + (nothing,)  # noqa: RUF005 - Triton unpacks nothing here
+        if (steps >> (first // (BLOCK_C * UNROLL) % 32)) & 1:
+            # What the entries of a sparse target are is read again, from a cache: registers would not hold them.
+            for place in range(0, target[2]):
+                class_index, mass = _sparse_entry(target, place, num_classes, inside, BLOCK_C, ACCUMULATOR)
+                sums = ()
+                for tile in tl.static_range(UNROLL):
+                    here = class_index == classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
+                    sums = sums + (masses[tile] + tl.where(here, mass, 0.0),)  # noqa: RUF005
+                masses = sums
+    if weights[0] is not None:
+        weighted = ()
+        for tile in tl.static_range(UNROLL):
+            classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
+            weight = _class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
+            weighted = weighted + (masses[tile] * weight,)  # noqa: RUF005
+        masses = weighted
+    return masses
+
+
+# --- the first pass --------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _max_delta(before, after, LOWEST: tl.constexpr):
+    """``before - after``, never positive and always finite: times a mass of 0 it is 0."""
+    return tl.maximum(before - after, LOWEST)
+
+
+@triton.jit
+def softmax_statistics(
+    logits,  # view
+    gathered,  # sparse target: view of the logits with BLOCK_C 1
+    target,
+    weights,
+    num_classes,
+    inside,
+    WITH_LOSS: tl.constexpr,  # whether the third result is wanted
+    BLOCK_C: tl.constexpr,
+    UNROLL: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+):
+    """The logsumexp, the weighted mass and the cross-entropy of each pixel, (1, BLOCK_HW), by an online softmax.
+
+    The loss so far is relative to the largest logit so far: where that rises by x, the loss rises by the mass times x.
+    """
+    LOWEST: tl.constexpr = -1.7976931348623157e308 if tl.float64 == ACCUMULATOR else -3.4028234663852886e38
+    sum_exp = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
+    mass = sum_exp
+    loss = sum_exp
+    max_logit = sum_exp + LOWEST
+    for first in range(0, num_classes, BLOCK_C * UNROLL):
+        values = ()
+        new_max = max_logit
+        for tile in tl.static_range(UNROLL):
+            value = load_tile(logits, first + tile * BLOCK_C, num_classes, inside, float("-inf"), ACCUMULATOR)
+            values = values + (value,)  # noqa: RUF005
+            new_max = tl.maximum(new_max, value)
+        if len(target) == 1:
+            masses = load_masses(target, weights, None, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
+        max_delta = _max_delta(max_logit, new_max, LOWEST)
+        max_logit = new_max
+        sum_exp *= exponential(max_delta)
+        if WITH_LOSS:
+            loss -= mass * max_delta
+        for tile in tl.static_range(UNROLL):
+            below = values[tile] - max_logit
+            sum_exp += exponential(below)
+            if len(target) == 1:
+                mass += masses[tile]
+                if WITH_LOSS:  # a logit without mass may be infinite
+                    loss = tl.where(masses[tile] == 0, loss, loss - masses[tile] * below)
+    if BLOCK_C > 1:
+        max_of_all = tl.max(max_logit, axis=0, keep_dims=True)
+        max_delta = _max_delta(max_logit, max_of_all, LOWEST)
+        max_logit = max_of_all
+        sum_exp = tl.sum(sum_exp * exponential(max_delta), axis=0, keep_dims=True)
+        loss = tl.sum(loss - mass * max_delta, axis=0, keep_dims=True)
+        mass = tl.sum(mass, axis=0, keep_dims=True)
+    if len(target) > 1:
+        start, stride, offsets = gathered
+        for place in range(0, target[2]):
+            class_index, part = _sparse_entry(target, place, num_classes, inside, 1, ACCUMULATOR)
+            if weights[0] is not None:
+                part *= _class_weight(weights, class_index, inside, ACCUMULATOR)
+            mass += part
+            if WITH_LOSS:
+                pointers = start + (class_index.to(tl.int64) * stride + offsets)
+                logit = upcast(tl.load(pointers, mask=part != 0, other=0.0), ACCUMULATOR)
+                loss += tl.where(part == 0, 0.0, part * (max_logit - logit))
+    log_sum = tl.log(sum_exp)
+    return max_logit + log_sum, mass, tl.where(mass == 0, 0.0, loss + mass * log_sum)
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+_INT32_LIMIT = 2**31
+_MAX_REREAD_BYTES = (
+    40960  # bytes that a program may read twice: those of all programs of an H200 at once fit its L2 cache
+)
+
+
+def _flat_stride(tensor: Tensor) -> int | None:
+    """The stride of pixels counted through all rows, if there is one."""
+    height, width = tensor.shape[-2:]
+    stride_y, stride_x = tensor.stride()[-2:]
+    if width == 1:
+        return stride_y
+    return stride_x if height == 1 or stride_y == width * stride_x else None
+
+
+def _offset_type(block_c: int, tensors: Sequence[Tensor]) -> Any:
+    """The integer that holds every offset inside a plane, or across the classes of a tile."""
+    for tensor in tensors:
+        (height, width), strides = tensor.shape[-2:], tensor.stride()
+        last = (height - 1) * strides[-2] + (width - 1) * strides[-1] + (block_c - 1) * strides[-3]
+        if last >= _INT32_LIMIT:
+            return tl.int64
+    return tl.int32
+
+
+def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str) -> tuple[int, int, int, int]:
+    """Classes and pixels of a tile, tiles of a step, and threads of a program."""
+    _, num_classes, height, width = logits.shape
+    per_thread = 16 // logits.element_size()
+    all_pixels, all_classes = triton.next_power_of_2(height * width), triton.next_power_of_2(num_classes)
+    threads = 128
+    if num_classes > 1 and logits.stride(1) == 1 and logits.stride(3) > 1:
+        # Lanes along the classes are what makes accesses coalesce. Each halving of them is a step less for sums over
+        # classes, which the gradient of the cross entropy has none of.
+        block_c = min(all_classes, 32 if kind == "cross entropy backward" else 16 if num_classes > 32 else 4)
+        block_hw = threads * 4 // block_c
+    elif kind.startswith("overlap"):
+        # What is summed over pixels stays within a warp.
+        per_pixel = num_classes * (logits.element_size() + (soft.element_size() if index is None else 0))
+        cached = triton.next_power_of_2(_MAX_REREAD_BYTES // per_pixel + 1) // 2
+        block_hw = min(32 * per_thread, max(16, cached))
+        block_c = min(all_classes, threads * per_thread // block_hw)
+    else:
+        block_c, block_hw = 1, 512
+        threads = min(threads, block_hw // per_thread)
+    block_hw = min(block_hw, all_pixels)
+    tiles = triton.cdiv(num_classes, block_c)
+    # Padding costs as much as classes do: of the steps with the least padding, the largest. Registers limit a step
+    # of float64, and one where a sparse target is made dense on the way.
+    expands = index is not None and kind != "cross entropy"
+    steps = (3, 2) if expands or accumulator_type(logits, soft) is tl.float64 else (6, 5, 4)
+    unroll = min(steps, key=lambda count: -tiles % count) if tiles > min(steps) else tiles
+    return block_c, block_hw, unroll, threads
+
+
+def launch_of_loss(
+    kernel: Any,
+    kind: str,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    strided: dict[str, Tensor],
+    others: dict[str, Any],
+    platform: str,
+) -> Launch:
+    """What all four have in common; ``strided`` are further tensors ``(..., h, w)``, by the names of the kernel."""
+    batch, num_classes, height, width = logits.shape
+    tensors = [logits, soft, *([] if index is None else [index]), *strided.values()]
+    flat = all(_flat_stride(tensor) is not None for tensor in tensors)
+
+    def strides(tensor: Tensor) -> tuple[int, ...]:
+        """A flat image is a single row."""
+        stride = _flat_stride(tensor)
+        return (*tensor.stride()[:-2], 0, stride) if flat and stride is not None else tensor.stride()
+
+    block_c, block_hw, unroll, threads = _tile(logits, soft, index, kind)
+    if flat:
+        height, width = 1, height * width
+    unit = power_of_two_factor(width, 16)
+    return Launch(
+        kernel,
+        (batch * triton.cdiv(height * width, block_hw),),
+        {
+            "logits": logits,
+            "logits_strides": strides(logits),
+            "target": (soft, index, 0 if index is None else soft.shape[1]),
+            "target_strides": (strides(soft), None if index is None else strides(index)),
+            **strided,
+            **{f"{name}_strides": strides(tensor) for name, tensor in strided.items()},
+            **others,
+            "height": height,
+            "width_units": width // unit,
+            "num_classes": num_classes,
+            "WIDTH_UNIT": unit,
+            "FLAT": flat,
+            "BLOCK_C": block_c,
+            "BLOCK_HW": block_hw,
+            "UNROLL": unroll,
+            "ACCUMULATOR": accumulator_type(logits, soft),
+            "OFFSET": _offset_type(block_c, tensors),
+        },
+        {"num_warps": max(1, threads // (64 if platform == "hip" else 32))},
+    )
+
+
+def with_stride(weight: Tensor | None) -> tuple[Tensor | None, int | None]:
+    return weight, None if weight is None else weight.stride(0)
