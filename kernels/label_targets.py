@@ -481,7 +481,7 @@ def area_cross_entropy(
     maps, source = (mass, lse), (labels, boxes, ignore_index, filter)
     partial = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
     if reduction != "none":
-        finish_cross_entropy(value, total, *partial, reduction)
+        finish_cross_entropy(value, total, partial[0], reduction)
     return True
 
 

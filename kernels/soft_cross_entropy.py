@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft.backends.values import masses_in_range
+from tritonsoft.backends.values import is_subdistribution
 from tritonsoft.conventions import Reduction
 from tritonsoft.kernels.convert import exponential
 from tritonsoft.kernels.launch import Launch, launch
@@ -176,12 +176,12 @@ def cross_entropy(
     validate: bool,
 ) -> bool:
     """The loss of logits ``(B, C, h, w)`` against a soft label, with the weighted mass and logsumexp of each pixel."""
-    if validate and not masses_in_range(soft):
+    if validate and not is_subdistribution(soft):
         return False
     inputs = (value, mass, lse, logits, soft, index, weight, reduction)
     partial = launch(cross_entropy_configuration, logits.device, *inputs)
     if reduction != "none":
-        finish_cross_entropy(value, total, *partial, reduction)
+        finish_cross_entropy(value, total, partial[0], reduction)
     return True
 
 

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft import memory
-from tritonsoft.backends.values import masses_in_range
+from tritonsoft.backends.values import is_subdistribution
 from tritonsoft.conventions import Classes, Measure, Reduction
 from tritonsoft.kernels.convert import exponential
 from tritonsoft.kernels.launch import Launch, launch
@@ -235,7 +235,7 @@ def overlap_loss(
     validate: bool,
 ) -> bool:
     """The Dice or Jaccard loss of logits ``(B, C, h, w)``, with the mass and the logsumexp of each pixel."""
-    if validate and not masses_in_range(soft):
+    if validate and not is_subdistribution(soft):
         return False
     (partial,) = launch(overlap_configuration, logits.device, mass, lse, logits, soft, index)
     finish_overlap(value, slopes, partial, weight, measure, classes, reduction)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from tritonsoft.backends.select import BACKENDS
-from tritonsoft.conventions import FILTERS, MAX_COORDINATE
+from tritonsoft.backends.values import bad_labels, total_mass
+from tritonsoft.conventions import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
 
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -199,24 +200,6 @@ def should_validate(device: torch.device, validate: bool | None) -> bool:
     return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
 
 
-# Masses and probabilities may have been rounded before they came into their type: in bfloat16 each is off by 1/256 of
-# itself at most, and so is what is left of 1 for a background, which may fall below 0 by as much as totals exceed 1.
-MASS_TOLERANCE = 1 / 64
-
-
-def are_shares(values: Tensor) -> bool:
-    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not.
-
-    Within the tolerance on both sides: what is below 0 counts as 0, and so adds nothing to the total.
-    """
-    return bool((values >= -MASS_TOLERANCE).all() & (total_shares(values) <= 1 + MASS_TOLERANCE).all())
-
-
-def total_shares(values: Tensor) -> Tensor:
-    """The sum over the classes of what is above 0."""
-    return values.clamp(min=0).sum(1, dtype=torch.float64)
-
-
 def check_box_values(boxes: Tensor | None) -> None:
     """Finite, within ±`MAX_COORDINATE`, and not empty."""
     if boxes is None:
@@ -266,17 +249,5 @@ def raise_soft_values(soft: Tensor) -> NoReturn:
     swapped = are_swapped("soft") if least < -MASS_TOLERANCE else ""
     raise ValueError(
         f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
-        f"got entries from {least:.6g} and sums up to {total_shares(soft).max().item():.6g}{swapped}"
+        f"got entries from {least:.6g} and sums up to {total_mass(soft).max().item():.6g}{swapped}"
     )
-
-
-def bad_labels(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Where a label map holds what is neither a class nor ``ignore_index``."""
-    # Out-of-range scalars would wrap in a narrow dtype: compare with bounds that the dtype can hold.
-    info = torch.iinfo(labels.dtype)
-    bad = labels < 0
-    if num_classes <= info.max:
-        bad |= labels >= num_classes
-    if info.min <= ignore_index <= info.max:
-        bad &= labels != ignore_index
-    return bad

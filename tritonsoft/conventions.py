@@ -42,3 +42,7 @@ FILTERS: Final[tuple[Filter, ...]] = ("area", "triangle", "bilinear", "nearest")
 # Box coordinates beyond this are refused where values are checked (and clamped to it where they are not): beyond it a
 # float32 cannot tell neighbouring pixels apart, and below it the number of taps stays far inside 32 bits.
 MAX_COORDINATE: Final = float(2**24)
+
+# Masses and probabilities may have been rounded before they came into their type: in bfloat16 each is off by 1/256 of
+# itself at most, and so is what is left of 1 for a background, which may fall below 0 by as much as totals exceed 1.
+MASS_TOLERANCE: Final = 1 / 64

@@ -27,7 +27,8 @@ except ImportError as error:
         f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
     ) from None
 
-from tritonsoft.checks import are_shares, check_ignore_index, should_validate, total_shares
+from tritonsoft.backends.values import is_subdistribution, total_mass
+from tritonsoft.checks import check_ignore_index, should_validate
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 
@@ -326,10 +327,10 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
 
 def _check_shares(values: Tensor, name: str) -> None:
     """What a pixel's classes have of it, where values are checked; logits, above all, are none."""
-    if should_validate(values.device, None) and not are_shares(values):
+    if should_validate(values.device, None) and not is_subdistribution(values):
         raise ValueError(
             f"{name} must be at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
-            f"got entries from {values.min().item():.6g} and sums up to {total_shares(values).max().item():.6g}"
+            f"got entries from {values.min().item():.6g} and sums up to {total_mass(values).max().item():.6g}"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tritonsoft import reference
-from tritonsoft.backends.values import labels_in_range, masses_in_range
+from tritonsoft.backends.values import is_subdistribution, labels_in_range
 from tritonsoft.conventions import Classes, Filter, Measure, Reduction
 
 
@@ -144,7 +144,7 @@ def cross_entropy(
     reduction: Reduction,
     validate: bool,
 ) -> bool:
-    if validate and not masses_in_range(soft):
+    if validate and not is_subdistribution(soft):
         return False
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
@@ -227,7 +227,7 @@ def overlap_loss(
     reduction: Reduction,
     validate: bool,
 ) -> bool:
-    if validate and not masses_in_range(soft):
+    if validate and not is_subdistribution(soft):
         return False
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)

@@ -1,8 +1,9 @@
 """Looks at values in eager PyTorch, for backends that do not check them while they read them."""
 
+import torch
 from torch import Tensor
 
-from tritonsoft.checks import are_shares, bad_labels
+from tritonsoft.conventions import MASS_TOLERANCE
 
 
 def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool:
@@ -10,6 +11,26 @@ def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool
     return not bool(bad_labels(labels, num_classes, ignore_index).any())
 
 
-def masses_in_range(soft: Tensor) -> bool:
-    """Whether the masses of every pixel are those of a soft label."""
-    return are_shares(soft)
+def bad_labels(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Where a label map holds what is neither a class nor ``ignore_index``."""
+    # Out-of-range scalars would wrap in a narrow dtype: compare with bounds that the dtype can hold.
+    info = torch.iinfo(labels.dtype)
+    bad = labels < 0
+    if num_classes <= info.max:
+        bad |= labels >= num_classes
+    if info.min <= ignore_index <= info.max:
+        bad &= labels != ignore_index
+    return bad
+
+
+def is_subdistribution(values: Tensor) -> bool:
+    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not.
+
+    Within the tolerance on both sides: what is below 0 counts as 0, and so adds nothing to the total.
+    """
+    return bool((values >= -MASS_TOLERANCE).all() & (total_mass(values) <= 1 + MASS_TOLERANCE).all())
+
+
+def total_mass(values: Tensor) -> Tensor:
+    """The sum over the classes of what is above 0."""
+    return values.clamp(min=0).sum(1, dtype=torch.float64)

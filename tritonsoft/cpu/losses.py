@@ -16,8 +16,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from tritonsoft.checks import MASS_TOLERANCE
-from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft.conventions import MASS_TOLERANCE, Classes, Filter, Measure, Reduction
 from tritonsoft.cpu.elements import (
     LINE_BYTES,
     borrowed,
@@ -1121,7 +1120,7 @@ def _tiles_in_range(
 
 
 def soft_in_range(soft: Tensor, tolerance: float) -> bool:
-    """`tritonsoft.checks.are_shares`."""
+    """`tritonsoft.backends.values.is_subdistribution`."""
     tiles, dtype = _tiles_of(soft), sums_dtype(soft)
     arguments: Any = (_plane(soft, dtype), soft.shape[1], dtype(tolerance), tiles)
 
