@@ -479,9 +479,9 @@ def area_cross_entropy(
     if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
         return False
     maps, source = (mass, lse), (labels, boxes, ignore_index, filter)
-    partial = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
+    scratch = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
     if reduction != "none":
-        finish_cross_entropy(value, total, *partial, reduction)
+        finish_cross_entropy(value, total, scratch[0], reduction)
     return True
 
 
