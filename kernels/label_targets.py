@@ -41,10 +41,10 @@ _MAX_TOP_K = 16
 def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constexpr):
     """The logsumexp over the classes of each pixel, in the shape and type of ``zeros``."""
     DTYPE: tl.constexpr = zeros.dtype
-    # Logits are subtracted from the largest before anything else is done to them: no size of theirs loses digits, and
-    # this start is finite, so that those of -infinity do not become infinity less infinity.
-    largest = zeros + (-1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38)
-    total_mass = zeros
+    # An online softmax. The largest logit is subtracted before anything else, which avoids cancellation; that it starts
+    # as a finite number keeps logits of -infinity from becoming infinity less infinity.
+    max_logit = zeros + (-1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38)
+    sum_exp = zeros
     inside = pixels[3]
     whole = num_classes // 4 * 4
     for first in range(0, whole, 4):
@@ -52,18 +52,18 @@ def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constex
         logit1 = load_logits(logits, strides, pixels, first + 1, inside, DTYPE, OFFSET)
         logit2 = load_logits(logits, strides, pixels, first + 2, inside, DTYPE, OFFSET)
         logit3 = load_logits(logits, strides, pixels, first + 3, inside, DTYPE, OFFSET)
-        larger = tl.maximum(largest, tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3)))
-        total_mass = total_mass * exponential(largest - larger)
-        total_mass += exponential(logit0 - larger) + exponential(logit1 - larger)
-        total_mass += exponential(logit2 - larger) + exponential(logit3 - larger)
-        largest = larger
+        new_max = tl.maximum(max_logit, tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3)))
+        sum_exp = sum_exp * exponential(max_logit - new_max)
+        sum_exp += exponential(logit0 - new_max) + exponential(logit1 - new_max)
+        sum_exp += exponential(logit2 - new_max) + exponential(logit3 - new_max)
+        max_logit = new_max
     for last in tl.static_range(3):
         if whole + last < num_classes:
             logit = load_logits(logits, strides, pixels, whole + last, inside, DTYPE, OFFSET)
-            larger = tl.maximum(largest, logit)
-            total_mass = total_mass * exponential(largest - larger) + exponential(logit - larger)
-            largest = larger
-    return largest + tl.log(total_mass)
+            new_max = tl.maximum(max_logit, logit)
+            sum_exp = sum_exp * exponential(max_logit - new_max) + exponential(logit - new_max)
+            max_logit = new_max
+    return max_logit + tl.log(sum_exp)
 
 
 @triton.jit(
@@ -77,7 +77,7 @@ def label_target_kernel(
     levels,  # pyramid: tuple of (B, C, h, w), contiguous, each half the size of the one before; else None
     index,  # top: (B, k, h, w), contiguous; else None
     top_mass,  # top: (B, k, h, w), contiguous; else None
-    rest,  # top: what was not top_mass, (B, h, w), contiguous; else None
+    rest,  # top: the mass of all other classes, (B, h, w), contiguous; else None
     loss,  # loss: (B, h, w), contiguous, or None; else None
     partial,  # loss: (programs, 2), contiguous, or None: sums of each program's losses and masses; else None
     mass,  # loss: written; gradient: read; (B, h, w), contiguous; else None
@@ -98,7 +98,7 @@ def label_target_kernel(
     num_classes,
     ignored_class,
     EPILOGUE: tl.constexpr,
-    TOP: tl.constexpr,  # how many classes are top_mass
+    TOP: tl.constexpr,  # how many classes are stored
     FILTER: tl.constexpr,
     INTEGER_FACTOR: tl.constexpr,  # 0: the general way to count labels
     IN_WIDTH_UNIT: tl.constexpr,
@@ -479,9 +479,9 @@ def area_cross_entropy(
     if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
         return False
     maps, source = (mass, lse), (labels, boxes, ignore_index, filter)
-    partial = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
+    scratch = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
     if reduction != "none":
-        finish_cross_entropy(value, total, partial[0], reduction)
+        finish_cross_entropy(value, total, scratch[0], reduction)
     return True
 
 

@@ -179,9 +179,9 @@ def cross_entropy(
     if validate and not is_subdistribution(soft):
         return False
     inputs = (value, mass, lse, logits, soft, index, weight, reduction)
-    partial = launch(cross_entropy_configuration, logits.device, *inputs)
+    scratch = launch(cross_entropy_configuration, logits.device, *inputs)
     if reduction != "none":
-        finish_cross_entropy(value, total, partial[0], reduction)
+        finish_cross_entropy(value, total, scratch[0], reduction)
     return True
 
 
