@@ -88,8 +88,3 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channe
     if channels_last:
         return torch.empty_strided(shape, strides_of(shape, True), dtype=dtype, device=device)
     return torch.empty(shape, dtype=dtype, device=device)
-
-
-def fake(image: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """What `empty` gives, while shapes are inferred: in the memory format of ``image``."""
-    return image.new_empty_strided(shape, strides_of(shape, is_channels_last(image)), dtype=dtype)
