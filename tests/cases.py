@@ -1,4 +1,4 @@
-"""Random inputs for the operators, and how far a backend may be from the float64 reference on them."""
+"""Random inputs for the operators, how far a backend may be from the float64 reference, and an old PyTorch."""
 
 import math
 import random
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tritonsoft.conventions import FILTERS, Filter
 
@@ -148,3 +150,21 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) 
     difference = (actual.double().cpu() - expected.double().cpu()).abs().max().item() if actual.numel() else 0.0
     assert not math.isnan(difference), f"{what}: NaN in the output"
     assert difference <= tolerance, f"{what}: off by {difference:.3g}, allowed {tolerance:.3g}"
+
+
+class RefusesUnsigned(TorchDispatchMode):
+    """PyTorch 2.11, the oldest promised: of the wide unsigned integers it makes, copies, views and finds equal."""
+
+    types = (torch.uint16, torch.uint32, torch.uint64)
+    allowed = (
+        *("empty", "empty_strided", "lift_fresh", "clone", "copy_", "_to_copy", "eq"),
+        *("alias", "as_strided", "detach", "expand", "permute", "reshape", "select", "slice", "split", "squeeze"),
+        *("transpose", "unbind", "unsqueeze", "_unsafe_view", "view"),
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, Tensor)]
+        if func.overloadpacket.__name__ not in self.allowed and any(each.dtype in self.types for each in tensors):
+            raise NotImplementedError(f"{func} is not implemented for unsigned integers")
+        return out

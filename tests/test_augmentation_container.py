@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.cases import assert_close
+from tests.cases import RefusesUnsigned, assert_close
 from tritonsoft import reference
 
 K = pytest.importorskip("kornia.augmentation", reason="the augmentations need kornia")
@@ -187,6 +187,29 @@ def test_hard_masks_of_any_type_keep_type_and_values(image, labels, dtype):
     shown, hard = container(image, mask)
     assert hard.dtype == dtype
     assert_pair((shown, hard), expected(container, image, mask, num_classes=None))
+
+
+@pytest.mark.parametrize("dtype", RefusesUnsigned.types, ids=str)
+@pytest.mark.parametrize("num_classes", [None, CLASSES], ids=["hard", "soft"])
+@pytest.mark.parametrize("listed", [False, True], ids=["tensor", "list"])
+def test_unsigned_masks_need_no_arithmetic_of_their_type(image, labels, listed, num_classes, dtype):
+    container = augment(
+        TA.RandomCrop((30, 44), padding=5, num_classes=num_classes),
+        TA.RandomHorizontalFlip(p=1.0),
+        K.RandomBrightness((0.8, 1.2), p=1.0),
+        K.RandomAffine(10.0, p=1.0),
+        TA.RandomCrop((20, 30), padding=4, padding_mode="replicate", num_classes=num_classes),
+    )
+    expected = seeded(container, image, labels[:, None].long())[1]
+    mask = labels.to(dtype)[:, None]
+    with RefusesUnsigned():
+        shown, out = seeded(container, image, list(mask) if listed else mask)
+        back = container.inverse(shown, out)[1]
+    if listed:
+        out, back = torch.cat(out), torch.cat(back)
+    assert out.dtype == back.dtype == (dtype if num_classes is None else torch.float32)
+    assert torch.equal(out.double(), expected.double())
+    assert back.shape[-2:] == (HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (1, HEIGHT, WIDTH), (1, 1, HEIGHT, WIDTH)], ids=str)

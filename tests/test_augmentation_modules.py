@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonsoft as ts
-from tests.cases import assert_close
+from tests.cases import RefusesUnsigned, assert_close
 from tritonsoft import reference
 from tritonsoft.conventions import FILTERS
 
@@ -464,6 +464,34 @@ def test_hard_mask_holds_the_pixel_under_each_footprints_centre(geometry, dtype,
     expected = torch.where(index.cpu() >= 0, values, outside)
     assert torch.equal(out.cpu(), expected)
     assert bool((index == -1).any()) == (geometry == "crop-padded")
+
+
+UNSIGNED = [
+    *GEOMETRIES.values(),
+    ("RandomCrop", {"size": (30, 50), "padding": 6, "padding_mode": "reflect"}),
+    ("RandomCrop", {"size": (30, 50), "padding": 6, "padding_mode": "replicate"}),
+    ("RandomHorizontalFlip", {"p": 1.0, "keepdim": True}),
+]
+
+
+@pytest.mark.parametrize("dtype", RefusesUnsigned.types)
+@pytest.mark.parametrize("num_classes", [None, CLASSES])
+@pytest.mark.parametrize(("name", "kwargs"), UNSIGNED)
+def test_unsigned_masks_need_no_arithmetic_of_their_type(name, kwargs, num_classes, dtype):
+    far = 2 ** (8 * dtype.itemsize - 1)  # what no signed type of as many bits holds
+    module, signed = (getattr(TA, name)(**kwargs, num_classes=num_classes, ignore_index=each) for each in (far, 77))
+    if num_classes is not None:
+        module = signed
+    labels = classes(dtype=torch.int64, ignored=0)
+    params = module.forward_parameters((BATCH, 3, HEIGHT, WIDTH))
+    expected = signed.transform_masks(labels, params, signed.flags)
+    expected_back = signed.inverse_masks(expected, params, signed.flags)
+    with RefusesUnsigned():
+        out = module.transform_masks(labels.to(dtype), params, module.flags)
+        back = module.inverse_masks(out, params, module.flags)
+    for actual, wanted in ((out, expected), (back, expected_back)):
+        assert actual.dtype == (dtype if num_classes is None else torch.float32)
+        assert torch.equal(actual.double(), wanted.double().masked_fill(wanted == 77, far))
 
 
 def test_hard_mask_of_several_channels_is_sampled_at_the_same_pixels():
@@ -1241,6 +1269,16 @@ def test_gradcheck(geometry):
     assert check(lambda soft: module.transform_masks(soft, params, flags), soft, fast_mode=True)
     assert check(lambda shown: module.inverse(shown, params=params), shown, fast_mode=True)
     assert check(lambda masses: module.inverse_masks(masses, params, flags), masses, fast_mode=True)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_gradcheck_of_repeated_padding(mode):
+    module = TA.RandomCrop((30, 50), padding=6, padding_mode=mode, num_classes=2)
+    image = picture(dtype=torch.float64, channels=2).requires_grad_()
+    params = module.forward_parameters(image.shape)
+    assert torch.autograd.gradcheck(lambda image: module(image, params=params), image, fast_mode=True)
+    masks = module.transform_masks
+    assert torch.autograd.gradcheck(lambda soft: masks(soft, params, module.flags), image, fast_mode=True)
 
 
 COMPILED = (

@@ -13,7 +13,16 @@ from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
 
 from tritonsoft.augmentation.masks import SoftLabel, batched, harden, like_input, soften, undo_mask
-from tritonsoft.augmentation.view import Fill, View, padded_index, pixel_matrix, sample_image, sample_soft, undo, whole
+from tritonsoft.augmentation.view import (
+    Fill,
+    View,
+    pad_by_repeating,
+    pixel_matrix,
+    sample_image,
+    sample_soft,
+    undo,
+    whole,
+)
 from tritonsoft.conventions import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -481,10 +490,8 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         if flags["padding_mode"] == "constant" or not view.pads:
             return picture, view
         assert view.boxes is not None
-        left, right, top, bottom = self._border(view.source, flags)
-        down = padded_index(view.source[0], top, bottom, flags["padding_mode"], picture.device)
-        across = padded_index(view.source[1], left, right, flags["padding_mode"], picture.device)
-        picture = picture[:, :, down[:, None], across]
+        border = left, _, top, _ = self._border(view.source, flags)
+        picture = pad_by_repeating(picture, border, flags["padding_mode"])
         x0, y0, x1, y1 = view.boxes.unbind(1)
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
         return picture, View(_size_of(picture), view.size, boxes, view.filter, view.crops)

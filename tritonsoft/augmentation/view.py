@@ -16,6 +16,8 @@ from tritonsoft.conventions import Filter
 Fill = float | tuple[float, ...]
 
 _HARD_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
+_SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:
     if not view.pads:
         return out
     inside = ts.crop_resize(_ones(mask, torch.uint8), rows(view.boxes, batch, mask.device), view.size, filter="nearest")
-    return torch.where(inside == 1, out, torch.full((), fill, dtype=mask.dtype, device=mask.device))
+    return _selected(inside == 1, out, fill)
 
 
 def undo(picture: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
@@ -182,8 +184,7 @@ def undo(picture: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
     if hard_fill is not None:
         # With the box's edge on a pixel's centre, that pixel may be nearest to what lies beyond the edge.
         shown = shown & (sample_hard(_ones(picture, torch.uint8), back, 0) == 1)
-        fill = torch.full((), hard_fill, dtype=picture.dtype, device=picture.device)
-        return torch.where(shown, sample_hard(picture, back, hard_fill), fill)
+        return _selected(shown, sample_hard(picture, back, hard_fill), hard_fill)
     weight = sample_image(_ones(picture), back)
     shown, one = shown & (weight > 0), torch.ones_like(weight)
     weight = torch.where(shown, weight, one)  # nothing divides by zero, nor do gradients
@@ -201,6 +202,16 @@ def _centres_within(boxes: Tensor, source: tuple[int, int]) -> Tensor:
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 
+def _selected(shown: Tensor, mask: Tensor, fill: float) -> Tensor:
+    """The mask where it is ``shown``, elsewhere ``fill``, which its type can hold."""
+    signed = _SIGNED.get(mask.dtype)
+    if signed is None:
+        return torch.where(shown, mask, torch.full((), fill, dtype=mask.dtype, device=mask.device))
+    if fill > torch.iinfo(signed).max:
+        fill = int(fill) - 2 ** (8 * mask.dtype.itemsize)
+    return _selected(shown, mask.view(signed), fill).view(mask.dtype)
+
+
 def _ones(picture: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """One channel of ones as large as the picture, in the memory of a single number."""
     one = torch.ones((), dtype=picture.dtype if dtype is None else dtype, device=picture.device)
@@ -215,7 +226,18 @@ def channels(values: Sequence[float], image: Tensor) -> Tensor:
     return torch.cat(filled)
 
 
-def padded_index(length: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
+def pad_by_repeating(picture: Tensor, border: tuple[int, int, int, int], mode: str) -> Tensor:
+    """``(B, K, H, W)`` of any type with ``border`` (left, right, top, bottom) added by ``reflect`` or ``replicate``."""
+    signed = _SIGNED.get(picture.dtype)
+    if signed is not None:
+        return pad_by_repeating(picture.view(signed), border, mode).view(picture.dtype)
+    left, right, top, bottom = border
+    down = _repeated_index(picture.shape[2], top, bottom, mode, picture.device)
+    across = _repeated_index(picture.shape[3], left, right, mode, picture.device)
+    return picture[:, :, down[:, None], across]
+
+
+def _repeated_index(length: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
     """Which pixels an axis of ``length`` shows when it is padded by ``reflect`` or ``replicate``."""
     index = torch.arange(-before, length + after, device=device)
     if mode == "replicate":
