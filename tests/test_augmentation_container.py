@@ -226,7 +226,9 @@ def test_a_single_mask_is_repeated_and_goes_through_every_sample_s_own_box(image
 def test_a_half_precision_image_on_the_cpu_does_not_round_its_label_ids(dtype, label_dtype):
     ids = torch.tensor([[[257, 259], [2049, 3001]]])
     image = torch.rand(1, 3, 2, 2).to(dtype)
-    shown, soft = augment(TA.RandomHorizontalFlip(p=1.0, num_classes=3002))(image, ids.to(label_dtype))
+    shown, soft = augment(TA.RandomHorizontalFlip(p=1.0, num_classes=3002, ignore_index=-100))(
+        image, ids.to(label_dtype)
+    )
     assert shown.dtype == dtype
     assert soft.dtype == torch.float32
     assert torch.equal(soft.argmax(1), ids.flip(2))

@@ -230,7 +230,7 @@ def test_constructor_is_kornias_with_three_more_arguments(name):
         {key: value.default for key, value in inspect.signature(getattr(package, name)).parameters.items()}
         for package in (K, TA)
     )
-    assert list(ours.items()) == [*theirs.items(), ("num_classes", None), ("ignore_index", 255), ("filter", "area")]
+    assert list(ours.items()) == [*theirs.items(), ("num_classes", None), ("ignore_index", None), ("filter", "area")]
     assert issubclass(getattr(TA, name), getattr(K, name))
 
 
@@ -1496,9 +1496,10 @@ EVERY = {
         ({"num_classes": True}, TypeError, "num_classes must be an int or None, got True"),
         ({"num_classes": 1.5}, TypeError, "num_classes must be an int or None, got 1.5"),
         ({"num_classes": "19"}, TypeError, "num_classes must be an int or None, got '19'"),
-        ({"ignore_index": 255.0}, TypeError, "ignore_index must be an int, got 255.0"),
-        ({"ignore_index": None}, TypeError, "ignore_index must be an int, got None"),
-        ({"ignore_index": False}, TypeError, "ignore_index must be an int, got False"),
+        ({"ignore_index": 255.0}, TypeError, "ignore_index must be an int or None, got 255.0"),
+        ({"ignore_index": False}, TypeError, "ignore_index must be an int or None, got False"),
+        ({"num_classes": 256}, ValueError, "ignore_index must be given .* more than 255 .* got num_classes=256"),
+        ({"num_classes": 300, "ignore_index": None}, ValueError, "ignore_index must be given .* got num_classes=300"),
         ({"filter": "bicubic"}, ValueError, "filter must be one of .*'area'.* got 'bicubic'"),
         ({"filter": None, "num_classes": 19}, ValueError, "filter"),
     ],
@@ -1506,6 +1507,31 @@ EVERY = {
 def test_bad_options_are_named(name, options, error, message):
     with pytest.raises(error, match=message):
         getattr(TA, name)(*EVERY[name], **options)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("options", "ignore_index"),
+    [
+        ({}, 255),
+        ({"ignore_index": None, "num_classes": 255}, 255),
+        ({"ignore_index": 255, "num_classes": 300}, 255),
+        ({"ignore_index": -100, "num_classes": 300}, -100),
+        ({"ignore_index": 300, "num_classes": 300}, 300),
+    ],
+)
+def test_ignore_index_is_255_unless_that_would_be_a_class(name, options, ignore_index):
+    module = getattr(TA, name)(*EVERY[name], **options)
+    assert module.ignore_index == ignore_index
+    assert f"ignore_index={ignore_index}, " in repr(module)
+
+
+def test_class_255_is_kept_where_another_label_is_ignored():
+    labels = torch.tensor([[[[255, 299], [7, 0]]]])
+    for ignore_index, kept in ((-100, 4), (255, 3)):
+        module = TA.RandomHorizontalFlip(p=1.0, num_classes=300, ignore_index=ignore_index)
+        module(picture(batch=1, size=(2, 2)))
+        assert mask_of(module, labels).sum() == kept
 
 
 @pytest.mark.parametrize("name", ["Resize", "RandomResizedCrop", "RandomCrop", "CenterCrop"])
@@ -1583,7 +1609,7 @@ def test_bad_masks_are_named(mask, error, message):
     ("dtype", "num_classes"), [(torch.bfloat16, 258), (torch.bfloat16, 300), (torch.float16, 2050)]
 )
 def test_a_half_precision_mask_that_cannot_tell_its_classes_apart_is_refused(dtype, num_classes):
-    module = TA.Resize((10, 28), num_classes=num_classes)
+    module = TA.Resize((10, 28), num_classes=num_classes, ignore_index=-1)
     module(picture())
     with pytest.raises(TypeError, match=f"mask in {dtype} cannot tell num_classes={num_classes} labels apart"):
         mask_of(module, classes(dtype=dtype, ignored=0))

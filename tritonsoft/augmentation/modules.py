@@ -30,6 +30,7 @@ Flags = dict[str, Any]
 Size = tuple[int, int]
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
+_IGNORE_INDEX: Final = 255  # unless the caller names another
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -49,7 +50,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     ignore_index: int
     filter: Filter | None
 
-    def _configure(self, num_classes: int | None, ignore_index: int, filter: Filter | None) -> None:
+    def _configure(self, num_classes: int | None, ignore_index: int | None, filter: Filter | None) -> None:
         if filter is not None and filter not in FILTERS:
             raise ValueError(f"filter must be one of {FILTERS}, or None for kornia's own sampling, got {filter!r}")
         if num_classes is not None:
@@ -62,8 +63,15 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
                     f"it, got num_classes={num_classes}"
                 )
+        if ignore_index is None:
+            if num_classes is not None and num_classes > _IGNORE_INDEX:
+                raise ValueError(
+                    f"ignore_index must be given where num_classes is more than {_IGNORE_INDEX} (the default, "
+                    f"{_IGNORE_INDEX}, would be a class), got num_classes={num_classes}"
+                )
+            ignore_index = _IGNORE_INDEX
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+            raise TypeError(f"ignore_index must be an int or None, got {ignore_index!r}")
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
             self._refuse_resample(self.flags)
@@ -313,7 +321,7 @@ class Resize(BoxAugmentation, K.Resize):
         p: probability that the batch is resized.
         keepdim: keep the rank of the input.
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
-        ignore_index: the label that carries no mass.
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: as in `tritonsoft.functional`; None for kornia's own sampling, bit for bit.
 
     Shape:
@@ -341,7 +349,7 @@ class Resize(BoxAugmentation, K.Resize):
         p: float = 1.0,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
@@ -394,7 +402,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
@@ -446,7 +454,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(
@@ -536,7 +544,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         keepdim: bool = False,
         cropping_mode: str = "slice",
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
@@ -555,7 +563,7 @@ class _RandomFlip(BoxAugmentation):
         same_on_batch: bool = False,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(p, p_batch, same_on_batch, keepdim)
@@ -652,7 +660,7 @@ class RandomScaleCrop(BoxAugmentation):
         p: float = 1.0,
         keepdim: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter = "area",
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
