@@ -1394,13 +1394,25 @@ def test_repr_names_what_is_new(geometry):
     assert text.endswith("num_classes=5, ignore_index=7, filter='triangle')")
 
 
+def test_repr_of_scale_crop_is_that_of_kornias_crops():
+    """The range of what is drawn, then kornia's own and the flags."""
+    assert repr(TA.RandomScaleCrop((20, 22), scale=[0.5, 2])) == (
+        "RandomScaleCrop(scale=(0.5, 2), p=1.0, p_batch=1.0, same_on_batch=False, size=(20, 22), fill=0.0, "
+        "num_classes=None, ignore_index=255, filter='area')"
+    )
+    theirs = repr(K.RandomResizedCrop((20, 22)))
+    assert theirs.startswith("RandomResizedCrop(scale=(0.08, 1.0), ")
+    assert ", p=1.0, p_batch=1.0, same_on_batch=False, size=(20, 22), " in theirs
+
+
 @over_geometries
 def test_state_dict_is_kornias_and_loads(geometry):
     name, kwargs = GEOMETRIES[geometry]
     module = make(geometry, num_classes=CLASSES)
     module.load_state_dict(module.state_dict())
-    if name in NAMES:
-        assert module.state_dict().keys() == getattr(K, name)(**kwargs).state_dict().keys()
+    # What kornia lacks holds what its crops hold.
+    theirs = getattr(K, name)(**kwargs) if name in NAMES else K.RandomResizedCrop((20, 22))
+    assert module.state_dict().keys() == theirs.state_dict().keys()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -6,8 +6,9 @@ from typing import Any, Final, cast
 import kornia.augmentation as K
 import torch
 from kornia.augmentation._2d.base import _input_metadata_only
-from kornia.augmentation.random_generator import PlainUniformGenerator
-from kornia.augmentation.utils import override_parameters
+from kornia.augmentation.random_generator import RandomGeneratorBase
+from kornia.augmentation.random_generator.base import UniformDistribution
+from kornia.augmentation.utils import _adapted_rsampling, override_parameters
 from kornia.constants import Resample
 from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
@@ -620,6 +621,36 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
         return torch.stack([x0, y1, x1, y0], dim=1)
 
 
+class _ScaleCropGenerator(RandomGeneratorBase):
+    """A factor per sample, and where its window lies: a share of the way across and down.
+
+    In single precision at least: rounded to halves, a window as large as the picture would show what lies outside.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"scale={self.scale}"
+
+    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
+        smallest, largest, zero, one = torch.tensor(
+            (*self.scale, 0.0, 1.0), device=device, dtype=torch.promote_types(dtype, torch.float32)
+        )
+        self.factor_sampler = UniformDistribution(smallest, largest, validate_args=False)  # the two may be equal
+        self.place_sampler = UniformDistribution(zero, one)
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        # kornia's parameters have the default type, and lie where new tensors do.
+        like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        samplers = {"scale": self.factor_sampler, "across": self.place_sampler, "down": self.place_sampler}
+        return {
+            name: _adapted_rsampling((batch_shape[0],), sampler, same_on_batch).to(like)
+            for name, sampler in samplers.items()
+        }
+
+
 class RandomScaleCrop(BoxAugmentation):
     """Scale the picture by a random factor, then cut a random window; pad where the picture is too small.
 
@@ -674,9 +705,7 @@ class RandomScaleCrop(BoxAugmentation):
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        self._param_generator = PlainUniformGenerator(
-            (scale, "scale", None, None), ((0.0, 1.0), "across", None, None), ((0.0, 1.0), "down", None, None)
-        )
+        self._param_generator = _ScaleCropGenerator((scale[0], scale[1]))
         self.flags = {"size": tuple(size), "fill": fill}
         self._configure(num_classes, ignore_index, filter)
 
