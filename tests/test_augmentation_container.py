@@ -999,6 +999,20 @@ def test_random_apply_draws_kornia_s_modules_and_folds_them(image, labels, rando
         assert_pair(out, expected(ours, image, labels))
 
 
+def test_corners_drawn_in_half_precision_stay_inside_of_the_picture():
+    options = {"scale": torch.tensor([0.1, 1.0]), "ratio": torch.tensor([0.75, 1.33])}
+    halves = {name: value.to(torch.bfloat16) for name, value in options.items()}
+    container = augment(
+        TA.RandomResizedCrop((12, 14), **halves, num_classes=1), TA.RandomHorizontalFlip(), TA.CenterCrop((11, 12))
+    )
+    image = torch.ones(64, 1, 396, 700)
+    shown, soft = container(image, torch.zeros_like(image))
+    assert_close(shown, torch.ones_like(shown), TOLERANCE, "image")
+    assert_close(soft, torch.ones_like(soft), TOLERANCE, "mass")
+    assert container.boxes.min() >= 0
+    assert (container.boxes.amax(0) <= torch.tensor([700, 396, 700, 396])).all()
+
+
 # --- replay and inverse ----------------------------------------------------------------------------------------------
 
 
@@ -1026,6 +1040,19 @@ def test_a_replay_gives_the_same_bits_for_everything_and_for_each_alone(image, l
         torch.testing.assert_close(container(args[key], data_keys=[key], params=params), out[key])
     listed = container([labels[0], labels[1]], data_keys=["mask"], params=params)
     torch.testing.assert_close(torch.cat(listed), out["mask"])
+
+
+def test_a_replay_keeps_the_padding_that_was_drawn(image, labels):
+    container = augment(TA.RandomHorizontalFlip(), TA.RandomCrop((22, 38), padding=(3, 1, 4, 2), num_classes=CLASSES))
+    out = container(image, labels)
+    params, boxes, matrix = container._params, container.boxes, container.transform_matrix
+    container[1].flags["padding"] = 1
+    for value, other in zip(container(image, labels, params=params), out, strict=True):
+        assert torch.equal(value, other)
+    assert torch.equal(container.boxes, boxes)
+    assert torch.equal(container.transform_matrix, matrix)
+    container(image, labels)
+    assert container._params[1].data["padding_size"].unique().tolist() == [1]
 
 
 def test_parameters_may_be_drawn_ahead_of_the_data(image, labels):
@@ -1653,3 +1680,54 @@ def test_boxes_are_refused_where_there_is_no_one_box(modules: tuple[torch.nn.Mod
     augment(torch.rand(2, 3, 16, 16))
     with pytest.raises(ValueError, match=message):
         _ = augment.boxes
+
+
+@pytest.fixture
+def eager_operators(monkeypatch):
+    """The operators as plain PyTorch, so that what the container does around them is all there is."""
+
+    def crop_resize(image, boxes, size, *, filter="area", fill=0.0):
+        return reference.crop_resize(image, boxes, size, filter, fill, image.dtype)
+
+    def crop_resize_pair(image, labels, boxes, size, num_classes, *, ignore_index, filter, fill, soft_dtype):
+        soft = reference.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, soft_dtype)
+        return crop_resize(image, boxes, size, filter=filter, fill=fill), soft
+
+    monkeypatch.setattr(ts, "crop_resize", crop_resize)
+    monkeypatch.setattr(ts, "crop_resize_pair", crop_resize_pair)
+
+
+@pytest.mark.usefixtures("eager_operators")
+@pytest.mark.parametrize("keys", [("input",), ("input", "mask")], ids=["image", "image and label map"])
+def test_function_transforms_go_through_the_container(image, labels, keys):
+    """Forward and reverse mode, and a batch of batches; the parameters are drawn outside, as `vmap` wants it."""
+    container = augment(
+        TA.RandomResizedCrop((16, 20), num_classes=CLASSES),
+        TA.RandomHorizontalFlip(),
+        K.RandomGamma((1.5, 2.0), p=1.0),
+        TA.RandomCrop((22, 24), padding=4, padding_mode="reflect", num_classes=CLASSES),
+        keys=keys,
+    )
+    params, image = container.forward_parameters(image.shape), image.double()
+    others = [labels] if len(keys) == 2 else []
+
+    def show(image, *others):
+        out = container(image, *others, params=params)
+        return out if others else [out]
+
+    def energy(image):
+        return sum((each.double() ** 2).sum() for each in show(image, *others))
+
+    towards, step = image.flip(3), 1e-6
+    _, tangents = torch.func.jvp(lambda image: show(image, *others)[0], (image,), (towards,))
+    difference = show(image + step * towards, *others)[0] - show(image - step * towards, *others)[0]
+    assert_close(tangents, difference / (2 * step), 1e-6, "tangent")
+    leaf = image.clone().requires_grad_()
+    assert_close(torch.func.grad(energy)(image), *torch.autograd.grad(energy(leaf), leaf), 1e-9, "gradient")
+    stacks = [torch.stack([each, each.flip(0)]) for each in (image, *others)]
+    batches = torch.func.vmap(show)(*stacks)
+    for index in range(2):
+        for value, other in zip(batches, show(*(stack[index] for stack in stacks)), strict=True):
+            assert_close(value[index], other, 1e-6, "batch of batches")
+    torch.func.vmap(show)(*stacks)
+    assert container.transform_matrix.shape == (BATCH, 3, 3)  # of the last call, and no tensor of a transform's

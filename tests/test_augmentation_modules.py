@@ -593,6 +593,178 @@ def test_rank_three_mask_with_other_than_b_planes_is_one_mask_of_channels():
     assert torch.equal(mask_of(module, soft[0]), mask_of(module, soft))
 
 
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# --- drawn corners ---------------------------------------------------------------------------------------------------
+
+HALVES = (torch.float16, torch.bfloat16)
+DRAWN = {
+    "resized-crop": ("RandomResizedCrop", {"size": (12, 12)}),
+    "tiny-resized-crop": ("RandomResizedCrop", {"size": (12, 12), "scale": (1e-5, 1e-4)}),
+    "crop": ("RandomCrop", {"size": (37, 35)}),
+    "tiny-crop": ("RandomCrop", {"size": (3, 3)}),
+    "crop-padded": ("RandomCrop", {"size": (37, 35), "padding": 6, "padding_mode": "replicate"}),
+    "crop-stretched": ("RandomCrop", {"size": (404, 710)}),
+    "center-crop": ("CenterCrop", {"size": (37, 35)}),
+    "scale-crop": ("RandomScaleCrop", {"size": (12, 12), "scale": (0.0304, 0.032)}),
+}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("drawn", "as_tensors"),
+    [*((drawn, False) for drawn in DRAWN), ("resized-crop", True), ("tiny-resized-crop", True)],
+)
+def test_what_is_drawn_in_half_precision_shows_nothing_outside_of_the_picture(drawn, as_tensors, dtype):
+    """Beyond 256 a bfloat16 counts in twos and fours, and rounds corners past the picture's edge."""
+    name, kwargs = DRAWN[drawn]
+    if as_tensors:
+        kwargs = {"scale": (0.08, 1.0), "ratio": (0.75, 1.33), **kwargs}
+        kwargs.update({key: torch.tensor(kwargs[key], dtype=dtype) for key in ("scale", "ratio")})
+    ones = torch.ones(32, 1, 396, 700)
+    torch.manual_seed(0)
+    with default_dtype(torch.float32 if as_tensors else dtype):
+        module, hard = (getattr(TA, name)(**kwargs, num_classes=count) for count in (1, None))
+        image, mass = module(ones), mask_of(module, torch.zeros_like(ones, dtype=torch.uint8))
+        held = hard.transform_masks(ones.byte(), module._params, hard.flags)
+        if hasattr(K, name) and not drawn.startswith("tiny"):  # a slice that begins past the edge is an error there
+            theirs = getattr(K, name)(**kwargs)(ones)
+            assert_close(theirs, torch.ones_like(theirs), tolerance(torch.float32), "kornia's image")
+    assert_close(image, torch.ones_like(image), tolerance(torch.float32), "image")
+    assert_close(mass, torch.ones_like(mass), tolerance(torch.float32), "mass")
+    assert held.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_window_placed_in_half_precision_is_not_stretched(dtype):
+    image = torch.arange(393 * 602, dtype=torch.float64).reshape(1, 1, 393, 602).expand(16, 1, -1, -1)
+    with default_dtype(dtype):
+        module = TA.RandomCrop((37, 35), padding=5, padding_mode="replicate")
+        out = module(image)
+    padded = F.pad(image, (5, 5, 5, 5), mode="replicate")
+    for sample, (x, y) in enumerate(module._params["src"][:, 0].long().tolist()):
+        x, y = min(x, 612 - 35), min(y, 403 - 37)
+        assert torch.equal(out[sample], padded[sample, :, y : y + 37, x : x + 35])
+
+
+def test_a_corner_rounded_past_the_edge_shows_the_last_pixel():
+    image = picture(size=(20, 700))
+    corner = torch.tensor([699.0, 19.0]).to(torch.bfloat16)
+    assert corner[0] == 700
+    for module in (TA.RandomCrop((1, 1)), TA.RandomResizedCrop((1, 1))):
+        params = module.forward_parameters(image.shape)
+        params["src"] = corner.expand(BATCH, 4, 2)
+        assert torch.equal(module(image, params=params), image[..., -1:, -1:])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_scale_crop_draws_in_single_precision_at_least(dtype):
+    with default_dtype(dtype):
+        params = TA.RandomScaleCrop((20, 22)).forward_parameters((BATCH, 3, HEIGHT, WIDTH))
+    assert params["src"].dtype == params["scale"].dtype == torch.promote_types(dtype, torch.float32)
+
+
+@pytest.mark.parametrize("geometry", ["resized-crop", "center-crop"])
+@pytest.mark.parametrize("size", [(17, 31), (29, 44)])
+def test_parameters_of_another_picture_show_kornias_part_of_this_one(geometry, size):
+    name, kwargs = GEOMETRIES[geometry]
+    module = getattr(TA, name)(**kwargs, filter="nearest")
+    theirs = getattr(K, name)(**kwargs, resample="nearest")
+    for seed in range(8):
+        torch.manual_seed(seed)
+        params = module.forward_parameters((BATCH, 3, HEIGHT, WIDTH))
+        image = picture(size=size)
+        assert torch.equal(module(image, params=params), theirs(image, params=params))
+
+
+def test_a_window_of_another_picture_is_stretched_where_it_reaches_beyond_this_one():
+    """kornia's way, by its own interpolation."""
+    module, image = TA.RandomCrop((16, 20)), picture(size=(17, 31), dtype=torch.float64)
+    params = module.forward_parameters((BATCH, 3, HEIGHT, WIDTH))
+    params["src"] = torch.tensor([[[14.0, 3.0], [33.0, 3.0], [33.0, 18.0], [14.0, 18.0]]]).repeat(BATCH, 1, 1)
+    expected = reference.crop_resize(image[..., 3:, 14:], None, (16, 20), "area", 0.0, torch.float64)
+    assert_close(module(image, params=params), expected, tolerance(torch.float64), "image")
+
+
+def test_a_center_crop_larger_than_the_picture_is_named():
+    module = TA.CenterCrop((20, 30))
+    params = module.forward_parameters((BATCH, 3, HEIGHT, WIDTH))
+    with pytest.raises(ValueError, match=r"size must not be larger than the picture \(10, 40\), got \(20, 30\)"):
+        module(picture(size=(10, 40)), params=params)
+
+
+# --- replay: what the parameters hold counts, not what has become of the flags ----------------------------------------
+
+REPLAYS = {
+    "padding": ("RandomCrop", {"size": (20, 38), "padding": (3, 7, 9, 5)}, {"padding": 1}),
+    "padding-gone": ("RandomCrop", {"size": (20, 38), "padding": 4}, {"padding": None}),
+    "padding-come": ("RandomCrop", {"size": (20, 38)}, {"padding": 4}),
+    "reflect": ("RandomCrop", {"size": (20, 38), "padding": 4, "padding_mode": "reflect"}, {"padding": 2}),
+    "replicate": ("RandomCrop", {"size": (20, 38), "padding": 4, "padding_mode": "replicate"}, {"padding": 2}),
+    "pad-if-needed": ("RandomCrop", {"size": (30, 50), "pad_if_needed": True}, {"pad_if_needed": False}),
+    "fill": ("RandomCrop", {"size": (20, 38), "padding": 4}, {"fill": 0.5}),
+    "padding-mode": ("RandomCrop", {"size": (20, 38), "padding": 4}, {"padding_mode": "replicate"}),
+    "center": ("CenterCrop", {"size": (13, 20)}, {"size": (11, 8)}),
+}
+
+
+@pytest.mark.parametrize("container", ["kornia's", "ours"])
+@pytest.mark.parametrize("replay", REPLAYS)
+def test_a_replay_after_flags_have_changed_is_kornias(replay, container):
+    name, kwargs, flags = REPLAYS[replay]
+    image, mask = picture(dtype=torch.float64), classes(dtype=torch.float64, ignored=0)
+    results = []
+    for package in (K, TA):
+        library = TA if package is TA and container == "ours" else K
+        module = getattr(package, name)(**kwargs, **({"ignore_index": 0} if package is TA else {}))
+        augment = library.AugmentationSequential(module, data_keys=["image", "mask"])
+        torch.manual_seed(3)
+        params = augment.forward_parameters(image.shape)
+        module.flags.update(flags)
+        shown = augment(image, mask, params=params)
+        results.append({"image": shown[0], "mask": shown[1], "matrix": augment.transform_matrix})
+        if not {"padding_mode", "size"} & (flags.keys() | kwargs.keys() - {"size"}):
+            back = augment.inverse(*shown, params=params)
+            results[-1].update({"inverse": back[0], "inverse of the mask": back[1]})
+    if replay == "fill":  # kornia pads masks with the image's
+        del results[0]["mask"], results[0]["inverse of the mask"]
+    if replay == "center":  # whose matrix is of the old size, beside pixels of the new one
+        del results[0]["matrix"]
+    for what, theirs in results[0].items():
+        assert_close(results[1][what], theirs, 1e-6, what)
+
+
+@pytest.mark.parametrize("flags", [{"size": 9}, {"side": "short"}, {"size": 30, "side": "vert"}])
+def test_one_side_is_resized_as_it_was_drawn(flags):
+    """In kornia the flags never decide that size, at a replay or not; the next module is told the same."""
+    for package in (K, TA):
+        module = package.Resize(20, side="long")
+        first = module(picture())
+        params, matrix = module._params, module.transform_matrix
+        module.flags.update(flags)
+        assert torch.equal(module(picture(), params=params), first)
+        assert torch.equal(module.transform_matrix, matrix)
+        assert torch.equal(module(picture()), first)
+        augment = package.AugmentationSequential(module, package.RandomCrop((4, 4)))
+        assert augment.forward_parameters(picture().shape)[1].data["forward_input_shape"].tolist()[-2:] == [12, 20]
+
+
+def test_parameters_need_not_be_real_to_know_the_shapes():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for module, size in ((TA.RandomCrop((16, 20), padding=2), (16, 20)), (TA.Resize(12), (12, 20))):
+        with FakeTensorMode(allow_non_fake_inputs=True):  # the samplers' ranges are real
+            assert module(torch.empty(BATCH, 3, HEIGHT, WIDTH)).shape == (BATCH, 3, *size)
+
+
 # --- the matrix: what kornia moves boxes and keypoints by -------------------------------------------------------------
 
 
@@ -1269,6 +1441,54 @@ def test_gradcheck(geometry):
     assert check(lambda soft: module.transform_masks(soft, params, flags), soft, fast_mode=True)
     assert check(lambda shown: module.inverse(shown, params=params), shown, fast_mode=True)
     assert check(lambda masses: module.inverse_masks(masses, params, flags), masses, fast_mode=True)
+
+
+@pytest.fixture
+def eager_operators(monkeypatch):
+    """The operators as plain PyTorch, so that what the modules do around them is all there is."""
+
+    def crop_resize(image, boxes, size, *, filter="area", fill=0.0, dtype=None):
+        return reference.crop_resize(image, boxes, size, filter, fill, image.dtype if dtype is None else dtype)
+
+    monkeypatch.setattr(ts, "crop_resize", crop_resize)
+
+
+FUNCTIONAL = [
+    *GEOMETRIES.values(),
+    ("RandomCrop", {"size": (30, 50), "padding": 6, "padding_mode": "reflect"}),
+    ("RandomCrop", {"size": (30, 50), "pad_if_needed": True, "fill": (0.1, 0.2, 0.3)}),
+]
+
+
+@pytest.mark.usefixtures("eager_operators")
+@pytest.mark.parametrize("what", ["image", "soft label", "inverse", "inverse of the soft label"])
+@pytest.mark.parametrize(("name", "kwargs"), FUNCTIONAL)
+def test_function_transforms_go_through_the_modules(name, kwargs, what):
+    """Forward and reverse mode, and a batch of batches; the parameters are drawn outside, as `vmap` wants it."""
+    module, at = getattr(TA, name)(**kwargs, num_classes=3), picture(dtype=torch.float64)
+    params, flags = module.forward_parameters(at.shape), module.flags
+    functions = {
+        "image": lambda x: module(x, params=params),
+        "soft label": lambda x: module.transform_masks(x, params, flags).as_subclass(torch.Tensor),
+        "inverse": lambda x: module.inverse(x, params=params),
+        "inverse of the soft label": lambda x: module.inverse_masks(x, params, flags).as_subclass(torch.Tensor),
+    }
+    function = functions[what]
+    if what.startswith("inverse"):
+        at = functions["image"](at)
+    towards = at.flip(3)
+
+    def energy(x):
+        return (function(x) ** 2).sum()
+
+    _, tangent = torch.func.jvp(function, (at,), (towards,))
+    assert_close(tangent, function(at + towards) - function(at), 1e-9, "tangent")
+    leaf = at.clone().requires_grad_()
+    assert_close(torch.func.grad(energy)(at), *torch.autograd.grad(energy(leaf), leaf), 1e-9, "gradient")
+    both = torch.stack([at, towards])
+    assert_close(torch.func.vmap(function)(both), torch.stack([*map(function, both)]), 1e-9, "batch of batches")
+    torch.func.vmap(functions["image"])(picture(dtype=torch.float64)[None])
+    assert module.transform_matrix.shape == (BATCH, 3, 3)  # of the last call, and no tensor of a transform's
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])

@@ -19,6 +19,7 @@ from tritonsoft.augmentation.view import (
     View,
     pad_by_repeating,
     pixel_matrix,
+    rows,
     sample_image,
     sample_soft,
     undo,
@@ -95,14 +96,18 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         """``(B, 4)`` float64 in edges of a picture of (H, W), for the parameters that were drawn; None: all of it."""
-        return edges(params["src"])
+        return sliced(params["src"], source)
 
     def output_size(self, source: Size, flags: Flags) -> Size:
-        """(h, w) that a picture of (H, W) becomes."""
+        """(h, w) that a picture of (H, W) becomes when its parameters are drawn."""
         size = flags["size"]
         return int(size[0]), int(size[1])
 
-    def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
+    def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
+        """(h, w) that a picture of (H, W) becomes with these parameters, which may be replayed."""
+        return self.output_size(source, flags)
+
+    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         """Whether the box may reach outside of the picture, and what an image has there."""
         return False, 0.0
 
@@ -115,7 +120,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def view(self, source: Size, params: Params, flags: Flags) -> View:
         """What this module shows of a picture of (H, W), its gate included: of a skipped sample, the whole picture."""
         self._refuse_resample(flags)  # `extra_args` may have brought one
-        boxes, size = self.boxes(source, params, flags), self.output_size(source, flags)
+        boxes, size = self.boxes(source, params, flags), self.drawn_size(source, params, flags)
         if not self.always_applies:
             gate = params["batch_prob"] > 0.5
             if size == source:
@@ -128,7 +133,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                         "and a batch holds one size"
                     )
                 return View(source, source)
-        pads, fill = self.padding(source, flags)
+        pads, fill = self.padding(source, params, flags)
         filter = self.filter if self.resamples else None
         return View(source, size, boxes, filter, self.crops, pads, fill)
 
@@ -160,7 +165,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
             boxes = whole(source, params["batch_prob"])
         # A half-precision matrix could not tell neighbouring pixels apart beyond 256 or 2048.
         dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
-        matrix = pixel_matrix(boxes, self.output_size(source, flags)).to(dtype)
+        matrix = pixel_matrix(boxes, self.drawn_size(source, params, flags)).to(dtype)
         return matrix.to(input.device, non_blocking=not torch.compiler.is_compiling()).expand(input.shape[0], 3, 3)
 
     def compute_inverse_transformation(self, transform: Tensor) -> Tensor:
@@ -282,6 +287,35 @@ def edges(corners: Tensor) -> Tensor:
     return torch.cat([corners[:, 0], corners[:, 2] + 1], dim=1)
 
 
+def sliced(corners: Tensor, canvas: Size, left: int = 0, top: int = 0) -> Tensor:
+    """What kornia's slices of a canvas (H, W) show of the corners, as boxes of a picture at ``left``, ``top`` in it.
+
+    Slices end where the canvas does, and these hold a pixel at least. Corners lie beyond it where they were drawn in
+    half precision and rounded, or for a larger picture.
+    """
+    corners = corners.to(torch.float64, copy=True)
+    for axis, length, start in ((0, canvas[1], left), (1, canvas[0], top)):
+        along = corners[..., axis].clamp_(0, length - 1)
+        if start != 0:
+            along.sub_(start)
+    return edges(corners)
+
+
+def _tells_apart(dtype: torch.dtype, length: int) -> bool:
+    """Whether each pixel of an axis has a number of its own in this type."""
+    return not dtype.is_floating_point or length <= 2 / torch.finfo(dtype).eps
+
+
+def _recorded(params: Params, name: str) -> list[int] | None:
+    """The first sample's row of sizes that kornia keeps in the parameters; None where there is none, or none to read.
+
+    kornia reads them when it replays parameters, and, like this, makes them anew of the flags where it is compiled.
+    """
+    kept = params.get(name)
+    reads = type(kept) is Tensor and kept.shape[0] > 0 and not torch.compiler.is_compiling()  # no fake tensor
+    return cast(Tensor, kept)[0].tolist() if reads else None
+
+
 def _size_of(picture: Tensor) -> Size:
     return picture.shape[-2], picture.shape[-1]
 
@@ -360,9 +394,17 @@ class Resize(BoxAugmentation, K.Resize):
         return None
 
     def output_size(self, source: Size, flags: Flags) -> Size:
-        if isinstance(flags["size"], int):
-            return cast(Size, _side_to_image_size(flags["size"], source[1] / source[0], flags["side"]))
-        return super().output_size(source, flags)
+        if not isinstance(flags["size"], int):
+            return super().output_size(source, flags)
+        # kornia's rule: one side is what the generator was made for, whatever the flags have become.
+        drawn: Any = self._param_generator
+        if isinstance(drawn.output_size, int):
+            return cast(Size, _side_to_image_size(drawn.output_size, source[1] / source[0], drawn.side))
+        return cast(Size, tuple(drawn.output_size))
+
+    def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
+        kept = _recorded(params, "output_size") if isinstance(flags["size"], int) else None
+        return self.output_size(source, flags) if kept is None else (kept[0], kept[1])
 
 
 class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
@@ -476,22 +518,29 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        left, right, top, bottom = self._border(source, flags)
-        x0, y0, x1, y1 = edges(params["src"]).unbind(1)
         # A window larger than the (padded) picture is kornia's way of stretching the picture to it.
-        x1, y1 = x1.clamp(max=source[1] + left + right), y1.clamp(max=source[0] + top + bottom)
-        return torch.stack([x0 - left, y0 - top, x1 - left, y1 - top], dim=1)
+        left, right, top, bottom = self._border(source, params, flags)
+        height, width = canvas = source[0] + top + bottom, source[1] + left + right
+        if _tells_apart(params["src"].dtype, max(canvas)):
+            return sliced(params["src"], canvas, left, top)
+        # Only the start was left to chance: a rounded end must not stretch the window.
+        h, w = min(flags["size"][0], height), min(flags["size"][1], width)
+        x0, y0 = params["src"][:, 0].double().unbind(1)
+        x0, y0 = x0.clamp(0, width - w) - left, y0.clamp(0, height - h) - top
+        return torch.stack([x0, y0, x0 + w, y0 + h], dim=1)
 
-    def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
-        return max(self._border(source, flags)) > 0, _fill(flags)
+    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
+        return max(self._border(source, params, flags)) > 0, _fill(flags)
 
     @property
     def foldable(self) -> bool:
         # Pixels that padding repeats are no part of a box.
         return super().foldable and self.flags["padding_mode"] == "constant"
 
-    def _border(self, source: Size, flags: Flags) -> tuple[int, int, int, int]:
-        left, right, top, bottom = self.compute_padding((1, 1, *source), flags)
+    def _border(self, source: Size, params: Params, flags: Flags) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom) that the parameters were drawn with, whatever the flags have become."""
+        kept = _recorded(params, "padding_size")
+        left, right, top, bottom = self.compute_padding((1, 1, *source), flags) if kept is None else kept
         return left, right, top, bottom
 
     def _picture_and_view(self, picture: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
@@ -499,7 +548,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         if flags["padding_mode"] == "constant" or not view.pads:
             return picture, view
         assert view.boxes is not None
-        border = left, _, top, _ = self._border(view.source, flags)
+        border = left, _, top, _ = self._border(view.source, params, flags)
         picture = pad_by_repeating(picture, border, flags["padding_mode"])
         x0, y0, x1, y1 = view.boxes.unbind(1)
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
@@ -550,6 +599,15 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
     ) -> None:
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
         self._configure(num_classes, ignore_index, filter)
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        # kornia's slice is the middle of the picture at hand, whatever picture the parameters were made for.
+        (height, width), (h, w) = source, self.output_size(source, flags)
+        if h > height or w > width:
+            raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
+        top, left = (height - h) // 2, (width - w) // 2
+        box = torch.tensor([[left, top, left + w, top + h]], dtype=torch.float64, device="cpu")
+        return rows(box, params["batch_prob"].shape[0], params["batch_prob"].device)
 
 
 class _RandomFlip(BoxAugmentation):
@@ -730,5 +788,5 @@ class RandomScaleCrop(BoxAugmentation):
             boxes = torch.where((boxes - edge).abs() < _ROUNDING, edge, boxes)
         return boxes
 
-    def padding(self, source: Size, flags: Flags) -> tuple[bool, Fill]:
+    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         return True, _fill(flags)
