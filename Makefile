@@ -1,5 +1,7 @@
 # `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, at the versions that
-# constraints.txt pins. Needs Python 3.11 or newer (PYTHON=python3.12 picks another) and a Linux machine.
+# constraints.txt pins. Needs Python 3.11 or newer and a Linux machine. PYTHON=python3.12 picks another one, and makes
+# .venv anew if it has another. pip takes its settings from the environment here too: where there is no GPU,
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs a torch without the CUDA libraries.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,9 +45,24 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# An environment stays with the Python that it was made with, unless another one is asked for.
+IDENTITY := -c 'import sys; print(sys.base_prefix, sys.version)'
+OF_VENV := $(shell $(BIN)/python $(IDENTITY) 2>/dev/null)
+ifneq ($(origin PYTHON),file)
+ifneq ($(OF_VENV),$(shell $(PYTHON) $(IDENTITY)))
+OF_VENV :=
+endif
+endif
+
+ifeq ($(OF_VENV),)
+.PHONY: $(INSTALLED)
+endif
+
 $(INSTALLED): pyproject.toml constraints.txt
+ifeq ($(OF_VENV),)
 	$(PYTHON) -c 'import sys; sys.exit("tritonsoft needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
+endif
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

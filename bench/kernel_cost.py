@@ -37,7 +37,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
-from tritonsoft.kernels import counting, forward, label_targets, losses
+from tritonsoft.kernels import counting, forward, label_targets, losses, sums
 from tritonsoft.kernels.launch import Launch
 
 SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
@@ -341,14 +341,12 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     rest = _meta((batch, height, width), torch.float16)
     launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
     yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels, index, kept, rest])
-    maps = {"loss": pixels, "mass": pixels, "lse": pixels, "weights": None}
-    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, platform)
-    yield Case(
-        f"area loss C={num_classes} k=4", launch, [num_classes // 4, *trips], taken, soft, [labels, soft] + 3 * [pixels]
-    )
-    one = _meta((1, 1, 1), torch.float32).expand(pixels.shape)
-    maps = {"gradient": soft, "scale": one, "mass": pixels, "lse": pixels, "weights": None}
-    launch = label_targets.loss_configuration(labels, None, 255, "area", soft, maps, platform)
+    value = _meta((), torch.float32)
+    source, maps = (labels, None, 255, "area", None), (pixels, pixels)
+    launch = label_targets.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
+    yield Case(f"area loss C={num_classes} k=4", launch, [num_classes // 4, *trips], taken, soft, [labels, soft, *maps])
+    grad = value.expand(pixels.shape)
+    launch = label_targets.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
     moved = [labels, soft, soft, pixels, pixels]
     trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, moved)
@@ -358,23 +356,29 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
     """Losses of a dense soft label: instructions per logit."""
     batch, num_classes, height, width = soft.shape
     logits, pixels = soft, _meta((batch, height, width), torch.float32)
-    scalar = _meta((1, 1, 1), torch.float32).expand(pixels.shape)
-    sums = _meta((batch, num_classes, 3), torch.float32)
+    value, slopes = _meta((), torch.float32), _meta((1, num_classes, 2), torch.float32)
     maps = [pixels, pixels]
 
     def steps(launch: Launch) -> float:
         return math.ceil(num_classes / launch.arguments["LANES"] / launch.arguments["UNROLL"])
 
-    launch = losses.cross_entropy_configuration(pixels, *maps, logits, soft, None, None, platform)
-    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, pixels, *maps])
-    arguments = (logits, scalar, logits, soft, None, None, *maps, platform)
+    launch = losses.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
+    partial = launch.arguments["partial"]
+    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, partial, *maps])
+    arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, *maps, platform)
     launch = losses.cross_entropy_backward_configuration(*arguments)
     yield Case(
         f"cross entropy gradient C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, soft, *maps]
     )
     launch = losses.overlap_configuration(*maps, logits, soft, None, platform)
-    yield Case(f"overlap C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, *maps])
-    launch = losses.overlap_backward_configuration(logits, sums, logits, soft, None, *maps, platform)
+    partial = launch.arguments["partial"]
+    yield Case(f"overlap C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, partial, *maps])
+    partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
+    launch = sums.sum_rows_configuration(partial, platform)
+    trips = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
+    yield Case(f"overlap sums C={num_classes}", launch, [trips], {}, soft, [partial])
+    grad = value.expand(slopes.shape[:2])
+    launch = losses.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
     yield Case(f"overlap gradient C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, soft, *maps])
 
 

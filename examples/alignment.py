@@ -62,6 +62,7 @@ def main(path: Path) -> tuple[Tensor, Tensor]:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     there, here = drift()
     figure, (left, *pictures) = plt.subplots(1, 3, figsize=(12, 3.9), width_ratios=(1.25, 1, 1), layout="constrained")
     left.plot(there, color="tab:red", label="kornia's defaults")

@@ -136,15 +136,21 @@ def main() -> None:
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
             waiting = [pool.submit(train, arguments.data, arguments.runs, run, threads) for run in missing]
             for each in concurrent.futures.as_completed(waiting):
-                each.result()
+                try:
+                    each.result()
+                except subprocess.CalledProcessError as error:  # it has said why
+                    pool.shutdown(cancel_futures=True)
+                    raise SystemExit(f"a training ended with exit code {error.returncode}") from None
     rows = gather(arguments.runs)
+    if not rows:
+        parser.error(f"--runs: no results in {arguments.runs}")
     with (HERE / "results.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     page = HERE / "RESULTS.md"
-    before, rest = page.read_text().split(MARKERS[0])
-    page.write_text(f"{before}{MARKERS[0]}\n{tables(rows)}{MARKERS[1]}{rest.split(MARKERS[1], 1)[1]}")
+    before, rest = page.read_text("utf-8").split(MARKERS[0])
+    page.write_text(f"{before}{MARKERS[0]}\n{tables(rows)}{MARKERS[1]}{rest.split(MARKERS[1], 1)[1]}", "utf-8")
 
 
 if __name__ == "__main__":

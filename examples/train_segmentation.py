@@ -30,7 +30,7 @@ import kornia.augmentation as K
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -42,18 +42,44 @@ from tritonsoft import metrics
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-class Folder(Dataset[tuple[Tensor, Tensor]]):
-    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split."""
+class DataError(ValueError):
+    """A picture or label map that cannot be used; the message names its file."""
 
-    def __init__(self, root: Path, split: str, cache: bool) -> None:
-        images, labels = (
-            {file.relative_to(folder).with_suffix(""): file for file in sorted(folder.rglob("*")) if file.is_file()}
-            for folder in (root / "images" / split, root / "labels" / split)
-        )
-        if not images or images.keys() != labels.keys():
-            odd = ", ".join(sorted(str(stem) for stem in images.keys() ^ labels.keys())[:5])
-            raise SystemExit(f"{root}: {split} needs images with label maps of the same names; without partner: {odd}")
+
+def files_by_stem(folder: Path) -> dict[Path, Path]:
+    """The files in a folder and below, through symbolic links too, by their paths without suffix."""
+    found = (Path(inside, name) for inside, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {file.relative_to(folder).with_suffix(""): file for file in sorted(found)}
+
+
+def pixels_of(file: Path, mode: str | None = None) -> Tensor:
+    """A picture, upright as viewers show it, in its own mode or another."""
+    try:
+        with file.open("rb") as stream, Image.open(stream) as picture:  # by name Pillow misreads turned TIFF files
+            ImageOps.exif_transpose(picture, in_place=True)
+            return torch.from_numpy(np.array(picture.convert(mode) if mode else picture))
+    except Exception as error:  # of a broken file Pillow's decoders may raise anything
+        raise DataError(f"{file}: cannot be read ({error})") from None
+
+
+class Folder(Dataset[tuple[Tensor, Tensor]]):
+    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split, with ids that are classes or ignored."""
+
+    def __init__(
+        self, root: Path, split: str, cache: bool, num_classes: int | None = None, ignore_index: int = 255
+    ) -> None:
+        image_folder, label_folder = root / "images" / split, root / "labels" / split
+        images, labels = files_by_stem(image_folder), files_by_stem(label_folder)
+        if not images or not labels:
+            raise SystemExit(f"{label_folder if images else image_folder}: there is no such folder, or nothing in it")
+        if odd := sorted(str(stem) for stem in images.keys() ^ labels.keys()):
+            more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+            raise SystemExit(
+                f"{root}: {split} needs images and label maps of the same names; without partner: "
+                f"{', '.join(odd[:5])}{more}"
+            )
         self.files = [(images[stem], labels[stem]) for stem in images]
+        self.num_classes, self.ignore_index = num_classes, ignore_index
         self.size: tuple[int, int] | None = None
         self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
@@ -64,15 +90,22 @@ class Folder(Dataset[tuple[Tensor, Tensor]]):
         if self.kept is not None and index in self.kept:
             return self.kept[index]
         image_file, label_file = self.files[index]
-        image = torch.from_numpy(np.array(Image.open(image_file).convert("RGB"))).permute(2, 0, 1).contiguous()
-        labels = torch.from_numpy(np.array(Image.open(label_file)))
+        image, labels = pixels_of(image_file, "RGB").permute(2, 0, 1).contiguous(), pixels_of(label_file)
+        labels = labels if labels.dtype == torch.uint8 else labels.int()
         if labels.shape != image.shape[1:]:
-            raise ValueError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
+            raise DataError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
         self.size = self.size or (labels.shape[0], labels.shape[1])
         if labels.shape != self.size:
-            raise ValueError(
+            raise DataError(
                 f"{label_file}: {tuple(labels.shape)}, where others have {self.size}: batches need one size"
             )
+        if self.num_classes is not None:
+            ids = labels.unique().tolist()  # numbers of Python, since a comparison of uint8 with -1 would find 255
+            if wrong := [value for value in ids if value != self.ignore_index and not 0 <= value < self.num_classes]:
+                raise DataError(
+                    f"{label_file}: ids from {min(wrong)} to {max(wrong)} are neither in 0..{self.num_classes - 1} nor "
+                    f"{self.ignore_index}: are --num-classes and --ignore-index right?"
+                )
         if self.kept is not None:
             self.kept[index] = image, labels
         return image, labels
@@ -126,11 +159,13 @@ def low_resolution_label(
     return soft
 
 
-def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int) -> Tensor:
+def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int, ignore_index: int = 255) -> Tensor:
     """``(C,)``: 1 / sqrt(share of the labelled area), 1 on average over that area."""
     area = torch.zeros(num_classes, dtype=torch.float64)
     for index in range(len(data)):  # type: ignore[arg-type]
-        area += torch.bincount(data[index][1].flatten().long(), minlength=num_classes)[:num_classes]
+        ids, counts = data[index][1].long().unique(return_counts=True)
+        known = (ids != ignore_index) & (ids >= 0) & (ids < num_classes)
+        area[ids[known]] += counts[known]
     share = area / area.sum()
     weight = torch.where(share > 0, share.clamp(min=1e-4) ** -0.5, 0)
     return (weight / (weight * share).sum()).float()
@@ -274,7 +309,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="images/ and labels/, each with train/ and val/")
     parser.add_argument("--num-classes", type=int, required=True)
-    parser.add_argument("--ignore-index", type=int, default=255)
+    parser.add_argument("--ignore-index", type=int, help="default: 255, unless that is a class")
     parser.add_argument("--labels", choices=["soft", "nearest", "torch-nearest", "majority"], default="soft")
     parser.add_argument("--factor", type=float, default=4, help="how much smaller the network's pictures are")
     parser.add_argument("--seed", type=int, default=0)
@@ -295,6 +330,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.loss == "area" and arguments.labels not in ("soft", "nearest"):
         parser.error(f"--loss area takes the label map itself: --labels soft or nearest, not {arguments.labels}")
+    if arguments.ignore_index is None:
+        if arguments.num_classes > 255:
+            parser.error(f"--num-classes {arguments.num_classes} makes 255 a class: give --ignore-index, -1 for none")
+        arguments.ignore_index = 255
+    if arguments.out is not None:  # before the training, whose result it is to hold
+        try:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--out: {arguments.out.parent} cannot be made a folder ({error.strerror})")
+        if arguments.out.is_dir():
+            parser.error(f"--out: {arguments.out} is a folder")
     on_gpu = arguments.device.startswith("cuda")
     arguments.bf16 = on_gpu if arguments.bf16 is None else arguments.bf16
     arguments.compile = on_gpu if arguments.compile is None else arguments.compile
@@ -321,6 +367,9 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
+    classes = arguments.num_classes, arguments.ignore_index
+    training = Folder(arguments.data, "train", arguments.cache, *classes)
+    validation = Folder(arguments.data, "val", False, *classes)
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...
@@ -330,15 +379,14 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         model: nn.Module = torch.compile(network) if arguments.compile else network
         if distributed.get_world_size() > 1:
             model = DistributedDataParallel(model)
-        training = Folder(arguments.data, "train", arguments.cache)
         some = Subset(training, range(0, len(training), arguments.every))
-        weight = class_weights(some, arguments.num_classes)
+        weight = class_weights(some, arguments.num_classes, arguments.ignore_index)
         for epoch, loss in enumerate(train(arguments, model, some, weight), 1):
             if rank == 0:
                 seconds = time.perf_counter() - started
                 print(f"epoch {epoch}/{arguments.epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
         trained = time.perf_counter()
-        result = evaluate(arguments, network, Folder(arguments.data, "val", False), weight)
+        result = evaluate(arguments, network, validation, weight)
     result |= {
         "seconds_training": trained - started,
         "seconds_evaluation": time.perf_counter() - trained,
@@ -347,13 +395,15 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     if rank == 0:
         print(", ".join(f"{name} {value:.4f}" for name, value in result.items() if isinstance(value, float)))
         if arguments.out is not None:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1, default=str) + "\n")
     return result
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        raise SystemExit(str(error)) from None
     if "RANK" in os.environ:
         # gloo's threads outlive their group wherever something still refers to it, and free tensors of the last
         # metrics. One that waits for the interpreter to do so while that is ending aborts the process.

@@ -8,7 +8,7 @@ from tritonsoft.kernels.label_targets import (
     soft_crop_resize_top,
     soft_pyramid,
 )
-from tritonsoft.kernels.losses import cross_entropy, cross_entropy_backward, overlap, overlap_backward
+from tritonsoft.kernels.losses import cross_entropy, cross_entropy_backward, overlap_loss, overlap_loss_backward
 
 __all__ = [
     "area_cross_entropy",
@@ -18,8 +18,8 @@ __all__ = [
     "crop_resize_pair",
     "cross_entropy",
     "cross_entropy_backward",
-    "overlap",
-    "overlap_backward",
+    "overlap_loss",
+    "overlap_loss_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",

@@ -40,7 +40,7 @@ def _either(first, second):
 #   "pyramid"    the soft labels, finest first, height and width of the finest,
 #                first row and column of the tile                                none
 #   "top"        none                                                            mass that did not fit, k largest keys
-#   "loss"       logits, their strides, class weights                            loss, mass, logsumexp
+#   "loss"       logits, their strides, class weights, their stride              loss, mass, logsumexp
 #   "gradient"   the same, the gradient, its strides                             scale of the loss (0 without mass), the
 #                                                                                same times mass, logsumexp
 
@@ -114,8 +114,13 @@ def _predicted(sink, state, class_index, pixels, inside, OFFSET: tl.constexpr):
 
 
 @triton.jit
+def _class_weight(sink, class_index, exists):
+    return tl.load(sink[2] + class_index.to(tl.int64) * sink[3], mask=exists, other=0.0)
+
+
+@triton.jit
 def _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
-    gradient, strides = sink[3], sink[4]
+    gradient, strides = sink[4], sink[5]
     plane = gradient + tl.cast(class_index, tl.int64) * strides[1]
     value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
     tl.store(plane + plane_offsets(pixels, strides, OFFSET), narrow(value, gradient.dtype.element_ty), mask=inside)
@@ -142,7 +147,7 @@ def _deliver(
     elif SINK == "gradient":
         mass = mass.to(state[0].dtype)
         if sink[2] is not None:
-            mass *= tl.load(sink[2] + tl.maximum(class_index, 0))
+            mass *= _class_weight(sink, class_index, exists)
         value = _predicted(sink, state, class_index, pixels, inside, OFFSET) - state[0] * mass
         _store_gradient(sink, state, class_index, value, pixels, inside, OFFSET)
     elif SINK == "top":
@@ -154,12 +159,12 @@ def _deliver(
             candidate = tl.minimum(keys[place], candidate)
         state = (rest + mass_of_key(candidate), kept)
     else:
-        logits, strides, weights = sink
+        logits, strides, weights, _ = sink
         loss, total, lse = state
         ACCUMULATOR: tl.constexpr = lse.dtype
         mass = tl.where(inside, mass, 0.0).to(ACCUMULATOR)
         if weights is not None:
-            mass *= tl.load(weights + tl.maximum(class_index, 0))
+            mass *= _class_weight(sink, class_index, exists)
         logit = load_logits(logits, strides, pixels, class_index, mass > 0, ACCUMULATOR, OFFSET)
         state = (tl.where(mass > 0, loss + mass * (lse - logit), loss), total + mass, lse)
     return state

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonsoft.backends.values import labels_in_range
 from tritonsoft.conventions import Filter
 from tritonsoft.kernels.convert import narrow, widen
 from tritonsoft.kernels.counting import soft_tile, soft_tile_dense
@@ -311,10 +312,15 @@ def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter
     launch_configuration(out, image, None, None, boxes, -1, filter, fill, platform).run(out.device)
 
 
-def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter) -> None:
+def soft_crop_resize(
+    out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
+) -> bool:
     """Label map ``(B, H, W)`` -> soft label ``out (B, C, h, w)``."""
+    if validate and not labels_in_range(labels, out.shape[1], ignore_index):
+        return False
     platform = platform_of(out.device)
     launch_configuration(None, None, out, labels, boxes, ignore_index, filter, 0.0, platform).run(out.device)
+    return True
 
 
 def crop_resize_pair(
@@ -326,7 +332,11 @@ def crop_resize_pair(
     ignore_index: int,
     filter: Filter,
     fill: float,
-) -> None:
+    validate: bool,
+) -> bool:
     """Image and label map through the same boxes, in one launch."""
+    if validate and not labels_in_range(labels, out_soft.shape[1], ignore_index):
+        return False
     platform = platform_of(out.device)
     launch_configuration(out, image, out_soft, labels, boxes, ignore_index, filter, fill, platform).run(out.device)
+    return True

@@ -4,16 +4,21 @@ One kernel: a program counts the labels of one tile of one sample and hands the 
 reads each logit once from memory for the logsumexp, and those of the classes that occur again, from a cache.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft.conventions import Filter
+from tritonsoft import memory, reference
+from tritonsoft.backends.values import labels_in_range
+from tritonsoft.conventions import Filter, Reduction
 from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_dense
+from tritonsoft.kernels.forward import soft_crop_resize
 from tritonsoft.kernels.geometry import axis_of_box, filter_reach, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
@@ -26,6 +31,10 @@ from tritonsoft.kernels.launch import (
     register_limit,
     tile_shape,
 )
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums
+
+# A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
+_MAX_TOP_K = 16
 
 
 @triton.jit
@@ -68,16 +77,20 @@ def label_target_kernel(
     levels,  # pyramid: tuple of (B, C, h, w), contiguous, each half the size of the one before; else None
     index,  # top: (B, k, h, w), contiguous; else None
     kept,  # top: (B, k, h, w), contiguous; else None
-    loss,  # top: what was not kept; loss: the loss; (B, h, w), contiguous; else None
+    rest,  # top: what was not kept, (B, h, w), contiguous; else None
+    loss,  # loss: (B, h, w), contiguous, or None; else None
+    partial,  # loss: (programs, 2), contiguous, or None: sums of each program's losses and masses; else None
     mass,  # loss: written; gradient: read; (B, h, w), contiguous; else None
     lse,  # the same
     logits,  # loss, gradient: (B, C, h, w); else None
     logits_strides,
     weights,  # loss, gradient: (C,) or None
+    weights_stride,
     gradient,  # gradient: of the logits, (B, C, h, w); else None
     gradient_strides,
     scale,  # gradient: of the loss, (B, h, w); else None
     scale_strides,
+    total,  # gradient: a number by which it is divided (0 counts as 1), or None
     in_height,
     in_width_units,
     out_height,
@@ -133,18 +146,18 @@ def label_target_kernel(
         logits_sample = logits + sample * logits_strides[0]
         if SINK == "loss":
             log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)
-            sink = (logits_sample, logits_strides, weights)
+            sink = (logits_sample, logits_strides, weights, weights_stride)
             state = (zeros, zeros, log_sum)
         else:
             gradient_sample = gradient + sample * gradient_strides[0]
-            sink = (logits_sample, logits_strides, weights, gradient_sample, gradient_strides)
+            sink = (logits_sample, logits_strides, weights, weights_stride, gradient_sample, gradient_strides)
             scale_offsets = rows.to(OFFSET) * scale_strides[1] + columns.to(OFFSET) * scale_strides[2]
             factor = widen(
                 tl.load(scale + sample * scale_strides[0] + scale_offsets, mask=inside, other=0.0), ACCUMULATOR
             )
-            total = tl.load(mass + plane, mask=inside, other=0.0)
-            factor = tl.where(total > 0, factor, 0.0)
-            state = (factor, factor * total, tl.load(lse + plane, mask=inside, other=0.0))
+            mass_here = tl.load(mass + plane, mask=inside, other=0.0)
+            factor = tl.where(mass_here > 0, divided_by(factor, total), 0.0)
+            state = (factor, factor * mass_here, tl.load(lse + plane, mask=inside, other=0.0))
 
     labels_sample = labels + sample * labels_strides[0]
     if DENSE_FACTOR > 0:
@@ -198,14 +211,17 @@ def label_target_kernel(
         )
 
     if SINK == "top":
-        tl.store(loss + plane, narrow(state[0], loss.dtype.element_ty), mask=inside)
+        tl.store(rest + plane, narrow(state[0], rest.dtype.element_ty), mask=inside)
         for place in tl.static_range(TOP):
             offsets = (sample * TOP + place) * plane_size + pixels[2]
             key = state[1][place]
             tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
             tl.store(kept + offsets, narrow(mass_of_key(key), kept.dtype.element_ty), mask=inside)
     elif SINK == "loss":
-        tl.store(loss + plane, state[0], mask=inside)
+        if partial is None:
+            tl.store(loss + plane, state[0], mask=inside)
+        else:
+            store_sums(partial, state[0], state[1])
         tl.store(mass + plane, state[1], mask=inside)
         tl.store(lse + plane, state[2], mask=inside)
 
@@ -244,9 +260,11 @@ def _launch(
         block_h = max(block_h, side)
         block_w = max(elements // block_h, side)
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
-    names = ("levels", "index", "kept", "loss", "mass", "lse", "weights")
+    names = ("levels", "index", "kept", "rest", "loss", "partial", "mass", "lse", "weights", "total")
     strided = ("logits", "gradient", "scale")
-    offsets = [tensor for name in ("logits", "gradient", "index") if (tensor := tensors.get(name)) is not None]
+    planes = ("logits", "gradient", "scale", "rest", "mass", "index")
+    offsets = [tensor for name in planes if (tensor := tensors.get(name)) is not None]
+    weights = tensors.get("weights")
     return Launch(
         label_target_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * labels.shape[0],),
@@ -256,6 +274,7 @@ def _launch(
             "boxes": boxes,
             "boxes_strides": None if boxes is None else boxes.stride(),
             **{name: tensors.get(name) for name in names},
+            "weights_stride": None if weights is None else weights.stride(0),
             **{name: tensors.get(name) for name in strided},
             **{f"{name}_strides": tensors[name].stride() if name in tensors else None for name in strided},
             "in_height": in_height,
@@ -292,7 +311,7 @@ def top_configuration(
 ) -> Launch:
     """What `soft_crop_resize_top` launches; only shapes, strides and types matter, here and below."""
     size = (index.shape[2], index.shape[3])
-    tensors = {"index": index, "kept": mass, "loss": rest}
+    tensors = {"index": index, "kept": mass, "rest": rest}
     return _launch("top", labels, boxes, size, num_classes, ignore_index, filter, 4, tl.float32, platform, tensors)
 
 
@@ -316,7 +335,53 @@ def pyramid_configuration(outs: Sequence[Tensor], labels: Tensor, ignore_index: 
     )
 
 
-def loss_configuration(
+def area_cross_entropy_configuration(
+    value: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    reduction: Reduction,
+    platform: str,
+) -> Launch:
+    """What `area_cross_entropy` launches first.
+
+    Unless the reduction is "none", argument ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    """
+    tensors = {"logits": logits, "loss": value, "mass": mass, "lse": lse, "weights": weight}
+    launch = _launch_loss("loss", labels, boxes, ignore_index, filter, logits, tensors, platform)
+    if reduction != "none":
+        launch.arguments["loss"] = None
+        launch.arguments["partial"] = memory.empty((1, launch.grid[0], 2), lse.dtype, lse.device)
+    return launch
+
+
+def area_cross_entropy_backward_configuration(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+    platform: str,
+) -> Launch:
+    """What `area_cross_entropy_backward` launches."""
+    maps = {"mass": mass, "lse": lse}
+    tensors = {"logits": logits, "gradient": out, "scale": grad, "total": total, **maps, "weights": weight}
+    return _launch_loss("gradient", labels, boxes, ignore_index, filter, logits, tensors, platform)
+
+
+def _launch_loss(
+    sink: str,
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
@@ -325,10 +390,9 @@ def loss_configuration(
     tensors: dict[str, Tensor | None],
     platform: str,
 ) -> Launch:
-    """What the loss launches, or its gradient where ``tensors`` hold one; their names are those of the kernel."""
     _, num_classes, *size = logits.shape
     return _launch(
-        "gradient" if "gradient" in tensors else "loss",
+        sink,
         labels,
         boxes,
         (size[0], size[1]),
@@ -338,7 +402,7 @@ def loss_configuration(
         max(logits.element_size(), 4),
         accumulator_type(logits),
         platform,
-        {"logits": logits, **tensors},
+        tensors,
     )
 
 
@@ -351,19 +415,43 @@ def soft_crop_resize_top(
     num_classes: int,
     ignore_index: int,
     filter: Filter,
-) -> None:
+    validate: bool,
+) -> bool:
     """The k largest classes of a soft label, ``(B, k, h, w)``, and the mass of the others, ``rest (B, h, w)``."""
+    if index.shape[1] > _MAX_TOP_K:
+        soft = mass.new_empty((labels.shape[0], num_classes, *mass.shape[2:]), dtype=torch.float32)
+        if not soft_crop_resize(soft, labels, boxes, ignore_index, filter, validate):
+            return False
+        for output, result in zip((index, mass, rest), reference.top_k(soft, index.shape[1]), strict=True):
+            output.copy_(result)
+        return True
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
     platform = platform_of(index.device)
     top_configuration(index, mass, rest, labels, boxes, num_classes, ignore_index, filter, platform).run(index.device)
+    return True
 
 
-def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> None:
-    """Soft labels ``(B, C, h, w)`` of a label map ``(B, H, W)``, each half the size of the one before."""
-    pyramid_configuration(outs, labels, ignore_index, platform_of(labels.device)).run(labels.device)
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
+    """Soft labels ``(B, C, h, w)`` of a label map ``(B, H, W)``: in one read of it where each is half the one before.
+
+    The kernel counts what the path of integer factors of `soft_crop_resize` counts, and halves it.
+    """
+    num_classes = outs[0].shape[1]
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    doubling = all(2 * coarse.shape[3] == fine.shape[3] for fine, coarse in itertools.pairwise(outs))
+    if doubling and labels.shape[2] // outs[0].shape[3] in (1, 2, 4, 8) and num_classes <= 255:
+        pyramid_configuration(outs, labels, ignore_index, platform_of(labels.device)).run(labels.device)
+    else:
+        for out in outs:
+            soft_crop_resize(out, labels, None, ignore_index, "area", validate=False)
+    return True
 
 
 def area_cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
@@ -372,16 +460,35 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
-) -> None:
-    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
-    tensors = {"loss": loss, "mass": mass, "lse": lse, "weights": weight}
-    platform = platform_of(logits.device)
-    loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """The loss of logits ``(B, C, h, w)`` against a label map, with the weighted mass and logsumexp of each pixel."""
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
+    launch = area_cross_entropy_configuration(
+        value,
+        mass,
+        lse,
+        logits,
+        labels,
+        boxes,
+        ignore_index,
+        filter,
+        weight,
+        reduction,
+        platform_of(logits.device),
+    )
+    launch.run(logits.device)
+    if reduction != "none":
+        finish_cross_entropy(value, total, launch.arguments["partial"], reduction)
+    return True
 
 
 def area_cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     labels: Tensor,
     boxes: Tensor | None,
@@ -391,7 +498,18 @@ def area_cross_entropy_backward(
     mass: Tensor,
     lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
-    tensors = {"gradient": out, "scale": grad, "mass": mass, "lse": lse, "weights": weight}
-    platform = platform_of(logits.device)
-    loss_configuration(labels, boxes, ignore_index, filter, logits, tensors, platform).run(logits.device)
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    area_cross_entropy_backward_configuration(
+        out,
+        grad,
+        total,
+        logits,
+        labels,
+        boxes,
+        ignore_index,
+        filter,
+        weight,
+        mass.contiguous(),
+        lse.contiguous(),
+        platform_of(logits.device),
+    ).run(logits.device)

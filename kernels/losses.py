@@ -15,19 +15,23 @@ The target is a dense soft label, or a sparse one: a few masses of each pixel wi
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tritonsoft import memory
+from tritonsoft.backends.values import masses_in_range
+from tritonsoft.conventions import Classes, Measure, Reduction
 from tritonsoft.kernels.convert import exponential, narrow, widen
 from tritonsoft.kernels.launch import Launch, accumulator_type, platform_of, power_of_two_factor
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, finish_overlap, store_sums
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
 #
 # `pixels`: rows, columns and which of them exist, each (1, PIXELS).
 # `view`:   what a program sees of a tensor (B, C, h, w): where its sample starts, the stride of the classes, and the
 #           offsets of a tile (LANES, PIXELS) from its first class.
+# `weights`: of the classes, (C,), and their stride; or two times None.
 # `target`: of a dense one the view alone; of a sparse one the views of masses and classes, and how many a pixel has.
 
 
@@ -102,6 +106,12 @@ def _store(view, first, num_classes, inside, value):
 
 
 @triton.jit
+def _not_negative(mass):
+    """A mass below 0 has been rounded, and is none; NaN stays."""
+    return tl.maximum(mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _kept(target, place, num_classes, inside, LANES: tl.constexpr, ACCUMULATOR: tl.constexpr):
     """One entry of a sparse target, for all lanes: its class, and its mass; none where there is no such class."""
     # Loaded by every lane: they need no exchange, and all but one of them meet a cache.
@@ -113,12 +123,17 @@ def _kept(target, place, num_classes, inside, LANES: tl.constexpr, ACCUMULATOR: 
     class_index = tl.load(index[0] + place * index[1] + index_offsets, mask=inside, other=0).to(tl.int32)
     mass = widen(tl.load(masses[0] + place * masses[1] + mass_offsets, mask=inside, other=0.0), ACCUMULATOR)
     exists = (class_index >= 0) & (class_index < num_classes)
-    return tl.where(exists, class_index, 0), tl.where(exists, mass, 0.0)
+    return tl.where(exists, class_index, 0), tl.where(exists, _not_negative(mass), 0.0)
 
 
 @triton.jit
 def _either(first, second):
     return first | second
+
+
+@triton.jit
+def _class_weight(weights, classes, mask, ACCUMULATOR: tl.constexpr):
+    return tl.load(weights[0] + classes.to(tl.int64) * weights[1], mask=mask, other=0.0).to(ACCUMULATOR)
 
 
 @triton.jit
@@ -149,7 +164,7 @@ def _steps_around(
 @triton.jit
 def _masses(
     target,
-    weights,
+    weights,  # `_launch` made arguments of them
     steps,  # a sparse target: `_steps_with_mass` around this step
     first,
     num_classes,
@@ -157,13 +172,14 @@ def _masses(
     LANES: tl.constexpr,
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
+    SIGNED: tl.constexpr = False,  # whether masses of a dense target may stay below 0
 ):
     """The weighted masses of one step: UNROLL tiles, the first of which begins with class ``first``."""
     masses = ()
     if len(target) == 1:
         for tile in tl.static_range(UNROLL):
             mass = _load(target[0], first + tile * LANES, num_classes, inside, 0.0, ACCUMULATOR)
-            masses = masses + (mass,)  # noqa: RUF005
+            masses = masses + (mass if SIGNED else _not_negative(mass),)  # noqa: RUF005
     else:
         nothing = tl.zeros([LANES, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
@@ -177,11 +193,11 @@ def _masses(
                     here = class_index == _classes(first + tile * LANES, LANES)
                     sums = sums + (masses[tile] + tl.where(here, mass, 0.0),)  # noqa: RUF005
                 masses = sums
-    if weights is not None:
+    if weights[0] is not None:
         weighted = ()
         for tile in tl.static_range(UNROLL):
             classes = _classes(first + tile * LANES, LANES)
-            weight = tl.load(weights + classes, mask=classes < num_classes, other=0.0).to(ACCUMULATOR)
+            weight = _class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
             weighted = weighted + (masses[tile] * weight,)  # noqa: RUF005
         masses = weighted
     return masses
@@ -250,8 +266,8 @@ def _read(
         start, stride, offsets = gathered
         for place in range(0, target[2]):
             class_index, part = _kept(target, place, num_classes, inside, 1, ACCUMULATOR)
-            if weights is not None:
-                part *= tl.load(weights + class_index).to(ACCUMULATOR)
+            if weights[0] is not None:
+                part *= _class_weight(weights, class_index, inside, ACCUMULATOR)
             mass += part
             if DISTANCE:
                 pointers = start + (class_index.to(tl.int64) * stride + offsets)
@@ -263,21 +279,24 @@ def _read(
 
 @triton.jit
 def _slope(
-    grad,  # (C, 3) of this sample
-    strides,
+    grad,  # (C,) of this sample
+    grad_strides,
+    slopes,  # (C, 2) of this sample
+    slopes_strides,
     difference,
     first,
     num_classes,
     LANES: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """How the sums' gradient changes with the predicted mass, whose distance from the target is ``difference``."""
+    """How the loss changes with the predicted mass, whose distance from the target is ``difference``."""
     classes = _classes(first, LANES)
-    pointers = grad + classes.to(tl.int64) * strides[1]
-    of_mass = tl.load(pointers, mask=classes < num_classes, other=0.0).to(ACCUMULATOR)
-    of_distance = tl.load(pointers + 2 * strides[2], mask=classes < num_classes, other=0.0).to(ACCUMULATOR)
-    sign = tl.where(difference > 0, of_distance, tl.where(difference < 0, -of_distance, 0.0))
-    return of_mass + sign
+    exist = classes < num_classes
+    grad_here = tl.load(grad + classes.to(tl.int64) * grad_strides[1], mask=exist, other=0.0).to(ACCUMULATOR)
+    pointers = slopes + classes.to(tl.int64) * slopes_strides[1]
+    by_mass = grad_here * tl.load(pointers, mask=exist, other=0.0).to(ACCUMULATOR)
+    by_distance = grad_here * tl.load(pointers + slopes_strides[2], mask=exist, other=0.0).to(ACCUMULATOR)
+    return by_mass + tl.where(difference > 0, by_distance, tl.where(difference < 0, -by_distance, 0.0))
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------
@@ -285,14 +304,15 @@ def _slope(
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
 def cross_entropy_kernel(
-    loss,  # (B, h, w), contiguous, like the next two
-    mass,
-    lse,
+    loss,  # (B, h, w), contiguous, or None
+    partial,  # (programs, 2), contiguous, or None: sums of each program's losses and masses
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
     logits,  # (B, C, h, w)
     logits_strides,
     target,  # masses (B, C, h, w) or (B, k, h, w), their classes (B, k, h, w) or None, k
     target_strides,
-    weights,  # (C,) or None
+    weights,  # (C,) or None, and their stride
     height,
     width_units,
     num_classes,
@@ -320,7 +340,10 @@ def cross_entropy_kernel(
         ACCUMULATOR,
     )
     plane = _plane(sample, pixels, height, width)
-    tl.store(loss + plane, loss_here.to(loss.dtype.element_ty), mask=inside)
+    if partial is None:
+        tl.store(loss + plane, loss_here.to(loss.dtype.element_ty), mask=inside)
+    else:
+        store_sums(partial, loss_here, mass_here)
     tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
     tl.store(lse + plane, lse_here.to(lse.dtype.element_ty), mask=inside)
 
@@ -331,11 +354,12 @@ def cross_entropy_backward_kernel(
     out_strides,
     grad,  # (B, h, w)
     grad_strides,
+    total,  # a number by which it is divided (0 counts as 1), or None
     logits,  # (B, C, h, w)
     logits_strides,
     target,  # as above
     target_strides,
-    weights,  # (C,) or None
+    weights,  # (C,) or None, and their stride
     mass,  # (B, h, w), contiguous
     lse,  # (B, h, w), contiguous
     height,
@@ -359,7 +383,7 @@ def cross_entropy_backward_kernel(
     plane = _plane(sample, pixels, height, width)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
     lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
-    scale = _load_pixels(grad, grad_strides, sample, pixels, ACCUMULATOR, OFFSET)
+    scale = divided_by(_load_pixels(grad, grad_strides, sample, pixels, ACCUMULATOR, OFFSET), total)
     steps = tl.zeros([], tl.int32)
     for first in range(0, num_classes, STEP):
         values = ()
@@ -376,7 +400,7 @@ def cross_entropy_backward_kernel(
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
 def overlap_kernel(
-    partial,  # (B, tiles, C, 3), contiguous: `sums` of the pixels of each program
+    partial,  # (B, tiles, C, 3), contiguous: sums of each program's predicted mass, mass and their distance
     mass,  # (B, h, w), contiguous
     lse,  # (B, h, w), contiguous
     logits,  # (B, C, h, w)
@@ -402,7 +426,7 @@ def overlap_kernel(
     gathered = _view(logits, logits_strides, sample, pixels, 1, OFFSET)
     target_view = _target(target, target_strides, sample, pixels, LANES, OFFSET)
     lse_here, mass_here, _ = _read(
-        logits_view, gathered, target_view, None, num_classes, inside, False, LANES, UNROLL, ACCUMULATOR
+        logits_view, gathered, target_view, (None, None), num_classes, inside, False, LANES, UNROLL, ACCUMULATOR
     )
     plane = _plane(sample, pixels, height, width)
     tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
@@ -414,7 +438,7 @@ def overlap_kernel(
             value = _load(logits_view, first + tile * LANES, num_classes, inside, None, ACCUMULATOR)
             values = values + (value,)  # noqa: RUF005
         steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-        masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+        masses = _masses(target_view, (None, None), steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
             predicted = mass_here * exponential(values[tile] - lse_here)
             predicted = tl.where(mass_here == 0, 0.0, predicted)
@@ -431,8 +455,10 @@ def overlap_kernel(
 def overlap_backward_kernel(
     out,  # (B, C, h, w)
     out_strides,
-    grad,  # (B, C, 3)
+    grad,  # (B, C) of the values
     grad_strides,
+    slopes,  # (B, C, 2): how these change with the predicted mass, and with its distance from the target
+    slopes_strides,
     logits,  # (B, C, h, w)
     logits_strides,
     target,  # as above
@@ -458,6 +484,7 @@ def overlap_backward_kernel(
     logits_view = _view(logits, logits_strides, sample, pixels, LANES, OFFSET)
     target_view = _target(target, target_strides, sample, pixels, LANES, OFFSET)
     grad_sample = grad + sample * grad_strides[0]
+    slopes_sample = slopes + sample * slopes_strides[0]
     plane = _plane(sample, pixels, height, width)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
     lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
@@ -470,12 +497,17 @@ def overlap_backward_kernel(
                 value = _load(logits_view, first + tile * LANES, num_classes, inside, float("-inf"), ACCUMULATOR)
                 values = values + (value,)  # noqa: RUF005
             steps = _steps_around(steps, target_view, first, num_classes, inside, STEP, LANES, ACCUMULATOR)
-            masses = _masses(target_view, None, steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR)
+            # A mass counts here by which side of it the prediction is on: that of 0 and of less is the same.
+            masses = _masses(
+                target_view, (None, None), steps, first, num_classes, inside, LANES, UNROLL, ACCUMULATOR, True
+            )
             for tile in tl.static_range(UNROLL):
                 probability = exponential(values[tile] - lse_here)
                 slope = _slope(
                     grad_sample,
                     grad_strides,
+                    slopes_sample,
+                    slopes_strides,
                     mass_here * probability - masses[tile],
                     first + tile * LANES,
                     num_classes,
@@ -598,24 +630,37 @@ def _launch(
     )
 
 
+def _with_stride(weight: Tensor | None) -> tuple[Tensor | None, int | None]:
+    return weight, None if weight is None else weight.stride(0)
+
+
 def cross_entropy_configuration(
-    loss: Tensor,
+    value: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    reduction: Reduction,
     platform: str,
 ) -> Launch:
-    """What `cross_entropy` launches; only shapes, strides and types matter, here and below."""
-    others = {"loss": loss, "mass": mass, "lse": lse, "weights": weight}
-    return _launch(cross_entropy_kernel, "cross entropy", logits, soft, index, {}, others, platform)
+    """What `cross_entropy` launches first; only shapes, strides and types matter, here and below.
+
+    Unless the reduction is "none", argument ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    """
+    others = {"loss": value, "partial": None, "mass": mass, "lse": lse, "weights": _with_stride(weight)}
+    launch = _launch(cross_entropy_kernel, "cross entropy", logits, soft, index, {}, others, platform)
+    if reduction != "none":
+        launch.arguments["loss"] = None
+        launch.arguments["partial"] = memory.empty((1, launch.grid[0], 2), lse.dtype, lse.device)
+    return launch
 
 
 def cross_entropy_backward_configuration(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
@@ -625,7 +670,8 @@ def cross_entropy_backward_configuration(
     platform: str,
 ) -> Launch:
     """What `cross_entropy_backward` launches."""
-    strided, others = {"out": out, "grad": grad}, {"weights": weight, "mass": mass, "lse": lse}
+    strided = {"out": out, "grad": grad}
+    others = {"total": total, "weights": _with_stride(weight), "mass": mass, "lse": lse}
     kernel = cross_entropy_backward_kernel
     return _launch(kernel, "cross entropy backward", logits, soft, index, strided, others, platform)
 
@@ -633,17 +679,18 @@ def cross_entropy_backward_configuration(
 def overlap_configuration(
     mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, platform: str
 ) -> Launch:
-    """What `overlap` launches; argument ``partial`` holds the sums of each program."""
+    """What `overlap_loss` launches first; argument ``partial`` holds the sums of each program."""
     launch = _launch(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
     batch, num_classes = logits.shape[:2]
-    shape = (batch, launch.grid[0] // batch, num_classes, 3)
-    launch.arguments["partial"] = mass.new_empty(shape)
+    shape = (batch, launch.grid[0] // batch, num_classes * 3)
+    launch.arguments["partial"] = memory.empty(shape, lse.dtype, lse.device)
     return launch
 
 
 def overlap_backward_configuration(
     out: Tensor,
     grad: Tensor,
+    slopes: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
@@ -651,29 +698,51 @@ def overlap_backward_configuration(
     lse: Tensor,
     platform: str,
 ) -> Launch:
-    """What `overlap_backward` launches."""
-    others = {"grad": grad, "grad_strides": grad.stride(), "mass": mass, "lse": lse}
+    """What `overlap_loss_backward` launches."""
+
+    def strides(tensor: Tensor) -> tuple[int, ...]:
+        """What holds for the batch holds for each sample."""
+        return (0 if len(tensor) == 1 else tensor.stride(0), *tensor.stride()[1:])
+
+    others = {
+        "grad": grad,
+        "grad_strides": strides(grad),
+        "slopes": slopes,
+        "slopes_strides": strides(slopes),
+        "mass": mass,
+        "lse": lse,
+    }
     kernel = overlap_backward_kernel
     return _launch(kernel, "overlap backward", logits, soft, index, {"out": out}, others, platform)
 
 
 def cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
-) -> None:
-    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp."""
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """The loss of logits ``(B, C, h, w)`` against a soft label, with the weighted mass and logsumexp of each pixel."""
+    if validate and not masses_in_range(soft):
+        return False
     platform = platform_of(logits.device)
-    cross_entropy_configuration(loss, mass, lse, logits, soft, index, weight, platform).run(logits.device)
+    launch = cross_entropy_configuration(value, mass, lse, logits, soft, index, weight, reduction, platform)
+    launch.run(logits.device)
+    if reduction != "none":
+        finish_cross_entropy(value, total, launch.arguments["partial"], reduction)
+    return True
 
 
 def cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
@@ -681,28 +750,47 @@ def cross_entropy_backward(
     mass: Tensor,
     lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    maps = mass.contiguous(), lse.contiguous()
     platform = platform_of(logits.device)
-    launch = cross_entropy_backward_configuration(out, grad, logits, soft, index, weight, mass, lse, platform)
+    launch = cross_entropy_backward_configuration(out, grad, total, logits, soft, index, weight, *maps, platform)
     launch.run(logits.device)
 
 
-def overlap(sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None) -> None:
-    """``sums (B, C, 3)`` over the pixels of predicted mass, mass and their distance; mass, logsumexp ``(B, h, w)``."""
+def overlap_loss(
+    value: Tensor,
+    slopes: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    measure: Measure,
+    classes: Classes,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """The Dice or Jaccard loss of logits ``(B, C, h, w)``, with the mass and the logsumexp of each pixel."""
+    if validate and not masses_in_range(soft):
+        return False
     launch = overlap_configuration(mass, lse, logits, soft, index, platform_of(logits.device))
     launch.run(logits.device)
-    torch.sum(launch.arguments["partial"], dim=1, out=sums)
+    finish_overlap(value, slopes, launch.arguments["partial"], weight, measure, classes, reduction)
+    return True
 
 
-def overlap_backward(
+def overlap_loss_backward(
     out: Tensor,
     grad: Tensor,
+    slopes: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the values, ``grad (S, C)``."""
     platform = platform_of(logits.device)
-    overlap_backward_configuration(out, grad, logits, soft, index, mass, lse, platform).run(logits.device)
+    maps = mass.contiguous(), lse.contiguous()
+    overlap_backward_configuration(out, grad, slopes, logits, soft, index, *maps, platform).run(logits.device)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tritonsoft import backends, memory
+from tritonsoft import memory
+from tritonsoft.backends import select as backends
 
 
 def _target(device: str, backend: str, *marks: pytest.MarkDecorator) -> Any:

@@ -700,6 +700,235 @@ def test_transplantation_takes_integer_masks_as_in_kornia(image, labels, first):
     assert torch.equal(ours[1], theirs[1])
 
 
+# --- one class -------------------------------------------------------------------------------------------------------
+
+
+def padded_crop(num_classes):
+    """It folds with nothing, so that its mask has been sampled before."""
+    return TA.RandomCrop((HEIGHT, WIDTH), padding=3, padding_mode="replicate", num_classes=num_classes)
+
+
+def flip(num_classes):
+    return TA.RandomHorizontalFlip(p=0.5, num_classes=num_classes)
+
+
+SOFT_TWICE = {
+    "flat": lambda n: [flip(n), padded_crop(n)],
+    "softens in the middle": lambda n: [flip(None), padded_crop(n), padded_crop(None)],
+    "kornia's between": lambda n: [flip(n), K.RandomAffine((20.0, 20.0), p=1.0), padded_crop(n)],
+    "a policy between": lambda n: [flip(n), K.auto.RandAugment(2, 9), padded_crop(n)],
+    "ours inside": lambda n: [TA.AugmentationSequential(flip(n), padded_crop(n)), padded_crop(n)],
+    "kornia's inside": lambda n: [K.AugmentationSequential(flip(n), padded_crop(n)), padded_crop(n)],
+    "image sequential inside": lambda n: [K.ImageSequential(flip(n), padded_crop(n)), padded_crop(n)],
+}
+
+
+@pytest.mark.parametrize("mask_as", ["uint8", "int64", "float32", "list"])
+@pytest.mark.parametrize("chain", SOFT_TWICE)
+def test_the_mass_of_one_class_is_no_class_id(image, labels, chain, mask_as, device):
+    """The same label map with two classes, of which the second never occurs, cannot be mistaken."""
+    mask = torch.where(labels == 0, 0, 255).to(getattr(torch, mask_as if mask_as != "list" else "uint8")).to(device)
+    mask = list(mask) if mask_as == "list" else mask
+    one, two = (augment(*SOFT_TWICE[chain](n)) for n in (1, 2))
+    outs = [seeded(container, image.to(device), mask) for container in (one, two)]
+    backs = [container.inverse(*out) for container, out in zip((one, two), outs, strict=True)]
+    for single, double in ([out[1] for out in outs], [back[1] for back in backs]):
+        for mass, masses in zip(single, double, strict=True) if mask_as == "list" else [(single, double)]:
+            assert type(mass) is Tensor
+            assert mass.is_floating_point()
+            assert torch.equal(mass, masses[:, :1])
+            assert mass.std() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32], ids=str)
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_mass_of_one_class_is_no_class_id_in_a_video(labels, dtype, nested):
+    mask = torch.where(labels == 0, 0, 255).to(dtype)[None, :, None]
+    video = one_hot(labels)[None]
+
+    def build(n):
+        members = (
+            [K.ImageSequential(flip(n), padded_crop(n)), flip(n)] if nested else [flip(n), padded_crop(n), flip(n)]
+        )
+        return augment(K.VideoSequential(*members, same_on_frame=False))
+
+    one, two = build(1), build(2)
+    outs = [seeded(container, video, mask) for container in (one, two)]
+    backs = [container.inverse(*out) for container, out in zip((one, two), outs, strict=True)]
+    for mass, masses in ([out[1] for out in outs], [back[1] for back in backs]):
+        assert torch.equal(mass, masses[:, :, :1])
+        assert mass.std() > 0.1
+
+
+@pytest.mark.parametrize("label_dtype", [torch.float32, torch.uint8], ids=str)
+def test_masks_of_one_list_are_each_of_their_own_kind(image, labels, label_dtype):
+    """A soft label beside a label map: kornia's modules average the one and pick nearest ids of the other."""
+    soft, ids = one_hot(labels), labels.to(label_dtype)
+    container = augment(K.RandomAffine((20.0, 20.0), p=1.0), padded_crop(CLASSES), TA.Resize((9, 11)))
+    pure = [seeded(container, image, list(masks))[1] for masks in (soft, ids)]
+    for first in (0, 1):
+        mixed = [(soft, ids)[first][0], (soft, ids)[1 - first][1]]
+        out = seeded(container, image, mixed)[1]
+        assert torch.equal(out[0], pure[first][0])
+        assert torch.equal(out[1], pure[1 - first][1])
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_softness_comes_out_of_modules_that_call_others_by_themselves(image, labels, num_classes):
+    turn = TA.RandomVerticalFlip(p=1.0, num_classes=num_classes)
+    operation = K.auto.operations.OperationBase(turn, None)
+    mask = torch.where(labels == 0, 0, 255).to(torch.uint8)
+    _, soft = augment(K.auto.operations.PolicySequential(operation, operation), flip(num_classes))(image, mask)
+    _, expected = augment(flip(num_classes))(image, mask)
+    assert soft.is_floating_point()
+    assert torch.equal(soft.sum((2, 3)), expected.sum((2, 3)))
+    assert soft.sum() == (mask == 0).sum()
+
+
+def test_a_soft_label_of_one_class_may_come_in_marked(image):
+    mass = torch.rand(BATCH, 1, HEIGHT, WIDTH)
+    _, out = augment(TA.RandomHorizontalFlip(p=1.0, num_classes=1))(image, mass.as_subclass(TA.SoftLabel))
+    assert type(out) is Tensor
+    assert torch.equal(out, mass.flip(3))
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("keys", [["input", "mask"], ["mask"]], ids=str)
+def test_sparse_labels_as_a_mask_are_refused_by_name(image, labels, inverse, keys):
+    sparse = ts.soft_resize(labels, (HEIGHT, WIDTH), CLASSES, top_k=2)
+    container = augment(flip(CLASSES))
+    container(image, labels)
+    args = [image, sparse] if len(keys) == 2 else [sparse]
+    call = container.inverse if inverse else container
+    with pytest.raises(TypeError, match=r"mask must be a tensor, got SparseLabels.*to_dense"):
+        call(*args, data_keys=keys, params=container._params)
+    with pytest.raises((TypeError, ValueError), match="got SparseLabels"):
+        call(*[[arg[0], arg[1]] if arg is sparse else arg for arg in args], data_keys=keys, params=container._params)
+
+
+# --- pictures of several sizes ---------------------------------------------------------------------------------------
+
+
+def sizes_of(values):
+    return [tuple(value.shape[2:]) for value in values]
+
+
+@pytest.fixture
+def low():
+    """A second picture of half the size."""
+    return torch.rand(BATCH, 1, HEIGHT // 2, WIDTH // 2)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_a_flip_mirrors_every_picture_about_its_own_middle(image, low, p):
+    modules = lambda lib: [lib.RandomHorizontalFlip(p=p), lib.RandomVerticalFlip(p=p)]  # noqa: E731
+    keys = ["input", "input"]
+    container = augment(*modules(TA), keys=keys)
+    outs = seeded(container, image, low)
+    theirs = seeded(K.AugmentationSequential(*modules(K), data_keys=keys), image, low)
+    for value, other in zip(outs, theirs, strict=True):
+        assert torch.equal(value, other)
+    for value, other in zip(container.inverse(*outs), (image, low), strict=True):
+        assert torch.equal(value, other)
+    named = seeded(TA.AugmentationSequential(*modules(TA), data_keys=None), {"image": image, "image_low": low})
+    assert torch.equal(named["image"], outs[0])
+    assert torch.equal(named["image_low"], outs[1])
+
+
+def test_a_resize_gives_every_picture_the_size_that_its_own_asks_for(image, labels, low):
+    tall = torch.rand(BATCH, 2, 40, 10)
+    container = augment(
+        TA.RandomHorizontalFlip(p=1.0), TA.Resize(6, num_classes=CLASSES), keys=["input", "input", "input", "mask"]
+    )
+    *shown, soft = container(image, low, tall, labels)
+    assert sizes_of(shown) == [(6, 10), (6, 10), (24, 6)]
+    for value, picture in zip(shown, (image, low, tall), strict=True):
+        assert_close(value, ts.resize(picture, value.shape[2:]).flip(3), TOLERANCE, "image")
+    assert_close(soft, ts.soft_resize(labels, (6, 10), CLASSES).flip(3), TOLERANCE, "soft label")
+    # From then on all have one size.
+    container = augment(TA.Resize((8, 10)), TA.CenterCrop((4, 6)), keys=["input", "input"])
+    for value, picture in zip(container(image, low), (image, low), strict=True):
+        assert_close(value, ts.resize(picture, (8, 10))[:, :, 2:6, 2:8], TOLERANCE, "image")
+
+
+CROPS = {
+    "center": lambda p: TA.CenterCrop((8, 10), p=p),
+    "random": lambda p: TA.RandomCrop((8, 10), p=p),
+    "random, same size": lambda p: TA.RandomCrop((HEIGHT, WIDTH), padding=2, p=p),
+    "repeating": lambda p: TA.RandomCrop((8, 10), padding=2, padding_mode="reflect", p=p),
+    "resized": lambda p: TA.RandomResizedCrop((8, 10), p=p),
+    "scale": lambda p: TA.RandomScaleCrop((8, 10), p=p),
+}
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("nest", [lambda *m: m, lambda *m: [K.ImageSequential(*m)]], ids=["flat", "nested"])
+def test_a_crop_is_refused_to_pictures_of_another_size_and_skips_each_as_it_is(image, low, crop, nest):
+    keys = ["input", "input"]
+    with pytest.raises(ValueError, match=r"must have the size that \w+ drew its crops for, \(24, 40\), got \(12, 20\)"):
+        augment(*nest(TA.RandomVerticalFlip(), CROPS[crop](1.0)), keys=keys)(image, low)
+    container = augment(*nest(TA.RandomVerticalFlip(p=1.0), CROPS[crop](0.0)), keys=keys)
+    for value, picture in zip(container(image, low), (image, low), strict=True):
+        assert torch.equal(value, picture.flip(2))
+
+
+def test_a_replay_gives_masks_of_several_sizes_each_their_own(image, labels, low):
+    small = (low[:, 0] * CLASSES).to(torch.uint8)
+    container = augment(TA.RandomHorizontalFlip(p=1.0), TA.Resize(6), keys=["input"])
+    container(image)
+    one, two = container(labels, small, data_keys=["mask", "mask"], params=container._params)
+    alone = container(small, data_keys=["mask"], params=container._params)
+    assert torch.equal(one, container(labels, data_keys=["mask"], params=container._params))
+    assert torch.equal(two, alone)
+    listed = container([labels[0], small[1]], data_keys=["mask"], params=container._params)
+    assert torch.equal(listed[0], one[:1])
+    assert torch.equal(listed[1], two[1:])
+    crop = augment(TA.RandomCrop((8, 10)), keys=["input"])
+    crop(image)
+    params = crop._params
+    for masks in ([labels, small], [small, labels], [small]):
+        with pytest.raises(ValueError, match="drew its crops for"):
+            crop(*masks, data_keys=["mask"] * len(masks), params=params)
+
+
+def test_points_and_boxes_belong_to_the_first_of_several_pictures(image, low):
+    for between in ([], [K.RandomVerticalFlip(p=1.0)]):
+        modules = [TA.RandomHorizontalFlip(p=1.0), *between]
+        points = seeded(augment(*modules, keys=["input", "input", "keypoints"]), image, low, some_points())[2]
+        alone = seeded(augment(*modules, keys=["input", "keypoints"]), image, some_points())[1]
+        assert torch.equal(points, alone)
+    container = augment(TA.RandomHorizontalFlip(p=1.0), keys=["input", "input"])
+    container(image, image)
+    assert container.boxes.tolist() == [[WIDTH, 0, 0, HEIGHT]] * BATCH
+    container(image, low)
+    assert container.boxes.tolist() == [[WIDTH, 0, 0, HEIGHT]] * BATCH
+
+
+def test_points_of_a_replay_move_with_the_picture_of_the_replay(image, low):
+    container = augment(TA.RandomHorizontalFlip(p=1.0), TA.Resize((6, 10)), keys=["input", "keypoints"])
+    container(image, some_points())
+    _, points = container(low, some_points(), params=container._params)
+    _, fresh = container(low, some_points())
+    torch.testing.assert_close(points, fresh)
+
+
+def test_an_image_of_another_batch_is_refused_by_name(image):
+    container = augment(TA.RandomHorizontalFlip(p=1.0), keys=["input", "input"])
+    with pytest.raises(ValueError, match="must have the batch of its parameters, 2, got 1"):
+        container(image, image[:1])
+
+
+def test_an_inverse_takes_what_the_module_makes_and_no_other_size(image, labels):
+    container = augment(TA.CenterCrop((12, 20), num_classes=CLASSES))
+    shown, soft = container(image, labels)
+    with pytest.raises(
+        ValueError, match=r"must have the size that CenterCrop makes, \(12, 20\), to go back, got \(6, 10\)"
+    ):
+        container.inverse(soft[:, :, ::2, ::2], data_keys=["mask"])
+    with pytest.raises(ValueError, match="must have the size that CenterCrop makes"):
+        container.inverse(shown[:, :, ::2, ::2], data_keys=["input"])
+
+
 # --- containers in containers ----------------------------------------------------------------------------------------
 
 

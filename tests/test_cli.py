@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tritonsoft import backends, reference, scenes
+from tritonsoft import reference, scenes
+from tritonsoft.backends import select as backends
 
 Image = pytest.importorskip("PIL.Image", reason="the command line needs Pillow")
 pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
@@ -21,7 +22,7 @@ CliRunner = pytest.importorskip("typer.testing", reason="the command line needs 
 
 import tritonsoft as ts  # noqa: E402
 from tritonsoft import cli  # noqa: E402 - it ends the program where one of these is missing
-from tritonsoft.cli import costs, pictures  # noqa: E402
+from tritonsoft.cli import common, costs, pictures  # noqa: E402
 from tritonsoft.cli.kept import ALL_METHODS, areas_kept, cell_areas, thinnest_class  # noqa: E402
 
 _checkout = Path(__file__).parents[1]
@@ -253,6 +254,10 @@ def test_audit_shows_which_classes_of_camvid_suffer(tmp_path: Path) -> None:
     [
         (["--labels", "nowhere", "--num-classes", "3"], "--labels: nowhere is not a folder"),
         (["--labels", ".", "--num-classes", "0"], "--num-classes must be at least 1"),
+        (["--labels", ".", "--num-classes", "99999999999"], "--num-classes must be at most 65536"),
+        (["--labels", ".", "--num-classes", "3", "--pattern", "/x/*"], "--pattern must be that of a name or relative"),
+        (["--labels", ".", "--num-classes", "3", "--pattern", ""], "--pattern must be that of a name or relative"),
+        (["--labels", ".", "--num-classes", "3", "--ignore-index", f"{2**70}"], "--ignore-index must fit 64 bits"),
         (["--labels", ".", "--num-classes", "3", "--pattern", "*.none"], "nothing to measure: 0 label maps found"),
     ],
 )
@@ -302,7 +307,268 @@ def test_demo_on_real_pictures(tmp_path: Path) -> None:
     assert "with class 2, the class that nearest-exact misplaces most" in flat(result.output)  # poles
 
 
+# --- what users call things, and where it is printed -----------------------------------------------------------------
+
+ODD_NAMES = ("[void]", "[/]", "$\\frac{", ":smile:", "_under")
+
+
+def test_names_are_text_whatever_is_in_them(tmp_path: Path) -> None:
+    root, out = tmp_path / "in[b]", tmp_path / "out[/b]"
+    ids = np.arange(2400).reshape(40, 60) // 7 % 5
+    write_picture(root, ":smile:[red]", ids)
+    (root / "labels" / "[oops].png").write_bytes(b"nothing")
+    named = ["--labels", root / "labels", "--num-classes", "5", "--class-names", ",".join(ODD_NAMES), "--out", out]
+    named += ["--factors", "2"]
+    audit = run("audit", *named)
+    demo = run("demo", *named, "--images", root / "images", "--thin-class", "[/]", "--thin-class", "$\\frac{")
+    for result in (audit, demo):
+        assert result.exit_code == 1, result.output
+        assert all(name in result.stdout for name in ODD_NAMES)
+        assert isinstance(result.exception, SystemExit)
+    assert f"every number is in {out / 'audit.csv'}, drawn in {out / 'audit.png'}." in audit.stdout
+    assert f"{root / 'labels' / '[oops].png'}: cannot be read" in audit.stderr
+    assert f"{out / 'soft_labels.png'} shows :smile:[red] with [/] and $\\frac{{." in demo.stdout
+    assert f"{root / 'labels' / '[oops].png'}: no image of this name in {root / 'images'}" in demo.stderr
+    with (out / "audit.csv").open(encoding="utf-8") as stream:
+        assert {row["class"] for row in csv.DictReader(stream)} == set(ODD_NAMES)
+    refused = run("demo", "--thin-class", "[/]", "--images", root / "images[", "--labels", ".", "--num-classes", "2")
+    assert "in[b]/images[ is not a folder" in re.sub(r"[\s│]+", "", refused.output).replace("isnota", " is not a ")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_every_encoding_can_hold_what_is_printed(encoding: str, tmp_path: Path) -> None:
+    write_picture(tmp_path, "one", np.arange(48).reshape(6, 8) % 3)
+    names = "日本,Σ,".encode() + b"caf\xe9"  # the last is no UTF-8
+    command = [sys.executable, "-m", "tritonsoft.cli", "audit", "--labels", tmp_path / "labels", "--num-classes", "3"]
+    command += ["--factors", "2", "--class-names", names, "--out", tmp_path / "é"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1", "PYTHONPATH": str(_checkout)}
+    result = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr
+    assert b"audit.csv" in result.stdout
+    with (tmp_path / "é" / "audit.csv").open(encoding="utf-8") as stream:
+        assert {row["class"] for row in csv.DictReader(stream)} == {"日本", "Σ", "caf\ufffd"}
+
+
+@pytest.mark.parametrize("command", ["audit", "demo"])
+def test_results_are_saved_before_they_are_printed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError
+
+    write_picture(tmp_path, "one", street_ids(24, 32))
+    monkeypatch.setattr(common.console, "print", closed)
+    options = [command, "--labels", tmp_path / "labels", "--images", tmp_path / "images", "--num-classes", "19"]
+    run(*options, "--factors", "2", "--out", tmp_path / "out")
+    files = {"audit": {"audit.csv", "audit.png"}, "demo": {"soft_labels.png"}}[command]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == files
+
+
+@pytest.mark.parametrize("command", ["audit", "demo"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_measuring(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(sys.modules[f"tritonsoft.cli.{command}"], "measure", measure)
+    write_picture(tmp_path, "one", street_ids(8, 8))
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / {"audit": "audit.csv", "demo": "soft_labels.png"}[command]).mkdir(parents=True)
+    options = [command, "--labels", tmp_path / "labels", "--images", tmp_path / "images", "--num-classes", "19"]
+    for out, message in (
+        ("file", "cannot be made a folder (File exists)"),
+        ("file/below", "cannot be made a folder (Not a directory)"),
+        ("x" * 300, "cannot be made a folder (File name too long)"),
+        ("taken", "cannot be written"),
+    ):
+        result = run(*options, "--out", tmp_path / out)
+        assert result.exit_code == 2, result.output
+        assert "--out: " in result.stderr
+        assert message in flat(result.stderr)
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["tritonsoft.cli.audit"], "write_csv", full)
+    write_picture(tmp_path, "one", street_ids(8, 8))
+    result = run("audit", "--labels", tmp_path / "labels", "--num-classes", "19", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "out: the results cannot be saved ([Errno 28] No space left on device)" in flat(result.stderr)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_found_through_links_and_once(tmp_path: Path) -> None:
+    ids = street_ids(8, 8)
+    write_picture(tmp_path / "elsewhere", "one", ids)
+    write_picture(tmp_path, "deep/two", ids)
+    labels = tmp_path / "labels"
+    (labels / "linked").symlink_to(tmp_path / "elsewhere" / "labels", target_is_directory=True)
+    (labels / "deep" / "up").symlink_to(labels, target_is_directory=True)
+    (labels / "folder.png").mkdir()
+    (labels / "nothing.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(labels / "pipe.png")
+    found = [str(path.relative_to(labels)) for path in pictures.all_pictures(labels)]
+    assert found == ["deep/two.png", "linked/one.png", "nothing.png", "pipe.png"]
+    for pattern, wanted in (
+        ("t*.png", ["deep/two.png"]),
+        ("linked/*", ["linked/one.png"]),
+        ("one*", ["linked/one.png"]),
+    ):
+        assert pictures.all_pictures(labels, pattern) == [labels / name for name in wanted]
+    result = run("audit", "--labels", labels, "--num-classes", "19", "--factors", "2", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "2 label maps; every number" in result.stdout
+    assert result.stderr.count("left out") == 2
+    for name in ("nothing.png: is no file", "pipe.png: is no file"):
+        assert name in result.stderr
+
+
+def save_turned(pixels: Any, file: Path, orientation: int) -> None:
+    """So that a viewer shows these pixels upright."""
+    transpose, exif = Image.Transpose, Image.Exif()
+    stored = {
+        1: (),
+        2: (transpose.FLIP_LEFT_RIGHT,),
+        3: (transpose.ROTATE_180,),
+        4: (transpose.FLIP_TOP_BOTTOM,),
+        5: (transpose.TRANSPOSE,),
+        6: (transpose.ROTATE_90,),
+        7: (transpose.TRANSVERSE,),
+        8: (transpose.ROTATE_270,),
+    }[orientation]
+    picture = Image.fromarray(pixels)
+    for each in stored:
+        picture = picture.transpose(each)
+    exif[0x0112] = orientation
+    picture.save(file, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_read_upright(orientation: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    labels = random.integers(0, 19, (5, 7)).astype(np.uint8)
+    plain_image, plain_labels = tmp_path / "image.png", tmp_path / "labels.png"
+    Image.fromarray(image).save(plain_image)
+    Image.fromarray(labels).save(plain_labels)
+    for suffix, ids in ((".png", labels), (".tif", labels), (".png", labels.astype(np.uint16) + 1000)):
+        turned_image, turned_labels = tmp_path / f"turned{suffix}", tmp_path / f"turned_labels{suffix}"
+        save_turned(image, turned_image, orientation)
+        save_turned(ids, turned_labels, orientation)
+        for image_file in (plain_image, turned_image):
+            got_image, got_labels = pictures.load_picture(image_file, turned_labels)
+            assert (got_image.permute(1, 2, 0).numpy() == image).all()
+            assert (got_labels.numpy() == ids).all()
+        assert (pictures.load_picture(turned_image, plain_labels)[1].numpy() == labels).all()
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_number_of_classes_stops_the_measuring(tmp_path: Path) -> None:
+    ids = np.full((8, 8), 7)
+    for stem in range(40):
+        write_picture(tmp_path, f"{stem:02}", ids if stem % 5 else ids - 6)
+    result = run("audit", "--labels", tmp_path / "labels", "--num-classes", "3", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert (
+        "stopped: 10 of the first 13 of 40 label maps hold ids that are no class; are --num-classes and --ignore-index "
+        f"right? The first: {tmp_path / 'labels' / '01.png'}: labels must lie in 0..2"
+    ) in result.stderr.replace("\n", "")
+    right = run("audit", "--labels", tmp_path / "labels", "--num-classes", "8", "--out", tmp_path / "out")
+    assert right.exit_code == 0
+
+
+def test_where_much_is_left_out_a_file_names_it(tmp_path: Path) -> None:
+    write_picture(tmp_path, "good", street_ids(8, 8))
+    for stem in range(30):
+        (tmp_path / "labels" / f"{stem:02}.png").write_bytes(b"nothing")
+    options = ["audit", "--labels", tmp_path / "labels", "--num-classes", "19", "--out", tmp_path / "out"]
+    result = run(*options)
+    assert result.exit_code == 1
+    assert "left out" not in result.stdout
+    assert result.stderr.count("left out ") == 20
+    assert f"and 10 more: all 30 are named in {tmp_path / 'out' / 'left_out.txt'}" in result.stderr
+    lines = (tmp_path / "out" / "left_out.txt").read_text("utf-8").splitlines()
+    assert [line.split(": cannot be read")[0] for line in lines] == [
+        str(tmp_path / "labels" / f"{stem:02}.png") for stem in range(30)
+    ]
+
+
+def test_255_is_ignored_by_default_only_where_it_is_no_class(tmp_path: Path) -> None:
+    write_picture(tmp_path, "one", np.array([[255, 255], [0, 1]]))
+    folders = ["--labels", tmp_path / "labels", "--images", tmp_path / "images", "--out", tmp_path / "out"]
+    for command in ("audit", "demo"):
+        refused = run(command, *folders, "--num-classes", "256")
+        assert refused.exit_code == 2
+        assert "--num-classes 256 makes 255, the default of --ignore-index, a class: give --ignore-index" in flat(
+            refused.stderr
+        )
+    for options, areas in (
+        (["--num-classes", "255"], {"0": 1, "1": 1}),
+        (["--num-classes", "256", "--ignore-index", "-1"], {"0": 1, "1": 1, "255": 2}),
+        (["--num-classes", "256", "--ignore-index", "255"], {"0": 1, "1": 1}),
+    ):
+        result = run("audit", *folders, "--factors", "2", *options)
+        assert result.exit_code == 0, result.output
+        with (tmp_path / "out" / "audit.csv").open() as stream:
+            assert {row["class_id"]: float(row["area"]) for row in csv.DictReader(stream)} == areas
+
+
+def test_one_hot_finds_class_255_beside_an_ignored_minus_one() -> None:
+    labels = torch.tensor([[[255, 255], [0, 1]]], dtype=torch.uint8)
+    soft = costs.one_hot_interpolate(labels, (1, 1), 256, -1)[0, :, 0, 0]
+    assert soft[[0, 1, 255]].tolist() == [0.25, 0.25, 0.5]
+
+
+def test_what_no_memory_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (["demo", "--height", "99999999", "--out", tmp_path], ["bench", "--size", "99999999x2048"]):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)
+        assert re.search(r"needs? [\d.]+ GB, [\d.]+ GB are free", flat(result.stderr))
+    write_picture(tmp_path, "one", street_ids(24, 32))
+    monkeypatch.setattr(sys.modules["tritonsoft.cli.kept"], "free_bytes", lambda device: 1000)
+    result = run("audit", "--labels", tmp_path / "labels", "--num-classes", "19", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "one.png: 19 classes of 12x16 pixels need 0.0 GB" in flat(result.stderr)
+
+
+def test_memory_that_cannot_be_measured_has_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "peak_memory", lambda *_: [[0, 4096], [1 << 20, 3 << 20]])
+    common.console.print(table := costs.cost_table(torch.zeros(40, 60, dtype=torch.uint8), [2, 4], 19, 255))
+    cells = [list(map(str, column.cells)) for column in table.columns]
+    rows = [row for row in zip(*cells, strict=True) if row[1] == "peak memory"]
+    assert [row[2:] for row in rows] == [("below 1 MiB", "below 1 MiB", ""), ("1.0 MiB", "3.0 MiB", "3.0x")]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 700), (700, 1)])
+def test_demo_takes_pictures_of_any_shape(size: tuple[int, int], tmp_path: Path) -> None:
+    write_picture(tmp_path, "tiny", np.arange(size[0] * size[1]).reshape(size) % 19)
+    result = run(*folder_arguments(tmp_path, tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert not re.search(r"\d{5}\.\dx", result.output)
+    assert (tmp_path / "out" / "soft_labels.png").is_file()
+
+
 # --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_shows_a_broken_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: torch.device) -> str:
+        raise RuntimeError("the driver [550] is gone\nand a long story")
+
+    monkeypatch.setattr(sys.modules["tritonsoft.cli.doctor"], "describe", broken)
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    assert "the driver [550] is gone" in flat(result.output)
 
 
 def test_doctor_checks_every_backend() -> None:
@@ -350,6 +616,18 @@ def test_bench_times_every_way(classes: int) -> None:
         assert re.search(re.escape(way) + r" \d+\.\d\d ms", text), way
 
 
+def test_bench_has_every_class_and_ignores_none_of_them() -> None:
+    from tritonsoft.cli.bench import street_batch
+
+    for classes, ignored, dtype in ((19, 255, torch.uint8), (300, -1, torch.int16)):
+        _, labels = street_batch(1, 128, 256, classes, ignored, torch.device("cpu"))
+        assert labels.dtype == dtype
+        known = labels[labels != ignored]
+        assert 0 <= known.min() <= known.max() < classes
+        assert (labels == ignored).any()
+    assert (labels == 255).any()  # a class there: 17 * (300 // 19)
+
+
 def test_bench_leaves_out_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["tritonsoft.cli.bench"], "free_bytes", lambda device: 500_000)
     result = run("bench", "--batch", "1", "--size", "64x64")
@@ -376,7 +654,7 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     code = "import sys; sys.modules['typer'] = None; import tritonsoft.cli"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_checkout, check=False)
     assert result.returncode == 1
-    assert "pip install 'tritonsoft[demo]'" in result.stderr
+    assert "pip install '.[demo]' in a checkout" in result.stderr
     assert "Traceback" not in result.stderr
 
 

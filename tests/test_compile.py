@@ -45,7 +45,7 @@ STORE_WIDTHS = {
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
     from tritonsoft.conventions import FILTERS
-    from tritonsoft.kernels import adjoint, forward, label_targets, losses
+    from tritonsoft.kernels import adjoint, forward, label_targets, losses, sums
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device="meta")
@@ -98,16 +98,30 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     def all_losses(logits: torch.Tensor, soft: torch.Tensor, index: Any, weight: Any) -> Iterator[tuple[str, Any]]:
         _, num_classes, *size = logits.shape
         pixels = empty((batch, *size), double if logits.dtype == double else single)
-        scalar = empty((1, 1, 1), pixels.dtype).expand(pixels.shape)
-        sums = empty((batch, num_classes, 3), pixels.dtype)
+        value = empty((), pixels.dtype)
+        target, maps = (logits, soft, index), (pixels, pixels)
         configuration = losses.cross_entropy_configuration
-        yield "cross entropy", configuration(pixels, pixels, pixels, logits, soft, index, weight, platform)
+        yield "cross entropy of each pixel", configuration(pixels, *maps, *target, weight, "none", platform)
+        launch = configuration(value, *maps, *target, weight, "mean", platform)
+        yield "cross entropy", launch
+        partial = launch.arguments["partial"]
+        yield "finish cross entropy", sums.finish_cross_entropy_configuration(value, value, partial, "mean", platform)
         configuration = losses.cross_entropy_backward_configuration
-        launch = configuration(logits, scalar, logits, soft, index, weight, pixels, pixels, platform)
-        yield "cross entropy backward", launch
-        yield "overlap", losses.overlap_configuration(pixels, pixels, logits, soft, index, platform)
+        grad = value.expand(pixels.shape)
+        yield "cross entropy backward", configuration(logits, grad, value, *target, weight, *maps, platform)
+        launch = losses.overlap_configuration(*maps, *target, platform)
+        yield "overlap", launch
+        launch = sums.sum_rows_configuration(launch.arguments["partial"], platform)
+        yield "sum rows", launch
+        slopes, partial = empty((batch, num_classes, 2), pixels.dtype), launch.arguments["out"]
+        for measure, classes in (("dice", "present"), ("jaccard", "all")):
+            launch = sums.finish_overlap_configuration(
+                value, slopes, partial, weight, measure, classes, "mean", platform
+            )
+            yield f"finish {measure}", launch
         configuration = losses.overlap_backward_configuration
-        yield "overlap backward", configuration(logits, sums, logits, soft, index, pixels, pixels, platform)
+        grad = value.expand(slopes.shape[:2])
+        yield "overlap backward", configuration(logits, grad, slopes, *target, *maps, platform)
 
     size = (height // 4, width // 4)
     index = empty((batch, 4, *size), byte)
@@ -147,11 +161,18 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             index = empty((batch, 4, height // k, width // k), byte if num_classes <= 256 else torch.int16)
             tops = (index, empty(index.shape, out), empty(pixels.shape, out))
             yield "top", label_targets.top_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
-        maps = {"loss": pixels, "mass": pixels, "lse": pixels, "weights": empty((num_classes,), pixels.dtype)}
-        yield "area loss", label_targets.loss_configuration(labels, boxes, 255, filter, logits, maps, platform)
-        scale = empty((1, 1, 1), pixels.dtype).expand(pixels.shape)
-        maps = {"gradient": logits, "scale": scale, "mass": pixels, "lse": pixels, "weights": None}
-        yield "area gradient", label_targets.loss_configuration(labels, boxes, 255, filter, logits, maps, platform)
+        source, weight, value = (
+            (labels, boxes, 255, filter),
+            empty((num_classes,), pixels.dtype),
+            empty((), pixels.dtype),
+        )
+        maps = (pixels, pixels)
+        configuration = label_targets.area_cross_entropy_configuration
+        yield "area loss of each pixel", configuration(pixels, *maps, logits, *source, weight, "none", platform)
+        yield "area loss", configuration(value, *maps, logits, *source, weight, "mean", platform)
+        configuration = label_targets.area_cross_entropy_backward_configuration
+        grad = value.expand(pixels.shape)
+        yield "area gradient", configuration(logits, grad, value, logits, *source, None, *maps, platform)
 
     bytes_, integers = empty((batch, height, width), byte), empty((batch, height, width), torch.int64)
     for labels, out, num_classes, k, some_boxes, filter in (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tritonsoft as ts
-from tritonsoft import backends
+from tritonsoft.backends import select as backends
 
 IMAGE = torch.rand(2, 3, 8, 9)
 LABELS = torch.randint(5, (2, 8, 9))
@@ -58,7 +58,8 @@ BAD = [
     ({"size": (True, 4)}, TypeError, ["size", "True"]),
     ({"num_classes": 0}, ValueError, ["num_classes", "at least 1", "0"]),
     ({"num_classes": 5.0}, TypeError, ["num_classes", "int", "float"]),
-    ({"ignore_index": None}, TypeError, ["ignore_index", "int", "NoneType"]),
+    ({"ignore_index": 1.0}, TypeError, ["ignore_index", "int", "float"]),
+    ({"num_classes": 256}, ValueError, ["ignore_index", "255", "num_classes=256"]),
     ({"filter": "box"}, ValueError, ["filter", "area", "box"]),
     ({"filter": "bicubic"}, ValueError, ["filter", "bicubic", "negative"]),
     ({"filter": "lanczos"}, ValueError, ["filter", "lanczos", "negative"]),
@@ -94,6 +95,7 @@ def test_a_forced_backend_that_cannot_run(device_and_backend, monkeypatch):
     monkeypatch.setattr(backends, "_installed", lambda package: False)
     monkeypatch.setattr(backends, "_INTERPRETED", False)
     backends.explain_backend.cache_clear()
+    backends.backend_for.cache_clear()
     try:
         name, reason = backends.explain_backend(device, backend)
         assert name is None
@@ -105,16 +107,19 @@ def test_a_forced_backend_that_cannot_run(device_and_backend, monkeypatch):
         assert "Numba is not installed" in backends.explain_backend("cpu", None)[1]
     finally:
         backends.explain_backend.cache_clear()
+        backends.backend_for.cache_clear()
 
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
     monkeypatch.setattr(backends, "_INTERPRETED", False)
     backends.explain_backend.cache_clear()
+    backends.backend_for.cache_clear()
     try:
         with pytest.raises(ValueError, match=r"backend='triton' cannot run on cpu: .*TRITON_INTERPRET=1"):
             ts.soft_resize(LABELS, (3, 4), 5, backend="triton")
     finally:
         backends.explain_backend.cache_clear()
+        backends.backend_for.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
@@ -135,9 +140,29 @@ def test_labels_out_of_range_are_found_wherever_they_are(target, dtype, bad, ign
 def test_uint8_labels_with_more_classes_than_the_dtype_holds(target):
     device, backend = target
     labels = torch.tensor([[[0, 200, 254, 255]]], dtype=torch.uint8, device=device)
-    soft = ts.to_soft(labels, 1000, backend=backend)
+    soft = ts.to_soft(labels, 1000, ignore_index=255, backend=backend)
     assert soft[0, :, 0].argmax(0).tolist() == [0, 200, 254, 0]
     assert soft.sum().item() == 3
+
+
+def test_a_default_never_takes_a_class_for_unlabelled(target):
+    """With more than 255 classes 255 may be one of them: silence would drop it."""
+    device, backend = target
+    labels = torch.full((1, 4, 4), 255, device=device)
+    logits, image = torch.zeros(1, 300, 2, 2, device=device), torch.zeros(1, 1, 4, 4, device=device)
+    for call in (
+        lambda **options: ts.soft_resize(labels, (2, 2), 300, backend=backend, **options),
+        lambda **options: ts.soft_resize(labels, (2, 2), 300, top_k=2, backend=backend, **options).to_dense(),
+        lambda **options: ts.to_soft(labels, 300, backend=backend, **options),
+        lambda **options: ts.soft_pyramid(labels, 300, (1, 2), backend=backend, **options)[1],
+        lambda **options: ts.crop_resize_pair(image, labels, None, (2, 2), 300, backend=backend, **options)[1],
+        lambda **options: ts.area_cross_entropy(logits, labels, backend=backend, reduction="none", **options),
+    ):
+        with pytest.raises(ValueError, match="ignore_index must be given where num_classes is more than 255"):
+            call()
+        assert (call(ignore_index=-1).sum() > 0).all()
+        assert call(ignore_index=255).sum() == 0  # said, and so done
+    assert ts.soft_resize(labels, (2, 2), 255, backend=backend).sum() == 0
 
 
 def test_normalize_checks_its_argument():

@@ -1,4 +1,4 @@
-"""The examples, and the README's training loop, run and show what the README says of them."""
+"""The examples, and what the README prints, run and show what the README says of them."""
 
 import csv
 import importlib.util
@@ -129,6 +129,68 @@ def test_evaluation_of_a_network_that_knows_everything(training: ModuleType, dat
         assert result["area_error"] < 1e-6
 
 
+def test_what_the_training_example_cannot_use_ends_it_with_a_sentence(
+    training: ModuleType, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty" / "images" / "train").mkdir(parents=True)
+    shutil.copytree(dataset, tmp_path / "odd")
+    (tmp_path / "odd" / "labels" / "train" / "3.png").unlink()
+    (tmp_path / "file").touch()
+    shutil.copytree(dataset, tmp_path / "no val")
+    shutil.rmtree(tmp_path / "no val" / "images" / "val")
+    shutil.copytree(dataset, tmp_path / "broken")
+    (tmp_path / "broken" / "labels" / "train" / "3.png").write_bytes(b"nothing")
+    for data, more, message in (
+        (tmp_path / "nowhere", (), r"nowhere/images/train: there is no such folder, or nothing in it"),
+        (tmp_path / "empty", (), r"empty/images/train: there is no such folder, or nothing in it"),
+        (tmp_path / "no val", (), r"no val/images/val: there is no such folder, or nothing in it"),
+        (tmp_path / "odd", (), r"without partner: 3$"),
+        (tmp_path / "broken", (), r"labels/train/3\.png: cannot be read"),
+        (dataset, ("--num-classes", "5"), r"\d\.png: ids from \d+ to \d+ are neither in 0\.\.4 nor 255: are --num-c"),
+        (dataset, ("--num-classes", "300"), r"--num-classes 300 makes 255 a class: give --ignore-index"),
+        (dataset, ("--out", str(tmp_path / "file" / "x.json")), r"--out: .*file cannot be made a folder"),
+        (dataset, ("--out", str(tmp_path)), r"--out: .* is a folder"),
+    ):
+        with pytest.raises((SystemExit, training.DataError)) as caught:
+            training.main(options(data, *more))
+        said = capsys.readouterr()
+        assert re.search(message, f"{said.err.strip()}{caught.value}"), (message, said.err, caught.value)
+        assert "epoch" not in said.out  # before the training
+    program = [sys.executable, str(EXAMPLES / "train_segmentation.py"), *options(tmp_path / "broken")]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=EXAMPLES.parent)
+    assert done.returncode == 1
+    assert "labels/train/3.png: cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_training_example_reads_pictures_upright_and_through_links(
+    training: ModuleType, dataset: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for kind in ("images", "labels"):
+        (tmp_path / "real" / kind).mkdir(parents=True)
+        (tmp_path / kind / "train").mkdir(parents=True)
+        (tmp_path / kind / "train" / "link").symlink_to(tmp_path / "real" / kind, target_is_directory=True)
+        with Image.open(dataset / kind / "train" / "0.png") as picture:
+            orientation = Image.Exif()
+            orientation[0x0112] = 3  # turned by 180 degrees
+            turned = picture.transpose(Image.Transpose.ROTATE_180)
+            turned.save(tmp_path / "real" / kind / "0.png", exif=orientation)
+    wanted, got = training.Folder(dataset, "train", False)[0], training.Folder(tmp_path, "train", False)[0]
+    assert torch.equal(got[0], wanted[0])
+    assert torch.equal(got[1], wanted[1])
+
+
+def test_the_default_ignore_index_of_the_training_example_is_no_class(training: ModuleType, dataset: Path) -> None:
+    assert training.parse(["--data", "x", "--num-classes", "255"]).ignore_index == 255
+    assert training.parse(["--data", "x", "--num-classes", "256", "--ignore-index", "-1"]).ignore_index == -1
+    with pytest.raises(SystemExit):
+        training.parse(["--data", "x", "--num-classes", "256"])
+    with pytest.raises(ValueError, match=r"ids from 255 to 255 are neither in 0\.\.18 nor -1"):
+        training.Folder(dataset, "train", False, 19, -1)[0]
+
+
 @pytest.mark.parametrize("pictures", [1, 5])
 def test_few_steps_train(training: ModuleType, dataset: Path, pictures: int) -> None:
     every = "1" if pictures == 5 else "5"
@@ -166,12 +228,28 @@ def test_two_processes_train_as_one_program_and_repeat_it(dataset: Path, trainin
     assert alone["nll"] != first["nll"]  # two processes see other crops
 
 
-def test_the_training_loop_of_the_readme_runs() -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    block = re.search(r"## Training with soft labels\n.*?```python\n(.*?)```", readme, re.DOTALL)
-    assert block is not None
+README = (EXAMPLES.parent / "README.md").read_text("utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_snippets_of_the_readme_run_as_printed_one_after_the_other() -> None:
+    for package in ("kornia", "torchmetrics"):
+        pytest.importorskip(package, reason=f"the README uses {package}, which is not installed")
     names: dict[str, Any] = {}
-    exec(compile(block[1], "README.md", "exec"), names)
+    for number, snippet in enumerate(SNIPPETS):
+        fewer = snippet.replace("(8, ", "(2, ")  # pictures, for a test's sake
+        exec(compile(fewer, f"README.md, snippet {number}", "exec"), names)
+        if "TA.AugmentationSequential" in snippet:
+            assert names["cropped"].shape == (2, 3, 256, 512)
+            assert names["soft"].shape == (2, 19, 256, 512)
+            assert names["hard"].shape == (2, 1, 256, 512)
+    assert 0 < names["iou"].compute() < 1
+
+
+def test_the_training_loop_of_the_readme_runs() -> None:
+    (block,) = (snippet for snippet in SNIPPETS if "for image, labels in loader" in snippet)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
     assert names["soft"].shape == (4, 19, 32, 64)
     assert names["loss"].isfinite()
     assert all(parameter.grad.abs().sum() > 0 for parameter in names["model"].parameters())

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 import tritonsoft as ts
 from tests.cases import LAYOUTS, SOFT_DTYPES, _layout, assert_close, random_case
-from tritonsoft import loss_ops, reference
+from tritonsoft import reference
+from tritonsoft.ops import losses as loss_ops
 
 NAN, INF = float("nan"), float("inf")
 
@@ -50,7 +51,7 @@ def loss_case(seed: int, target: tuple[str, str]) -> LossCase:
     exact = soft.double()
     weight = torch.rand(num_classes, generator=generator) if rng.random() < 0.5 else None
     if rng.random() < 0.4:
-        soft = ts.SparseLabels.from_dense(soft, min(3, num_classes), rng.choice([torch.float16, torch.float32]))
+        soft = ts.SparseLabels.from_dense(soft, min(3, num_classes), rng.choice(SOFT_DTYPES[:3]))
         exact = soft.to_dense(torch.float32).double()
     else:
         soft = _layout(soft, rng.choice(LAYOUTS[:-1]))
@@ -146,23 +147,35 @@ def test_area_cross_entropy(target, seed):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_overlap(target, seed):
+@pytest.mark.parametrize(("measure", "per_sample"), [("dice", True), ("dice", False), ("jaccard", True)])
+def test_overlap_loss(target, seed, measure, per_sample):
     case = loss_case(seed, target)
     exact = case.logits.double().cpu().requires_grad_()
     sums, _, _ = reference.overlap(exact, case.exact)
+    sums = sums if per_sample else sums.sum(0, keepdim=True)
+    classes = ("present", "all")[seed % 2]
+    weight = None if case.weight is None else case.weight.double().cpu()
+    expected, _ = reference.overlap_loss(sums, weight, measure, classes, "none")
     logits = leaf(case.logits)
-    mass, index = (case.soft, None) if isinstance(case.soft, Tensor) else (case.soft.mass, case.soft.index)
-    actual, _, _ = loss_ops.overlap(logits, mass, index, case.weight, None, target[1])
-    pixels = sums.shape[0] * case.logits.shape[2] * case.logits.shape[3]
-    assert_close(actual, sums, case.tolerance(torch.float32) * pixels, "sums")
-    grad = torch.rand(sums.shape, generator=torch.Generator().manual_seed(0), dtype=actual.dtype)
-    actual.backward(grad.to(actual.device))
-    expected = expected_gradient(sums, exact, grad.double())
+    loss = ts.soft_dice_loss if measure == "dice" else ts.soft_jaccard_loss
+    options = {"weight": case.weight, "classes": classes, "per_sample": per_sample, "backend": target[1]}
+    actual = loss(logits, case.soft, reduction="none", **options)
+    actual = actual if per_sample else actual[None]
+    # Each is a quotient of sums over the pixels: times its denominator it errs as they do.
+    denominator = (sums[..., 0] + sums[..., 1]).detach()
+    pixels = case.logits.shape[0] * case.logits.shape[2] * case.logits.shape[3]
+    known = sums[..., 1] > 0
+    difference = torch.where(known, (actual.double().cpu() - expected) * denominator, 0)
+    assert_close(difference, torch.zeros_like(difference), 4 * case.tolerance(torch.float32) * pixels, "loss")
+    assert actual.cpu()[~known].equal(expected[~known].to(actual.dtype))
+    grad = torch.rand(sums.shape[:2], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * denominator
+    actual.backward(grad.to(actual))
+    expected_grad = expected_gradient(expected, exact, grad)
     # Where p = q but for rounding, the sign of p - q is anybody's: such entries may be off by twice the slope.
     m = case.exact.sum(1, keepdim=True)
     near = ((m * exact.detach().softmax(1) - case.exact).abs() < case.tolerance(torch.float32)).any(1, keepdim=True)
-    difference = torch.where(near, 0, logits.grad.double().cpu() - expected)
-    assert_close(difference, torch.zeros_like(difference), 4 * case.tolerance(logits.dtype), "gradient")
+    difference = torch.where(near, 0, logits.grad.double().cpu() - expected_grad)
+    assert_close(difference, torch.zeros_like(difference), 8 * case.tolerance(logits.dtype), "gradient")
 
 
 @pytest.mark.parametrize("num_classes", [1, 300, 1000])
@@ -184,6 +197,26 @@ def test_any_number_of_classes(target, num_classes):
     ):
         assert_close(loss, expected, 1e-5 * expected.item() + 1e-6, "loss")
         loss.backward()
+
+
+def test_sums_of_more_programs_than_one_finishes(target, monkeypatch):
+    device, backend = target
+    if backend != "triton":
+        pytest.skip("Triton's programs leave their sums to another one")
+    from tritonsoft.kernels import sums
+
+    monkeypatch.setattr(sums, "MAX_PAIRS", 2)
+    monkeypatch.setattr(sums, "MAX_ROWS", 2)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 40, 41, generator=generator).to(device)
+    soft = torch.randn(2, 3, 40, 41, generator=generator).softmax(1).to(device)
+    for loss, options in (
+        (ts.soft_cross_entropy, {}),
+        (ts.soft_dice_loss, {"per_sample": True}),
+        (ts.soft_jaccard_loss, {"classes": "all"}),
+    ):
+        expected = loss(logits, soft, backend="reference", **options)
+        assert_close(loss(logits, soft, backend=backend, **options), expected, 1e-6, loss.__name__)
 
 
 # --- against torch's own, MONAI's and the papers' -------------------------------------------------------------------
@@ -436,6 +469,90 @@ def test_masses_that_were_rounded_on_their_way(target):
         assert_close(actual, expected, 1e-2, "loss")
 
 
+@pytest.mark.parametrize("dtype", SOFT_DTYPES)
+def test_what_rounding_left_of_1_may_be_below_0(target, dtype):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    # Classes without a background may all have been rounded up.
+    soft = torch.zeros(2, 7, 5, 9, dtype=dtype)
+    soft[:, 1:] = torch.randn(2, 6, 5, 9, generator=generator, dtype=torch.float64).softmax(1).to(dtype)
+    soft[:, 0] = 1 - soft[:, 1:].sum(1)
+    soft[0, 0, 0, 0] = -1.2e-7
+    soft = soft.to(device)
+    assert (soft < 0).any()
+    logits = torch.randn(2, 7, 5, 9, generator=generator).to(device)
+    for loss in (ts.soft_cross_entropy, ts.soft_dice_loss, ts.soft_jaccard_loss):
+        assert_close(
+            loss(logits, soft, validate=True, backend=backend),
+            loss(logits.double(), soft.double().clamp(min=0), backend="reference"),
+            1e-5,
+            loss.__name__,
+        )
+
+
+@pytest.mark.parametrize("dtype", SOFT_DTYPES)
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_mass_below_0_counts_as_0(target, dtype, sparse, weighted):
+    """Whatever the logit of its class, and where the pixel has no other mass."""
+    device, backend = target
+    if sparse and dtype == torch.float64:
+        pytest.skip("no SparseLabels holds float64")
+    generator = torch.Generator().manual_seed(0)
+    soft = torch.rand(2, 5, 3, 7, generator=generator) / 5
+    soft[torch.rand(soft.shape, generator=generator) < 0.3] = -1.2e-7
+    soft[0, :, 1, 2] = -1e-3
+    soft[:, 3, 0] = -1 / 64
+    logits = torch.randn(soft.shape, generator=generator)
+    logits[:, 3, 0], logits[:, 1, 1] = -INF, torch.finfo(torch.float32).min
+    soft[:, 1, 1] = soft[:, 1, 1].clamp(max=-1e-6)
+    below, zero, logits = soft.to(device, dtype), soft.clamp(min=0).to(device, dtype), logits.to(device)
+    if sparse:
+        below, zero = (
+            ts.SparseLabels(
+                torch.arange(5, dtype=torch.uint8, device=device)[:, None, None].expand(soft.shape),
+                mass,
+                mass[:, 0] * 0,
+                5,
+            )
+            for mass in (below, zero)
+        )
+    weight = torch.rand(5, generator=generator).to(device) if weighted else None
+    for loss in (ts.soft_cross_entropy, ts.soft_dice_loss, ts.soft_jaccard_loss):
+        first, second = leaf(logits), leaf(logits)
+        actual, expected = (
+            loss(z, q, weight=weight, validate=True, backend=backend) for z, q in ((first, below), (second, zero))
+        )
+        assert expected.isfinite()
+        assert torch.equal(actual, expected)
+        actual.backward()
+        expected.backward()
+        assert torch.equal(first.grad, second.grad)
+        assert not first.grad[0, :, 1, 2].any()
+
+
+@pytest.mark.parametrize("entries", [(-1 / 64, 1.0), (0.0, 1 + 1 / 64), (-1 / 64, 1 + 1 / 64)])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_tolerance_on_both_sides(target, entries, sparse, weighted):
+    device, backend = target
+    low, high = entries
+    weight = torch.ones(2, device=device) if weighted else None
+    logits = torch.zeros(1, 2, 3, 35, device=device)
+    index = torch.tensor([1, 0], dtype=torch.uint8, device=device).view(1, 2, 1, 1).expand(logits.shape)
+    for below, above in ((0.0, 0.0), (1e-6, 0.0), (0.0, 1e-6)):
+        soft = torch.full(logits.shape, 0.25, device=device)
+        soft[0, :, 2, 34] = torch.tensor([low - below, high + above], device=device)
+        in_range = low - below >= -1 / 64 and high + above <= 1 + 1 / 64
+        given = ts.SparseLabels(index, soft, soft[:, 0] * 0, 2) if sparse else soft
+        for loss in (ts.soft_cross_entropy, ts.soft_dice_loss):
+            if in_range:
+                loss(logits, given, weight=weight, validate=True, backend=backend)
+            else:
+                with pytest.raises(ValueError, match=r"soft must hold masses, .* within 1/64"):
+                    loss(logits, given, weight=weight, validate=True, backend=backend)
+
+
 @pytest.mark.parametrize("spoiled", [NAN, INF, -INF])
 def test_pixels_without_mass_count_nothing_whatever_their_logits(target, spoiled):
     device, backend = target
@@ -522,11 +639,12 @@ def test_opcheck(target, sparse):
         kept = ts.SparseLabels.from_dense(soft, 2, torch.float32)
         soft, index = kept.mass, kept.index
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    opcheck(loss_ops.cross_entropy, (logits, soft, index, weight, None, backend), test_utils=utils)
-    opcheck(loss_ops.overlap, (logits, soft, index, weight, None, backend), test_utils=utils)
+    arguments = (backend, None, logits, soft, index, weight)
+    opcheck(loss_ops.cross_entropy.overload, (*arguments, "mean"), test_utils=utils)
+    opcheck(loss_ops.overlap_loss.overload, (*arguments, "dice", "all", True, "mean"), test_utils=utils)
     if not sparse:
-        arguments = (logits, labels, boxes, 255, "area", weight, None, backend)
-        opcheck(loss_ops.area_cross_entropy, arguments, test_utils=utils)
+        arguments = (backend, None, logits, labels, boxes, 255, "area", weight, "mean")
+        opcheck(loss_ops.area_cross_entropy.overload, arguments, test_utils=utils)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -721,12 +839,12 @@ class _Made(TorchDispatchMode):
 
 
 def test_memory_of_the_loss_of_a_label_map():
-    """Beside the gradient 12 bytes per pixel: loss, mass and logsumexp, and no gradients of the last two."""
+    """Beside the gradient 8 bytes per pixel: mass and logsumexp, and no gradients of them."""
     logits, labels = torch.randn(1, 3, 128, 256).requires_grad_(), torch.zeros(1, 256, 512, dtype=torch.uint8)
     with _Made() as made:
         ts.area_cross_entropy(logits, labels).backward()
     taken = sum(storage.nbytes() for storage in made.storages.values())
-    assert 12 * 128 * 256 <= taken - logits.nbytes <= 12.5 * 128 * 256
+    assert 8 * 128 * 256 <= taken - logits.nbytes <= 8.5 * 128 * 256
 
 
 LOGITS, SOFT = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.25)
@@ -743,14 +861,16 @@ BAD = [
     # function, changes, error, the words that its message must hold
     ("soft", {"logits": LOGITS.long()}, TypeError, ["logits", "int64"]),
     ("soft", {"logits": [1]}, TypeError, ["logits", "list"]),
+    ("soft", {"soft": SOFT.long()}, TypeError, ["soft", "int64", "area_cross_entropy", "to_soft"]),
+    ("area", {"labels": SOFT}, TypeError, ["labels", "float32", "soft_cross_entropy"]),
+    ("area", {"labels": ts.SparseLabels.from_dense(SOFT, 2)}, TypeError, ["labels", "Sparse", "soft_cross_entropy"]),
     ("soft", {"logits": LOGITS[0]}, ValueError, ["logits", "(B, C, h, w)", "(3, 4, 5)"]),
     ("soft", {"soft": SOFT[:, :2]}, ValueError, ["soft", "(2, 3, 4, 5)", "(2, 2, 4, 5)"]),
     ("soft", {"soft": SOFT[:1]}, ValueError, ["soft", "(1, 3, 4, 5)"]),
-    ("soft", {"soft": SOFT.long()}, TypeError, ["soft", "int64"]),
     ("soft", {"soft": None}, TypeError, ["soft", "NoneType"]),
     ("soft", {"soft": SOFT.to("meta")}, ValueError, ["soft", "device", "meta"]),
     ("soft", {"soft": SOFT.clone().requires_grad_()}, ValueError, ["soft", "gradient", "detach"]),
-    ("soft", {"soft": _spoiled(-0.01)}, ValueError, ["soft", "at least 0", "-0.01"]),
+    ("soft", {"soft": _spoiled(-0.02)}, ValueError, ["soft", "at least 0", "1/64", "-0.02", "swapped"]),
     ("soft", {"soft": _spoiled(0.75)}, ValueError, ["soft", "at most 1", "1.25"]),
     ("soft", {"soft": _spoiled(NAN)}, ValueError, ["soft", "nan"]),
     ("soft", {"soft": ts.SparseLabels.from_dense(torch.zeros(2, 4, 4, 5), 2)}, ValueError, ["soft", "(2, 4, 4, 5)"]),
@@ -795,6 +915,29 @@ def test_bad_argument(name, changes, error, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["soft", "area", "dice", "jaccard"])
+@pytest.mark.parametrize("of", ["a gradient", "values", "SparseLabels"])
+def test_logits_and_target_that_are_swapped(name, of):
+    function, second, soft = {
+        "soft": (ts.soft_cross_entropy, "soft", SOFT),
+        "area": (ts.area_cross_entropy, "labels", LABELS),
+        "dice": (ts.soft_dice_loss, "soft", SOFT),
+        "jaccard": (ts.SoftJaccardLoss(), "soft", SOFT),
+    }[name]
+    logits = LOGITS - 1
+    if of == "SparseLabels":
+        soft = ts.SparseLabels.from_dense(SOFT, 2)
+    elif of == "a gradient":
+        logits = logits.requires_grad_()
+    with pytest.raises((TypeError, ValueError), match=f"logits come first, then {second}: are the two swapped"):
+        function(soft, logits)
+
+
+def test_a_target_with_a_gradient_that_is_not_swapped():
+    with pytest.raises(ValueError, match=r"detach it$"):
+        ts.soft_cross_entropy(LOGITS.clone().requires_grad_(), SOFT.clone().requires_grad_())
+
+
 def test_a_sparse_target_whose_classes_do_not_exist(target):
     device, backend = target
     if device != "cpu":
@@ -805,14 +948,14 @@ def test_a_sparse_target_whose_classes_do_not_exist(target):
         ts.soft_cross_entropy(LOGITS, sparse, backend=backend)
 
 
-@pytest.mark.parametrize("soft", [_spoiled(-0.01), _spoiled(0.75), _spoiled(NAN)])
+@pytest.mark.parametrize("soft", [_spoiled(-0.02), _spoiled(0.75), _spoiled(NAN)])
 def test_every_backend_finds_bad_masses(target, soft):
     device, backend = target
     with pytest.raises(ValueError, match="soft must hold masses"):
         ts.soft_cross_entropy(LOGITS.to(device), soft.to(device), validate=True, backend=backend)
 
 
-@pytest.mark.parametrize("wrong", ["sum", "negative", "nan", "too small for float32"])
+@pytest.mark.parametrize("wrong", ["sum", "negative", "nan"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", [ts.soft_cross_entropy, ts.soft_dice_loss])
 def test_one_bad_pixel_is_found_whatever_is_done_with_it(target, loss, weighted, wrong):
@@ -822,9 +965,7 @@ def test_one_bad_pixel_is_found_whatever_is_done_with_it(target, loss, weighted,
     soft = torch.full((2, 13, 5, 33), 1 / 13)
     if wrong == "sum":
         soft[1, :, 4, 32] += 0.002
-    elif wrong == "too small for float32":
-        soft = soft.double()
-    soft[1, 12, 4, 32] = {"negative": -0.01, "nan": NAN, "too small for float32": -1e-60}.get(wrong, soft[1, 12, 4, 32])
+    soft[1, 12, 4, 32] = {"negative": -0.016, "nan": NAN}.get(wrong, soft[1, 12, 4, 32])
     weight = torch.ones(13) if weighted else None
     with pytest.raises(ValueError, match="soft must hold masses"):
         loss(torch.zeros(2, 13, 5, 33), soft, weight=weight, backend=backend)

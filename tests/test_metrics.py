@@ -151,6 +151,19 @@ def test_sparse_labels_stand_for_dense_ones() -> None:
     assert_equal(retention.compute()["distance"], 0.0)
 
 
+def test_a_mass_a_little_below_0_counts_as_0() -> None:
+    below = torch.tensor([0.5, 0.5, -1e-7, 0.0]).view(1, 4, 1, 1).expand(2, 4, 3, 3)
+    probabilities = torch.full((2, 4, 3, 3), 0.25)
+    for name, arguments in (("LabelEntropy", ()), ("SoftNegativeLogLikelihood", (probabilities,))):
+        values = []
+        for soft in (below, below.clamp(min=0)):
+            metric = getattr(metrics, name)()
+            metric.update(*arguments, soft)
+            values.append(metric.compute())
+        assert values[0].isfinite()
+        assert torch.equal(*values)
+
+
 def test_nothing_known_is_not_a_number() -> None:
     soft, logits = torch.zeros(1, CLASSES, 2, 2), torch.randn(1, CLASSES, 2, 2)
     for metric in (metrics.SoftIoU(CLASSES), metrics.AreaError(CLASSES), metrics.SoftCalibrationError()):

@@ -1,9 +1,13 @@
 """What is installed and what an import costs in modules: the wheel, the sdist, and a core that needs neither extra."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -32,6 +36,48 @@ def _python(code: str, *options: str, **environment: str) -> str:
     result = subprocess.run([sys.executable, *options, "-c", code], env=variables, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
+
+
+def test_what_is_said_to_install_can_be_installed():
+    """No index has the package: what names an extra must name the checkout, and an extra that is there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    files = [ROOT / "README.md", ROOT / "Makefile", *ROOT.glob("tritonsoft/**/*.py"), *ROOT.glob("examples/*.py")]
+    hints = [
+        hint
+        for file in files
+        for hint in re.findall(r"pip install ['\"]?([^'\"\s]*\[[\w,]*\])", file.read_text("utf-8"))
+    ]
+    assert len(hints) >= 8
+    for hint in hints:
+        path, names = hint.removesuffix("]").split("[")
+        assert path == "."
+        assert set(names.split(",")) <= extras.keys()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_takes_the_python_that_it_is_told(tmp_path: Path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    other = tmp_path / "other python"
+    other.write_text("#!/bin/sh\necho another version\n")
+    other.chmod(0o755)
+    same = f"PYTHON={sys.executable}"
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS")}
+
+    def plan(*arguments: str) -> str:
+        command = ["make", "--dry-run", *arguments, ".venv/installed"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert f"{sys.executable} -m venv --clear .venv" in plan(same)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=tmp_path, check=True)
+    assert "pip install" in plan()
+    assert "venv --clear" not in plan()  # only installs, into the environment that is there
+    time_of_stamp = time.time() + 10
+    (tmp_path / ".venv" / "installed").touch()
+    os.utime(tmp_path / ".venv" / "installed", (time_of_stamp, time_of_stamp))
+    assert "up to date" in plan()
+    assert "up to date" in plan(same)
+    assert "other\\ python -m venv --clear .venv" in plan("PYTHON=./other\\ python")
 
 
 def test_import_loads_no_backend_and_no_extra():
@@ -77,6 +123,8 @@ def test_sdist_holds_the_kernels(distributions: tuple[Path, Path]):
     assert "kernels/__init__.py" in names
     assert "LICENSE" in names
     assert not any(name.startswith((".venv", "demo/")) for name in names)
+    # The tests import each other's cases, the benchmark and the examples: all of them or none.
+    assert not any(name.startswith("tests") for name in names)
 
 
 def test_installed_wheel_imports_and_works(distributions: tuple[Path, Path], tmp_path: Path):

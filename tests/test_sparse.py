@@ -1,15 +1,20 @@
 """SparseLabels: made right by every backend, nothing lost, and at home in loaders, graphs and files; pyramids."""
 
 import copy
+import functools
+import itertools
+import operator
 import pickle
 import random
+from collections.abc import Iterable
 
 import pytest
 import torch
 
 import tritonsoft as ts
 from tests.cases import assert_close, random_case
-from tritonsoft import ops, reference
+from tritonsoft import reference
+from tritonsoft.ops import labels as label_ops
 
 
 def _labels(num_classes=5, shape=(2, 8, 12), device="cpu"):
@@ -39,7 +44,7 @@ def test_random_cases(target, seed):
         case.labels, case.boxes, case.size, case.num_classes, case.ignore_index, case.filter, torch.float64
     )
     k = rng.choice([1, min(2, case.num_classes), min(5, case.num_classes), min(17, case.num_classes)])
-    dtype = rng.choice([torch.float16, torch.float32])
+    dtype = rng.choice([torch.float16, torch.bfloat16, torch.float32])
     there = case.to(device)
     sparse = ts.soft_crop_resize(
         there.labels,
@@ -57,7 +62,7 @@ def test_random_cases(target, seed):
     assert sparse.dtype == dtype
     tolerance = case.tolerance(dtype, 1.0)
     sparse = sparse.cpu()
-    # float16 can make equal what was not, so that only float32 masses are in order for sure.
+    # Half precision can make equal what was not, so that only float32 masses are in order for sure.
     if dtype == torch.float32:
         check_order(sparse)
     largest = soft.topk(k, 1).values
@@ -149,12 +154,39 @@ def test_indexing():
     for item in ([1, 0], torch.tensor([1, 0]), torch.tensor([True, False])):
         assert torch.equal(sparse[item].to_dense(), sparse.to_dense()[item])
     assert [sample.shape for sample in sparse] == [(150, 4, 6)] * 2
+    with pytest.raises(TypeError, match="one sample"):
+        next(iter(sparse[0]))
     with pytest.raises(TypeError, match="batch"):
         sparse[0, 1]
     with pytest.raises(TypeError, match="one sample"):
         len(sparse[0])
-    with pytest.raises(IndexError):
-        sparse[2]
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"sample {index} of a batch of 2"):
+            sparse[index]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_masses_of_every_type(target, dtype):
+    device, backend = target
+    exact = _sparse(device, backend=backend)
+    made = _sparse(device, dtype=dtype, backend=backend)
+    dense = ts.soft_resize(_labels(device=device), (4, 6), 150, backend=backend)
+    logits = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    for sparse in (made, exact.to(dtype), ts.SparseLabels.from_dense(dense, 3, dtype)):
+        assert sparse.dtype == sparse.mass.dtype == sparse.rest.dtype == sparse.to_dense().dtype == dtype
+        assert torch.equal(sparse.mass, exact.mass.to(dtype))
+        assert torch.equal(sparse.rest, exact.rest.to(dtype))
+        assert_same(ts.SparseLabels.from_tensors(sparse.to_tensors()), sparse)
+        assert_same(torch.utils.data.default_collate(list(sparse)), sparse)
+        for loss in (ts.soft_cross_entropy, ts.soft_dice_loss):
+            expected = loss(logits, sparse.to_dense(torch.float32), backend="reference")
+            assert_close(loss(logits, sparse, validate=True, backend=backend), expected, 1e-5, loss.__name__)
+
+
+def test_masses_below_0_are_none():
+    soft = torch.tensor([[0.5, -1e-3, 0.0], [-1e-7, -1e-7, 0.0], [0.25, 0.75, 0.0]]).T.reshape(1, 3, 1, 3)
+    for k in (1, 2, 3):
+        assert_same(ts.SparseLabels.from_dense(soft, k), ts.SparseLabels.from_dense(soft.clamp(min=0), k))
 
 
 def test_moving():
@@ -223,6 +255,81 @@ def test_trees():
     assert (named.index, named.mass, named.rest) == (".index", ".mass", ".rest")
 
 
+def _in_bfloat16(tensor):
+    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+
+
+def test_what_distributed_modules_do_to_their_inputs():
+    """FSDP casts the inputs of a module and moves them: every dataclass is built anew of its fields."""
+    sparse = _sparse()
+    batch = {"image": torch.zeros(2, 3, 4, 6), "soft": sparse}
+    cast = torch.distributed.utils._apply_to_tensors(_in_bfloat16, batch)
+    assert cast["image"].dtype == torch.bfloat16
+    assert_same(cast["soft"], sparse.to(torch.bfloat16))
+    moved = torch.distributed.utils._apply_to_tensors(lambda tensor: tensor.to("meta"), batch)
+    assert moved["soft"].device.type == "meta"
+
+
+def test_what_lightning_does_to_its_batches():
+    apply_to_collection = pytest.importorskip("lightning_utilities", reason="not installed").apply_to_collection
+    sparse = _sparse()
+    batch = {"image": torch.zeros(2, 3, 4, 6), "soft": [sparse]}
+    cast = apply_to_collection(batch, torch.Tensor, _in_bfloat16)
+    assert_same(cast["soft"][0], sparse.to(torch.bfloat16))
+    assert_same(batch["soft"][0], _sparse())  # the one that was walked is as it was
+    assert apply_to_collection(sparse, torch.Tensor, len).index == 2
+    moved = apply_to_collection(batch, ts.SparseLabels, lambda labels: labels.to("meta"))
+    assert moved["soft"][0].device.type == "meta"
+
+
+def test_bootstrapped_metrics():
+    wrappers = pytest.importorskip("torchmetrics.wrappers", reason="torchmetrics is not installed")
+    from tritonsoft.metrics import SoftIoU
+
+    sparse = ts.SparseLabels.from_dense(torch.rand(8, 5, 4, 6, generator=torch.Generator().manual_seed(0)) / 5, 2)
+    probabilities = torch.rand(8, 5, 4, 6, generator=torch.Generator().manual_seed(1)) / 5
+    results = []
+    for soft in (sparse, sparse.to_dense()):
+        torch.manual_seed(0)
+        metric = wrappers.BootStrapper(SoftIoU(5), num_bootstraps=4, raw=True)
+        metric.update(probabilities, soft)
+        results.append(metric.compute()["raw"])
+    assert torch.equal(*results)
+    assert results[0].unique().numel() > 1
+
+
+def test_no_list_to_what_walks_batches():
+    """Autocast would make a generator of a list, and Lightning look for the batch size inside the samples."""
+    sparse = _sparse()
+    assert not isinstance(sparse, Iterable)
+    assert torch.amp.autocast_mode._cast(sparse, "cpu", torch.bfloat16) is sparse
+
+
+def test_fields_may_be_set_one_after_the_other():
+    logits = torch.randn(2, 150, 4, 6, generator=torch.Generator().manual_seed(0))
+    other = ts.soft_resize(_labels(shape=(3, 8, 12)), (4, 6), 300, ignore_index=-1, top_k=2, dtype=torch.float16)
+    for names in itertools.permutations(("index", "mass", "rest", "num_classes")):
+        sparse = _sparse()
+        for number, name in enumerate(names):
+            setattr(sparse, name, getattr(other, name))
+            if number < 3:  # in between it fits no more, and says so where it is used
+                for use in (
+                    functools.partial(ts.soft_cross_entropy, logits),
+                    functools.partial(ts.soft_dice_loss, logits),
+                    ts.SparseLabels.to_dense,
+                    ts.SparseLabels.cpu,
+                    operator.itemgetter(slice(1)),
+                ):
+                    with pytest.raises((TypeError, ValueError), match=r"^(index|mass|rest) must"):
+                        use(sparse)
+        assert_same(sparse, other)
+        assert torch.equal(sparse.to_dense(), other.to_dense())
+    sparse = _sparse()
+    sparse.mass = 3
+    with pytest.raises(TypeError, match="mass must be a tensor, got int"):
+        ts.soft_cross_entropy(logits, sparse)
+
+
 def test_export_of_a_loss_of_sparse_labels():
     class Step(torch.nn.Module):
         def __init__(self) -> None:
@@ -242,10 +349,19 @@ def test_opcheck(target):
     device, backend = target
     labels, boxes = _labels(device=device), torch.tensor([[0.5, 0.0, 9.0, 8.0], [7.5, 1.0, 1.0, 6.0]], device=device)
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    arguments = (labels, boxes, [3, 4], 5, 2, 255, "area", torch.uint8, torch.float32, None, backend)
-    torch.library.opcheck(ops.soft_crop_resize_top, arguments, test_utils=utils)
-    arguments = (labels, 5, [1, 2, 4], 255, torch.float32, None, backend)
-    torch.library.opcheck(ops.soft_pyramid, arguments, test_utils=utils)
+    arguments = (backend, None, labels, boxes, [3, 4], 5, 2, 255, "area", torch.uint8, torch.float32)
+    torch.library.opcheck(label_ops.soft_crop_resize_top.overload, arguments, test_utils=utils)
+    arguments = (backend, None, labels, 5, [1, 2, 4], 255, torch.float32)
+    torch.library.opcheck(label_ops.soft_pyramid.overload, arguments, test_utils=utils)
+
+
+def test_compiled_iteration():
+    def step(sparse):
+        return sum(number * sample.mass.sum() for number, sample in enumerate(sparse))
+
+    torch._dynamo.reset()
+    sparse = _sparse()
+    assert torch.equal(torch.compile(step, fullgraph=True, backend="eager")(sparse), step(sparse))
 
 
 def test_compile_fullgraph(target):
@@ -292,7 +408,7 @@ def test_pyramid_of_many_classes_and_of_none(target):
     labels = _labels(300, (1, 8, 8), device)
     fine, coarse = ts.soft_pyramid(labels, 300, (2, 4), ignore_index=-1, backend=backend)
     assert_close(coarse, torch.nn.functional.avg_pool2d(fine, 2), 1e-6, "coarse")
-    assert [level.shape for level in ts.soft_pyramid(labels[:0], 300, (2, 4), backend=backend)] == [
+    assert [level.shape for level in ts.soft_pyramid(labels[:0], 300, (2, 4), ignore_index=-1, backend=backend)] == [
         (0, 300, 4, 4),
         (0, 300, 2, 2),
     ]
@@ -336,8 +452,16 @@ def test_bad_argument_of_the_constructor(changes, error, words):
         (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=6), ValueError, ["top_k", "1..5", "6"]),
         (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=2.0), TypeError, ["top_k", "float"]),
         (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=True), TypeError, ["top_k", "bool"]),
-        (lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=2, dtype=torch.bfloat16), TypeError, ["dtype", "bfloat16"]),
-        (lambda: ts.soft_resize(_labels(), (4, 6), 10**5, top_k=2), ValueError, ["num_classes", "32768"]),
+        (
+            lambda: ts.soft_resize(_labels(), (4, 6), 5, top_k=2, dtype=torch.float64),
+            TypeError,
+            ["dtype", "bfloat16", "float64"],
+        ),
+        (
+            lambda: ts.soft_resize(_labels(), (4, 6), 10**5, ignore_index=-1, top_k=2),
+            ValueError,
+            ["num_classes", "32768"],
+        ),
         (lambda: ts.soft_resize(_labels() + 3, (4, 6), 5, top_k=2), ValueError, ["labels", "0..4"]),
         (lambda: ts.SparseLabels.from_dense(MASS, 4), ValueError, ["k", "1..3", "4"]),
         (lambda: ts.SparseLabels.from_dense(MASS.long(), 1), TypeError, ["soft", "int64"]),

@@ -5,11 +5,13 @@ import pickle
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
 import tritonsoft as ts
 from tests.cases import assert_close
-from tritonsoft import ops
+from tritonsoft.ops import images
+from tritonsoft.ops import labels as label_ops
 
 BOXES = torch.tensor([[0.5, 0.0, 9.0, 8.25], [7.5, -2.0, 1.0, 6.0]])
 
@@ -31,14 +33,14 @@ def test_opcheck(target, boxed, memory_format):
     image = image.contiguous(memory_format=memory_format).requires_grad_()
     boxes = boxes if boxed else None
     double, single = torch.float64, torch.float32
-    opcheck(ops.crop_resize, (image, boxes, [3, 4], "area", 0.5, double, backend), test_utils=OPCHECKS)
-    opcheck(ops.crop_resize_adjoint, (image, boxes, [12, 7], "triangle", double, backend), test_utils=OPCHECKS)
-    opcheck(ops.soft_crop_resize, (labels, boxes, [3, 4], 5, 255, "area", single, None, backend), test_utils=OPCHECKS)
-    opcheck(
-        ops.crop_resize_pair,
-        (image, labels, boxes, [3, 4], 5, 255, "area", 0.5, double, single, None, backend),
-        test_utils=OPCHECKS,
-    )
+    how = (backend, None)
+    for operator, arguments in (
+        (images.crop_resize, (image, boxes, [3, 4], "area", 0.5, double)),
+        (images.crop_resize_adjoint, (image, boxes, [12, 7], "triangle", double)),
+        (label_ops.soft_crop_resize, (labels, boxes, [3, 4], 5, 255, "area", single)),
+        (label_ops.crop_resize_pair, (image, labels, boxes, [3, 4], 5, 255, "area", 0.5, double, single)),
+    ):
+        opcheck(operator.overload, (*how, *arguments), test_utils=OPCHECKS)
 
 
 @pytest.mark.parametrize("filter", ["area", "triangle", "bilinear", "nearest"])
@@ -89,6 +91,127 @@ def test_compile_fullgraph(target, dynamic):
     leaf = image.clone().requires_grad_()
     compiled(leaf, labels, boxes)[0].sum().backward()
     assert leaf.grad is not None
+
+
+def test_forward_mode(target):
+    device, backend = target
+    image, labels, boxes = _inputs(device)
+
+    def crop(image, fill=0.5):
+        return ts.crop_resize(image, boxes, (3, 4), fill=fill, backend=backend)
+
+    expected = crop(image, fill=0.0)  # of a map that is linear but for the fill
+    value, tangent = torch.func.jvp(crop, (image,), (image,))
+    torch.testing.assert_close(value, crop(image))
+    torch.testing.assert_close(tangent, expected)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(image, image)
+        torch.testing.assert_close(forward_ad.unpack_dual(crop(dual)).tangent, expected)
+        pair = ts.crop_resize_pair(dual, labels, boxes, (3, 4), 5, backend=backend)
+        torch.testing.assert_close(forward_ad.unpack_dual(pair[0]).tangent, expected)
+        assert forward_ad.unpack_dual(pair[1]).tangent is None
+        for call in (
+            lambda boxes: ts.crop_resize(image, boxes, (3, 4), backend=backend),
+            lambda boxes: ts.soft_crop_resize(labels, boxes, (3, 4), 5, backend=backend),
+        ):
+            with pytest.raises(ValueError, match="boxes must not have a tangent"):
+                call(forward_ad.make_dual(boxes, boxes))
+
+
+def test_function_transforms(target):
+    device, backend = target
+    image, labels, boxes = _inputs(device)
+    image, labels, boxes = image[:, :1, :4, :4], labels[:, :4, :4], boxes * 0.5
+
+    def crop(image, boxes=boxes):
+        return ts.crop_resize(image, boxes, (2, 2), backend=backend)
+
+    leaf = image.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(crop(leaf).pow(2).sum(), leaf)
+    torch.testing.assert_close(torch.func.grad(lambda image: crop(image).pow(2).sum())(image), expected)
+    per_sample = torch.vmap(torch.func.grad(lambda image, box: crop(image[None], box[None]).pow(2).sum()))
+    torch.testing.assert_close(per_sample(image, boxes), expected)
+    jacobian = torch.func.jacrev(lambda image: crop(image, boxes[:1]))(image[:1])
+    torch.testing.assert_close(torch.func.jacfwd(lambda image: crop(image, boxes[:1]))(image[:1]), jacobian)
+    hessian = torch.func.hessian(lambda image: crop(image, boxes[:1]).pow(2).sum())(image[:1]).reshape(16, 16)
+    torch.testing.assert_close(hessian, 2 * jacobian.reshape(4, 16).T @ jacobian.reshape(4, 16))
+
+    both = torch.stack([labels, labels.flip(2)])
+    for call in (
+        lambda labels: ts.soft_crop_resize(labels, boxes, (2, 2), 5, backend=backend),
+        lambda labels: ts.soft_resize(labels, (2, 2), 5, top_k=2, backend=backend).mass,
+        lambda labels: ts.soft_pyramid(labels, 5, (1, 2, 4), backend=backend),
+        lambda labels: ts.crop_resize_pair(image, labels, boxes, (2, 2), 5, backend=backend),
+    ):
+        expected = torch.utils._pytree.tree_map(lambda *pair: torch.stack(pair), call(both[0]), call(both[1]))
+        torch.testing.assert_close(torch.vmap(call)(both), expected)
+
+
+def test_a_compiled_forward_mode_raises():
+    """Its tangent would be 0: a graph holds the operators, whose kernels know no forward mode."""
+    image, _, boxes = _inputs()
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda image: torch.func.jvp(lambda image: ts.crop_resize(image, boxes, (3, 4)), (image,), (image,))[1],
+        backend="aot_eager",
+    )
+    with pytest.raises(RuntimeError, match="cannot be compiled"):
+        compiled(image)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_changing_batch_and_size_recompile_once(dynamic):
+    """As torch's own operators do: Dynamo gives up at the ninth graph."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+    def step(image, labels, boxes):
+        small, soft = ts.crop_resize_pair(image, labels, boxes, (image.shape[2] // 2, 4), 5)
+        losses = (
+            ts.soft_cross_entropy(small, soft),
+            ts.area_cross_entropy(small, labels),
+            ts.soft_dice_loss(small, soft),
+        )
+        return small, soft, ts.soft_resize(labels, (3, 4), 5), sum(losses)
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in range(4, 26, 2):
+        image, labels = torch.rand(size // 2, 5, size, size + 2), torch.randint(5, (size // 2, size, size + 2))
+        boxes = torch.tensor([0.0, 1.0, size + 1.0, size - 0.5]).expand(size // 2, 4)
+        torch.testing.assert_close(compiled(image, labels, boxes), step(image, labels, boxes))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+class _Noted(torch.Tensor):
+    """A tensor that carries a note along, as torchvision's `tv_tensors` do; two kinds do not mix."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if not all(issubclass(cls, kind) for kind in types):
+            return NotImplemented
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class _NotedImage(_Noted):
+    pass
+
+
+class _NotedMask(_Noted):
+    pass
+
+
+def test_tensors_of_subclasses_are_taken_as_their_data(target):
+    device, backend = target
+    image, labels, boxes = _inputs(device)
+    noted = image.as_subclass(_NotedImage), labels.as_subclass(_NotedMask), boxes.as_subclass(_NotedMask)
+    expected = ts.crop_resize_pair(image, labels, boxes, (3, 4), 5, backend=backend)
+    actual = ts.crop_resize_pair(*noted, (3, 4), 5, backend=backend)
+    for one, other in zip(actual, expected, strict=True):
+        assert type(one) is torch.Tensor
+        assert one.equal(other)
+    parameter = torch.nn.Parameter(image)
+    ts.crop_resize(parameter, boxes, (3, 4), backend=backend).sum().backward()
+    assert parameter.grad is not None
 
 
 def test_compile_with_inductor():
@@ -217,10 +340,18 @@ def test_extreme_shapes(target, height, width, size, classes):
     boxes = torch.tensor([[width + 0.0, 0.0, 0.0, height + 0.0]])
     for box in (None, boxes):
         expected = ts.crop_resize_pair(
-            image.double(), labels, box, size, classes, soft_dtype=torch.float64, backend="reference"
+            image.double(),
+            labels,
+            box,
+            size,
+            classes,
+            ignore_index=-1,
+            soft_dtype=torch.float64,
+            backend="reference",
         )
         there = None if box is None else box.to(device)
-        actual = ts.crop_resize_pair(image.to(device), labels.to(device), there, size, classes, backend=backend)
+        image_there, labels_there = image.to(device), labels.to(device)
+        actual = ts.crop_resize_pair(image_there, labels_there, there, size, classes, ignore_index=-1, backend=backend)
         taps = height / size[0] + width / size[1] + 8
         for got, want in zip(actual, expected, strict=True):
             assert_close(got, want, 8 * taps * torch.finfo(torch.float32).eps, f"{height}x{width}")

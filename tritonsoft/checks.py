@@ -6,12 +6,13 @@ compiled graph, so the ops check them, with the functions at the end.
 
 import math
 import os
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from tritonsoft.backends import BACKENDS, module_of
+from tritonsoft.backends.select import BACKENDS
 from tritonsoft.conventions import FILTERS, MAX_COORDINATE
 
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -32,13 +33,42 @@ def is_int(value: Any) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
-def check_image(image: Tensor) -> None:
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor of a subclass that only carries notes along, as torchvision's `tv_tensors` do, as its data.
+
+    Subclasses that stand for other tensors (fake, functional, distributed ones) are left to torch.
+    """
+    kind = type(tensor)
+    if kind is Tensor or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(Tensor)
+
+
+def refuse_derivative(tensor: Tensor, argument: str, why: str, hint: str = "") -> None:
+    """An argument that no gradient reaches must not silently lose one, or a tangent of the forward mode."""
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        raise ValueError(f"{argument} must not require a gradient: {why}; detach it{hint}")
+    if not torch.compiler.is_compiling() and has_tangent(tensor):
+        raise ValueError(f"{argument} must not have a tangent: {why}; detach it{hint}")
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether the forward mode differentiates along a tensor."""
+    if forward_ad._current_level < 0:
+        return False
+    dual: Any = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return dual.tangent is not None
+
+
+def check_image(image: Tensor) -> Tensor:
+    """The image, as a plain tensor."""
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a tensor, got {type(image).__name__}")
     if image.dtype not in IMAGE_DTYPES:
         raise TypeError(f"image must be {names_of(IMAGE_DTYPES)}, got {name_of(image.dtype)}")
     if image.ndim != 4 or image.shape[2] == 0 or image.shape[3] == 0:
         raise ValueError(f"image must have shape (B, K, H, W) with H, W >= 1, got {tuple(image.shape)}")
+    return plain(image)
 
 
 def image_dtype(image: Tensor, dtype: Any) -> torch.dtype:
@@ -59,7 +89,7 @@ def check_fill(fill: Any, dtype: torch.dtype) -> None:
 
 
 def check_labels(labels: Tensor) -> Tensor:
-    """The label map as ``(B, H, W)``."""
+    """The label map as ``(B, H, W)``, a plain tensor."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if labels.dtype not in LABEL_DTYPES:
@@ -68,7 +98,12 @@ def check_labels(labels: Tensor) -> Tensor:
         labels = labels.squeeze(1)
     if labels.ndim != 3 or labels.shape[1] == 0 or labels.shape[2] == 0:
         raise ValueError(f"labels must have shape (B, H, W) or (B, 1, H, W) with H, W >= 1, got {tuple(labels.shape)}")
-    return labels
+    return plain(labels)
+
+
+def are_swapped(target: str) -> str:
+    """What a message about logits, or about their target of that name, ends with if each may be the other."""
+    return f"; logits come first, then {target}: are the two swapped?"
 
 
 def check_validate(validate: Any) -> None:
@@ -76,20 +111,38 @@ def check_validate(validate: Any) -> None:
         raise TypeError(f"validate must be None, True or False, got {validate!r}")
 
 
-def check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str) -> None:
+DEFAULT_IGNORE_INDEX = 255
+
+
+def check_ignore_index(ignore_index: Any, num_classes: int | None) -> int:
+    """The label that carries no mass: 255 where none is given, unless that may be a class (None: not yet known)."""
+    if ignore_index is None:
+        if num_classes is not None and num_classes > DEFAULT_IGNORE_INDEX:
+            raise ValueError(
+                f"ignore_index must be given where num_classes is more than {DEFAULT_IGNORE_INDEX}, as the default, "
+                f"{DEFAULT_IGNORE_INDEX}, would be a class; got num_classes={num_classes} (-1 is no class, for one)"
+            )
+        return DEFAULT_IGNORE_INDEX
+    if not is_int(ignore_index):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
+    return cast(int, ignore_index)
+
+
+def check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str) -> int:
+    """The ignore index."""
     if not is_int(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if num_classes > LARGEST_SIZE:
         raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {num_classes}")
-    if not is_int(ignore_index):
-        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    if not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
+    ignore_index = check_ignore_index(ignore_index, num_classes)
     check_validate(validate)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{dtype_argument} of a soft label must be {names_of(FLOAT_DTYPES)}, got {dtype}")
+    return cast(int, ignore_index)
 
 
 def check_backend(backend: Any) -> None:
@@ -99,7 +152,8 @@ def check_backend(backend: Any) -> None:
 
 def check_geometry(
     boxes: Any, size: Any, filter: Any, backend: Any, batch: int, device: torch.device, owner: str
-) -> None:
+) -> Tensor | None:
+    """The boxes, as a plain tensor."""
     if not isinstance(size, (tuple, list)) or len(size) != 2 or not (is_int(size[0]) and is_int(size[1])):
         raise TypeError(f"size must be two ints (h, w), got {size!r}")
     if size[0] < 1 or size[1] < 1:
@@ -114,7 +168,7 @@ def check_geometry(
         raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
     check_backend(backend)
     if boxes is None:
-        return
+        return None
     if not isinstance(boxes, Tensor):
         raise TypeError(f"boxes must be None or a tensor, got {type(boxes).__name__}")
     if boxes.dtype not in FLOAT_DTYPES:
@@ -123,10 +177,8 @@ def check_geometry(
         raise ValueError(f"boxes must have shape (B, 4) = ({batch}, 4), got {tuple(boxes.shape)}")
     if boxes.device != device:
         raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
-    if boxes.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "boxes must not require a gradient: the operators differentiate in the image only; detach them"
-        )
+    refuse_derivative(boxes, "boxes", "the operators differentiate in the image only")
+    return plain(boxes)
 
 
 def check_top_k(k: Any, num_classes: int, argument: str) -> None:
@@ -140,25 +192,34 @@ def check_top_k(k: Any, num_classes: int, argument: str) -> None:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def wants_validation(tensor: Tensor, validate: bool | None) -> bool:
+def should_validate(device: torch.device, validate: bool | None) -> bool:
     """Values are always checked on the CPU; on a GPU that costs a synchronisation and happens on request."""
-    if tensor.device.type == "cpu":
+    if device.type == "cpu":
         return True
     return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
 
 
-# Of a pixel's masses or probabilities together. They may have been rounded before they came into their type: in
-# bfloat16 each is off by 1/256 of itself at most.
-LARGEST_TOTAL = 1 + 1 / 64
+# Masses and probabilities may have been rounded before they came into their type: in bfloat16 each is off by 1/256 of
+# itself at most, and so is what is left of 1 for a background, which may fall below 0 by as much as totals exceed 1.
+MASS_TOLERANCE = 1 / 64
 
 
 def are_shares(values: Tensor) -> bool:
-    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not."""
-    return bool((values >= 0).all() & (values.sum(1, dtype=torch.float64) <= LARGEST_TOTAL).all())
+    """Whether the classes of every pixel of ``(B, C, h, w)`` are at least 0 and together at most 1; NaN is not.
+
+    Within the tolerance on both sides: what is below 0 counts as 0, and so adds nothing to the total.
+    """
+    return bool((values >= -MASS_TOLERANCE).all() & (total_shares(values) <= 1 + MASS_TOLERANCE).all())
 
 
-def check_box_values(boxes: Tensor | None, validate: bool | None) -> None:
-    if boxes is None or not wants_validation(boxes, validate):
+def total_shares(values: Tensor) -> Tensor:
+    """The sum over the classes of what is above 0."""
+    return values.clamp(min=0).sum(1, dtype=torch.float64)
+
+
+def check_box_values(boxes: Tensor | None) -> None:
+    """Finite, within ±`MAX_COORDINATE`, and not empty."""
+    if boxes is None:
         return
     limit = MAX_COORDINATE
     # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
@@ -174,13 +235,43 @@ def check_box_values(boxes: Tensor | None, validate: bool | None) -> None:
         raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for sample {index}")
 
 
-def check_label_values(
-    labels: Tensor, num_classes: int, ignore_index: int, backend: str, validate: bool | None
-) -> None:
-    if labels.numel() == 0 or not wants_validation(labels, validate):
+def check_weight_values(weight: Tensor | None) -> None:
+    """Finite and not negative."""
+    if weight is not None and not bool(((weight >= 0) & weight.isfinite()).all()):
+        raise ValueError(f"weight must hold finite numbers that are not negative, got {weight.tolist()}")
+
+
+def check_index_values(index: Tensor | None, num_classes: int) -> None:
+    """The classes of a `SparseLabels`."""
+    if index is None or index.numel() == 0:
         return
-    if backend == "numba" and module_of(backend).labels_in_range(labels, num_classes, ignore_index):
-        return
+    least, largest = index.min().item(), index.max().item()
+    if least < 0 or largest >= num_classes:
+        raise ValueError(f"soft.index must lie in 0..{num_classes - 1}, got values from {least} to {largest}")
+
+
+def raise_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> NoReturn:
+    """The error for a label map in which a backend found what is neither a class nor ``ignore_index``."""
+    values = labels[bad_labels(labels, num_classes, ignore_index)]
+    raise ValueError(
+        f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}) or equal "
+        f"ignore_index={ignore_index}, got {values.numel()} other values from {values.min().item()} to "
+        f"{values.max().item()}"
+    )
+
+
+def raise_soft_values(soft: Tensor) -> NoReturn:
+    """The error for a soft label in which a backend found what is no mass."""
+    least = soft.min().item()
+    swapped = are_swapped("soft") if least < -MASS_TOLERANCE else ""
+    raise ValueError(
+        f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
+        f"got entries from {least:.6g} and sums up to {total_shares(soft).max().item():.6g}{swapped}"
+    )
+
+
+def bad_labels(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Where a label map holds what is neither a class nor ``ignore_index``."""
     # Out-of-range scalars would wrap in a narrow dtype: compare with bounds that the dtype can hold.
     info = torch.iinfo(labels.dtype)
     bad = labels < 0
@@ -188,9 +279,4 @@ def check_label_values(
         bad |= labels >= num_classes
     if info.min <= ignore_index <= info.max:
         bad &= labels != ignore_index
-    if bad.any():
-        values, least, largest = labels[bad], labels[bad].min().item(), labels[bad].max().item()
-        raise ValueError(
-            f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}) or equal "
-            f"ignore_index={ignore_index}, got {values.numel()} other values from {least} to {largest}"
-        )
+    return bad

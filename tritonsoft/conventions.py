@@ -1,4 +1,4 @@
-"""Geometry and filters: what every backend computes, said once.
+"""Geometry and filters: what every backend computes, said once; and the names of options.
 
 **Box.** ``(x0, y0, x1, y1)`` in source pixel *edges*: pixel k covers the interval [k, k+1], the whole image
 is ``(0, 0, W, H)``. ``x1 < x0`` mirrors left-right, ``y1 < y0`` top-bottom. The box may reach outside the image.
@@ -32,6 +32,10 @@ sum there, so no compiler can fuse them, and all backends pick the same taps.
 from typing import Final, Literal
 
 Filter = Literal["area", "triangle", "bilinear", "nearest"]
+
+Reduction = Literal["mean", "sum", "none"]
+Measure = Literal["dice", "jaccard"]
+Classes = Literal["present", "all"]
 
 FILTERS: Final[tuple[Filter, ...]] = ("area", "triangle", "bilinear", "nearest")
 

@@ -3,8 +3,8 @@
 What they share:
 
 * **Label map**: integer tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of uint8, int16, int32 or int64. Classes
-  are ``0 .. C-1``; pixels equal to ``ignore_index`` (any int) belong to none, also where it lies in ``0 .. C-1``:
-  that class then carries no mass.
+  are ``0 .. C-1``; pixels equal to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes
+  refuse) belong to none, also where it lies in ``0 .. C-1``: that class then carries no mass.
 * **Soft label**: float tensor ``(B, C, h, w)``. Entry ``q[b, c, i, j]`` is the *mass* of class c in output pixel
   (i, j): the filter-weighted share of its footprint that is labelled c. Ignored pixels and everything outside the
   image carry no mass, so ``q.sum(1)`` is the labelled share of the footprint, in [0, 1].
@@ -34,8 +34,7 @@ from typing import cast, overload
 import torch
 from torch import Tensor
 
-from tritonsoft import ops
-from tritonsoft.backends import explain_backend
+from tritonsoft.backends.select import explain_backend
 from tritonsoft.checks import (
     FLOAT_DTYPES,
     check_backend,
@@ -51,7 +50,9 @@ from tritonsoft.checks import (
     names_of,
 )
 from tritonsoft.conventions import Filter
-from tritonsoft.sparse import SparseLabels, index_type
+from tritonsoft.ops import images
+from tritonsoft.ops import labels as label_ops
+from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
 
 
 def crop_resize(
@@ -64,9 +65,10 @@ def crop_resize(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Cut a box out of each image and resample it to ``size``; differentiable in the image (reverse mode, any order).
+    """Cut a box out of each image and resample it to ``size``; differentiable in the image.
 
-    A soft label is a good input too: the map is linear and the same for every channel.
+    A soft label is a good input too: the map is linear and the same for every channel. Gradients of any order, forward
+    mode and the transforms of `torch.func` work (`torch.vmap` calls once for each entry); compiled, reverse mode does.
 
     Args:
         image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
@@ -87,11 +89,11 @@ def crop_resize(
         tensor([[[[ 4.5000,  2.5000],
                   [12.5000, 10.5000]]]])
     """
-    check_image(image)
+    image = check_image(image)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
-    return cast(Tensor, ops.crop_resize(image, boxes, size, filter, float(fill), dtype, backend))
+    boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    return images.crop_resize(backend, None, image, boxes, size, filter, float(fill), dtype)
 
 
 @overload
@@ -101,7 +103,7 @@ def soft_crop_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: None = None,
@@ -117,7 +119,7 @@ def soft_crop_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: int,
@@ -133,7 +135,7 @@ def soft_crop_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: int | None,
@@ -148,7 +150,7 @@ def soft_crop_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: int | None = None,
@@ -162,9 +164,9 @@ def soft_crop_resize(
         boxes: ``(B, 4)`` in source pixel edges, or None for the whole label map.
         size: ``(h, w)`` of the output.
         num_classes: C, at least 1.
-        ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
         filter: see the module's docstring.
-        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` float16 or float32.
+        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
         top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
         validate: check the values of labels and boxes on a GPU as well.
         backend: see the module's docstring.
@@ -183,17 +185,18 @@ def soft_crop_resize(
         SparseLabels(shape=(1, 150, 1, 2), k=2, dtype=torch.float32, device='cpu')
     """
     labels = check_labels(labels)
-    check_classes(num_classes, ignore_index, validate, dtype, "dtype")
-    check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
+    ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    boxes = check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
     if top_k is None:
-        return cast(
-            Tensor,
-            ops.soft_crop_resize(labels, boxes, size, num_classes, ignore_index, filter, dtype, validate, backend),
+        return label_ops.soft_crop_resize(
+            backend, validate, labels, boxes, size, num_classes, ignore_index, filter, dtype
         )
     check_top_k(top_k, num_classes, "top_k")
-    if dtype not in (torch.float16, torch.float32):
-        raise TypeError(f"dtype of a SparseLabels must be float16 or float32, got {dtype}")
-    index, mass, rest = ops.soft_crop_resize_top(
+    if dtype not in MASS_DTYPES:
+        raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
+    index, mass, rest = label_ops.soft_crop_resize_top(
+        backend,
+        validate,
         labels,
         boxes,
         size,
@@ -203,8 +206,6 @@ def soft_crop_resize(
         filter,
         index_type(num_classes),
         dtype,
-        validate,
-        backend,
     )
     return SparseLabels(index, mass, rest, num_classes)
 
@@ -216,7 +217,7 @@ def crop_resize_pair(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     fill: float = 0.0,
     dtype: torch.dtype | None = None,
@@ -232,7 +233,7 @@ def crop_resize_pair(
         boxes: ``(B, 4)`` in source pixel edges, or None for the whole image.
         size: ``(h, w)`` of both outputs.
         num_classes: C, at least 1.
-        ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
         filter: see the module's docstring.
         fill: value of the image outside itself, in the units of the output.
         dtype: of the image output, as for `crop_resize`.
@@ -250,11 +251,11 @@ def crop_resize_pair(
         >>> small.shape, soft.shape
         (torch.Size([2, 3, 16, 32]), torch.Size([2, 19, 16, 32]))
     """
-    check_image(image)
+    image = check_image(image)
     labels = check_labels(labels)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
+    ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     if labels.device != image.device:
         raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
     if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
@@ -262,23 +263,20 @@ def crop_resize_pair(
             f"labels must have the image's batch, height and width {(image.shape[0], *image.shape[2:])}, "
             f"got {tuple(labels.shape)}"
         )
-    check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
-    return cast(
-        tuple[Tensor, Tensor],
-        ops.crop_resize_pair(
-            image,
-            labels,
-            boxes,
-            size,
-            num_classes,
-            ignore_index,
-            filter,
-            float(fill),
-            dtype,
-            soft_dtype,
-            validate,
-            backend,
-        ),
+    boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    return label_ops.crop_resize_pair(
+        backend,
+        validate,
+        image,
+        labels,
+        boxes,
+        size,
+        num_classes,
+        ignore_index,
+        filter,
+        float(fill),
+        dtype,
+        soft_dtype,
     )
 
 
@@ -305,7 +303,7 @@ def soft_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: None = None,
@@ -320,7 +318,7 @@ def soft_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: int,
@@ -335,7 +333,7 @@ def soft_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: int | None,
@@ -349,7 +347,7 @@ def soft_resize(
     size: Sequence[int],
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     dtype: torch.dtype = torch.float32,
     top_k: int | None = None,
@@ -381,7 +379,7 @@ def to_soft(
     labels: Tensor,
     num_classes: int,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     dtype: torch.dtype = torch.float32,
     validate: bool | None = None,
     backend: str | None = None,
@@ -413,7 +411,7 @@ def soft_pyramid(
     num_classes: int,
     factors: Sequence[int] = (2, 4, 8, 16),
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     dtype: torch.dtype = torch.float32,
     validate: bool | None = None,
     backend: str | None = None,
@@ -427,7 +425,7 @@ def soft_pyramid(
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``; every factor divides H and W.
         num_classes: C, at least 1.
         factors: ints, at least 1, in ascending order.
-        ignore_index: the label of pixels that carry no mass; mind the default where there are more than 255 classes.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
         dtype: of the soft labels: float16, bfloat16, float32 or float64.
         validate: check the values of labels on a GPU as well.
         backend: see the module's docstring.
@@ -442,7 +440,7 @@ def soft_pyramid(
                 [0.2500, 1.0000]]))
     """
     labels = check_labels(labels)
-    check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     check_backend(backend)
     if not isinstance(factors, (tuple, list)) or not factors or not all(is_int(factor) for factor in factors):
         raise TypeError(f"factors must be ints, at least one, got {factors!r}")
@@ -455,7 +453,7 @@ def soft_pyramid(
                 f"factors must divide the height and width of labels, ({height}, {width}), got {factor}; "
                 "soft_resize takes any size"
             )
-    return cast(list[Tensor], ops.soft_pyramid(labels, num_classes, factors, ignore_index, dtype, validate, backend))
+    return label_ops.soft_pyramid(backend, validate, labels, num_classes, factors, ignore_index, dtype)
 
 
 def normalize(soft: Tensor) -> Tensor:

@@ -11,26 +11,24 @@ What they share:
 * **Values** of targets and weights are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``validate=True`` or ``TRITONSOFT_VALIDATE=1``.
 * **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
-* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode:
-  torch's custom operators have no forward mode, and `torch.func.jvp` of one is silently 0.
-* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64.
+* **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode
+  (`torch.func.grad` included); in forward mode they raise a RuntimeError.
+* **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64, and a mass may lie
+  below 0 by as much. One below 0 counts as 0.
 
 The same inputs give the same bits, whatever the number of threads.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tritonsoft import checks, loss_ops
-from tritonsoft.checks import FLOAT_DTYPES, name_of, names_of
-from tritonsoft.conventions import Filter
-from tritonsoft.sparse import SparseLabels
-
-Reduction = Literal["mean", "sum", "none"]
-Classes = Literal["present", "all"]
+from tritonsoft import checks
+from tritonsoft.checks import FLOAT_DTYPES, are_swapped, name_of, names_of
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft.ops import losses as loss_ops
+from tritonsoft.sparse import SparseLabels, check_sparse_labels
 
 
 def soft_cross_entropy(
@@ -64,12 +62,10 @@ def soft_cross_entropy(
         >>> soft_cross_entropy(logits, soft, reduction="none")
         tensor([[[1.3863, 0.6931]]])
     """
-    _check_logits(logits)
+    logits = _check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
-    _check_options(weight, reduction, validate, backend, logits)
-    weight = _in_working_type(weight, logits)
-    loss, total, _ = loss_ops.cross_entropy(logits, mass, index, weight, validate, backend)
-    return _reduce(loss, total, reduction)
+    weight = _check_options(weight, reduction, validate, backend, logits)
+    return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, reduction)[0]
 
 
 def area_cross_entropy(
@@ -77,7 +73,7 @@ def area_cross_entropy(
     labels: Tensor,
     boxes: Tensor | None = None,
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     filter: Filter = "area",
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
@@ -91,13 +87,13 @@ def area_cross_entropy(
     larger than the logits, with the area filter, it is the mean hard cross-entropy at the size of the label map of
     logits that were enlarged by repeating them.
 
-    Beside its inputs it needs the gradient and 12 bytes for each pixel of the logits (24 for float64).
+    Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (16 for float64).
 
     Args:
         logits: ``(B, C, h, w)``; C is the number of classes.
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
         boxes: ``(B, 4)`` in source pixel edges: what of the label map the logits stand for; None is all of it.
-        ignore_index: the label of pixels that count nothing; mind the default where there are more than 255 classes.
+        ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
         weight: ``(C,)``, as for `soft_cross_entropy`.
         reduction: as for `soft_cross_entropy`.
@@ -116,18 +112,21 @@ def area_cross_entropy(
         >>> torch.nn.functional.cross_entropy(hard, labels, ignore_index=255)
         tensor(0.5665)
     """
-    _check_logits(logits)
+    logits = _check_logits(logits, labels, "labels")
+    if isinstance(labels, SparseLabels) or (isinstance(labels, Tensor) and labels.is_floating_point()):
+        kind = name_of(labels.dtype) if isinstance(labels, Tensor) else "SparseLabels"
+        raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to soft_cross_entropy")
     labels = checks.check_labels(labels)
-    checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
-    checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
+    ignore_index = checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
+    boxes = checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
     if labels.device != logits.device:
         raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
     if labels.shape[0] != logits.shape[0]:
         raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
-    _check_options(weight, reduction, validate, backend, logits)
-    weight = _in_working_type(weight, logits)
-    loss, total, _ = loss_ops.area_cross_entropy(logits, labels, boxes, ignore_index, filter, weight, validate, backend)
-    return _reduce(loss, total, reduction)
+    weight = _check_options(weight, reduction, validate, backend, logits)
+    return loss_ops.area_cross_entropy(
+        backend, validate, logits, labels, boxes, ignore_index, filter, weight, reduction
+    )[0]
 
 
 def soft_dice_loss(
@@ -170,8 +169,7 @@ def soft_dice_loss(
         >>> soft_dice_loss(torch.zeros(1, 2, 1, 1), soft, reduction="none")  # 0.25 / 0.75, 0.25 / 1.25
         tensor([0.3333, 0.2000])
     """
-    predicted, labelled, distance = _overlap(logits, soft, weight, classes, per_sample, reduction, validate, backend)
-    return _reduce_classes(distance, predicted + labelled, labelled, weight, classes, reduction)
+    return _overlap_loss("dice", logits, soft, weight, classes, per_sample, reduction, validate, backend)
 
 
 def soft_jaccard_loss(
@@ -196,8 +194,28 @@ def soft_jaccard_loss(
         >>> soft_jaccard_loss(torch.zeros(1, 2, 1, 1), soft, reduction="none")  # 0.5 / 1, 0.5 / 1.5
         tensor([0.5000, 0.3333])
     """
-    predicted, labelled, distance = _overlap(logits, soft, weight, classes, per_sample, reduction, validate, backend)
-    return _reduce_classes(2 * distance, predicted + labelled + distance, labelled, weight, classes, reduction)
+    return _overlap_loss("jaccard", logits, soft, weight, classes, per_sample, reduction, validate, backend)
+
+
+def _overlap_loss(
+    measure: Measure,
+    logits: Tensor,
+    soft: Tensor | SparseLabels,
+    weight: Tensor | None,
+    classes: Classes,
+    per_sample: bool,
+    reduction: Reduction,
+    validate: bool | None,
+    backend: str | None,
+) -> Tensor:
+    logits = _check_logits(logits, soft, "soft")
+    mass, index = _check_soft(soft, logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
+    _check_classes(classes, per_sample)
+    value, *_ = loss_ops.overlap_loss(
+        backend, validate, logits, mass, index, weight, measure, classes, per_sample, reduction
+    )
+    return value if reduction != "none" or per_sample else value.squeeze(0)
 
 
 # --- modules ---------------------------------------------------------------------------------------------------------
@@ -255,7 +273,7 @@ class AreaCrossEntropyLoss(_Loss):
 
     Args:
         weight: ``(C,)``; moves with the module and is saved with it.
-        ignore_index: the label of pixels that count nothing.
+        ignore_index: the label of pixels that count nothing; None is 255, an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest".
         reduction: "mean", "sum" or "none".
         validate: check values on a GPU as well.
@@ -269,13 +287,13 @@ class AreaCrossEntropyLoss(_Loss):
     def __init__(
         self,
         weight: Tensor | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         filter: Filter = "area",
         reduction: Reduction = "mean",
         validate: bool | None = None,
     ) -> None:
         super().__init__(weight, reduction, validate)
-        checks.check_classes(1, ignore_index, validate, torch.float32, "dtype")
+        checks.check_ignore_index(ignore_index, None)
         checks.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
         self.ignore_index, self.filter = ignore_index, filter
 
@@ -294,7 +312,8 @@ class AreaCrossEntropyLoss(_Loss):
 
     def extra_repr(self) -> str:
         """What differs between two of them."""
-        return f"{super().extra_repr()}, ignore_index={self.ignore_index}, filter={self.filter!r}"
+        ignore_index = checks.check_ignore_index(self.ignore_index, None)
+        return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
 
 
 class SoftDiceLoss(_Loss):
@@ -350,103 +369,42 @@ class SoftJaccardLoss(SoftDiceLoss):
         return soft_jaccard_loss(logits, soft, **self._options())
 
 
-# --- reductions ------------------------------------------------------------------------------------------------------
-
-
-# From that many numbers, torch shares a sum out over threads if it gives a single one, and its bits depend on them.
-_SHARED_SUM = 1 << 15
-
-
-def _total(values: Tensor) -> Tensor:
-    """The sum of everything, an axis at a time: a sum that gives several numbers is the same on any threads."""
-    while values.ndim > 0:
-        if values.shape[-1] == values.numel() >= _SHARED_SUM:
-            values = F.pad(values.flatten(), (0, -values.numel() % 1024)).view(-1, 1024)
-        values = values.sum(-1)
-    return values
-
-
-def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return _total(loss)
-    total = _total(mass)
-    return _total(loss) / torch.where(total > 0, total, 1)
-
-
-def _overlap(
-    logits: Tensor,
-    soft: Tensor | SparseLabels,
-    weight: Tensor | None,
-    classes: Classes,
-    per_sample: bool,
-    reduction: Reduction,
-    validate: bool | None,
-    backend: str | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums of `tritonsoft.reference.overlap`, each ``(C,)`` or ``(B, C)``."""
-    _check_logits(logits)
-    mass, index = _check_soft(soft, logits)
-    _check_options(weight, reduction, validate, backend, logits)
-    _check_classes(classes, per_sample)
-    sums, _, _ = loss_ops.overlap(logits, mass, index, weight, validate, backend)
-    predicted, labelled, distance = (sums if per_sample else sums.sum(0)).unbind(-1)
-    return predicted, labelled, distance
-
-
-def _reduce_classes(
-    numerator: Tensor,
-    denominator: Tensor,
-    labelled: Tensor,
-    weight: Tensor | None,
-    classes: Classes,
-    reduction: Reduction,
-) -> Tensor:
-    # A class without mass costs 1, however little of it is predicted: a constant, whose gradient as a quotient of two
-    # numbers close to 0 would be infinity times 0.
-    present = labelled > 0
-    loss = torch.where(present, numerator, 0) / torch.where(present, denominator, 1)
-    if classes == "all":
-        loss = torch.where(present, loss, (denominator > 0).to(loss.dtype))
-    factor = present.to(loss.dtype) if classes == "present" else torch.ones_like(loss)
-    factor = factor if weight is None else factor * weight.to(loss.dtype)
-    loss = loss * factor
-    if reduction == "none":
-        return loss
-    total = _total(factor)
-    return _total(loss) / torch.where(total > 0, total, 1) if reduction == "mean" else _total(loss)
-
-
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_logits(logits: Any) -> None:
+def _check_logits(logits: Any, target: Any, name: str) -> Tensor:
+    """The logits, as a plain tensor; the ``target`` of that name may be the logits, and the logits be it."""
+    swapped = are_swapped(name) if isinstance(target, Tensor) and target.is_floating_point() else ""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}{swapped}")
     if logits.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}")
+        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}{swapped}")
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
+    return checks.plain(logits)
 
 
 def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     """The masses, and their classes if there are not all."""
     if not isinstance(soft, (Tensor, SparseLabels)):
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
-    if isinstance(soft, Tensor) and soft.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
+    if isinstance(soft, SparseLabels):
+        check_sparse_labels(soft)
+    elif soft.dtype not in FLOAT_DTYPES:
+        label_map = "" if soft.is_complex() else "; label maps go to area_cross_entropy, or first to to_soft"
+        raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}{label_map}")
     mass = soft if isinstance(soft, Tensor) else soft.mass
-    if mass.requires_grad and torch.is_grad_enabled():
-        raise ValueError("soft must not require a gradient: the losses have none for their target; detach it")
+    swapped = "" if logits.requires_grad else are_swapped("soft")
+    checks.refuse_derivative(mass, "soft", "the losses have none for their target", swapped)
     if soft.shape != logits.shape:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
-    return mass, None if isinstance(soft, Tensor) else soft.index
+    return checks.plain(mass), None if isinstance(soft, Tensor) else soft.index
 
 
-def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> None:
+def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:
+    """The weight, as a plain tensor in the type that the loss is computed in."""
     if weight is not None:
         _check_weight(weight)
         if weight.shape[0] != logits.shape[1]:
@@ -458,6 +416,7 @@ def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, log
     _check_reduction(reduction)
     checks.check_validate(validate)
     checks.check_backend(backend)
+    return None if weight is None else checks.plain(weight).to(loss_ops.compute_dtype(logits))
 
 
 def _check_weight(weight: Any) -> None:
@@ -467,8 +426,7 @@ def _check_weight(weight: Any) -> None:
         raise TypeError(f"weight must be {names_of(FLOAT_DTYPES)}, got {name_of(weight.dtype)}")
     if weight.ndim != 1:
         raise ValueError(f"weight must have shape (C,), got {tuple(weight.shape)}")
-    if weight.requires_grad and torch.is_grad_enabled():
-        raise ValueError("weight must not require a gradient: the losses have none for it; detach it")
+    checks.refuse_derivative(weight, "weight", "the losses have none for it")
 
 
 def _check_reduction(reduction: Any) -> None:
@@ -481,7 +439,3 @@ def _check_classes(classes: Any, per_sample: Any) -> None:
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
     if not isinstance(per_sample, bool):
         raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
-
-
-def _in_working_type(weight: Tensor | None, logits: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(loss_ops.working_type(logits))

@@ -23,9 +23,11 @@ from torch import Tensor
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError(f"{error}: tritonsoft.metrics needs its extra: pip install 'tritonsoft[metrics]'") from None
+    raise ImportError(
+        f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
+    ) from None
 
-from tritonsoft.checks import are_shares, wants_validation
+from tritonsoft.checks import are_shares, check_ignore_index, should_validate, total_shares
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 
@@ -140,7 +142,7 @@ class LabelRetention(_PerClass):
 
     Args:
         num_classes: C.
-        ignore_index: the label of pixels that are unknown, in both.
+        ignore_index: the label of pixels that are unknown, in both; None is 255, an error where C > 255.
         average: as for `SoftIoU`.
 
     Example:
@@ -157,9 +159,11 @@ class LabelRetention(_PerClass):
     apart: Tensor
     mass: Tensor
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, average: Average = "classes", **options: Any) -> None:
+    def __init__(
+        self, num_classes: int, ignore_index: int | None = None, average: Average = "classes", **options: Any
+    ) -> None:
         super().__init__(num_classes, average, ("given", "placed", "apart", "mass"), **options)
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index, num_classes)
 
     def update(self, label: Tensor | SparseLabels, labels: Tensor) -> None:
         """Adds a batch: a label ``(B, h, w)`` of classes or ``(B, C, h, w)`` of masses, and its label map."""
@@ -317,15 +321,15 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
     if not dense.is_floating_point():
         raise TypeError(f"soft must be floating point, got {dense.dtype}")
     _check_shares(dense, "soft")
-    return dense.double()
+    return dense.double().clamp(min=0)
 
 
 def _check_shares(values: Tensor, name: str) -> None:
     """What a pixel's classes have of it, where values are checked; logits, above all, are none."""
-    if wants_validation(values, None) and not are_shares(values):
+    if should_validate(values.device, None) and not are_shares(values):
         raise ValueError(
-            f"{name} must be at least 0 and at most 1 in all classes of a pixel together, "
-            f"got entries from {values.min().item():.6g} and sums up to {values.sum(1).max().item():.6g}"
+            f"{name} must be at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
+            f"got entries from {values.min().item():.6g} and sums up to {total_shares(values).max().item():.6g}"
         )
 
 

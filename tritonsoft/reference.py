@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tritonsoft.conventions import Classes, Measure, Reduction
+
 
 def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple[Tensor, Tensor]:
     """The resampling matrices of one axis: row j holds the weights of the source pixels in output pixel j.
@@ -179,6 +181,46 @@ def overlap(logits: Tensor, soft: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     predicted = torch.where(mass[:, None] > 0, mass[:, None] * logits.softmax(1), 0)
     sums = [term.sum((2, 3)) for term in (predicted, soft, (predicted - soft).abs())]
     return torch.stack(sums, 2), mass, logits.logsumexp(1)
+
+
+def overlap_loss(
+    sums: Tensor, weight: Tensor | None, measure: Measure, classes: Classes, reduction: Reduction
+) -> tuple[Tensor, Tensor]:
+    """The Dice or Jaccard loss of the sums of `overlap`, and how it changes with two of them.
+
+    Args:
+        sums: ``(S, C, 3)``, predicted mass P, labelled mass Q and their distance D, of each sample or of the batch.
+        weight: ``(C,)``; None is 1 for every class.
+        measure: of each class "dice" is ``D / (P + Q)``, "jaccard" ``2 D / (P + Q + D)``.
+        classes: "present", those with Q > 0; "all", of which one without labelled mass costs 1 where any of it is
+            predicted: a constant, whose gradient as a quotient of numbers close to 0 would be infinity times 0.
+        reduction: over classes and samples; "mean" is weighted.
+
+    Returns:
+        The value, a number or ``(S, C)`` for "none", and the slopes ``(S, C, 2)``: the derivatives of the value (that
+        of the class, for "none") by P and by D.
+    """
+    predicted, labelled, distance = sums.unbind(-1)  # (S, C)
+    present = labelled > 0
+    numerator, denominator = (
+        (distance, predicted + labelled) if measure == "dice" else (2 * distance, predicted + labelled + distance)
+    )
+    safe = torch.where(present, denominator, 1)
+    loss = torch.where(present, numerator, 0) / safe
+    by_mass = -loss / safe
+    by_distance = 1 / safe if measure == "dice" else (2 - loss) / safe
+    slopes = torch.where(present[..., None], torch.stack([by_mass, by_distance], -1), 0)
+    factor = present.to(loss.dtype) if classes == "present" else torch.ones_like(loss)
+    if classes == "all":
+        loss = torch.where(present, loss, (denominator > 0).to(loss.dtype))
+    if weight is not None:
+        factor = factor * weight
+    value, slopes = loss * factor, slopes * factor[..., None]
+    if reduction == "none":
+        return value, slopes
+    total = factor.sum() if reduction == "mean" else factor.new_ones(())
+    total = torch.where(total > 0, total, 1)
+    return value.sum() / total, slopes / total
 
 
 def overlap_backward(grad: Tensor, logits: Tensor, soft: Tensor, mass: Tensor, lse: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ IGNORE_INDEX: Final = 255
 
 ASPECT: Final = 2.0  # a drawing spans x in [0, 2] and y in [0, 1], whatever the resolution
 SAMPLES: Final = 3  # per axis and pixel, for the image
+BYTES_PER_PIXEL: Final = 100  # that `street_scene` needs while it draws, a little more than measured
 
 Array = npt.NDArray[Any]
 Colour = Sequence[float] | Array  # red, green, blue in 0..255

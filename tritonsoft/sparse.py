@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tritonsoft import reference
-from tritonsoft.checks import check_top_k
+from tritonsoft.checks import check_top_k, names_of
 
 _TENSORS = ("index", "mass", "rest")
-_MASS_DTYPES = (torch.float16, torch.float32)
+MASS_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _MOST_CLASSES = 1 << 15
 
 
@@ -24,7 +24,7 @@ def index_type(num_classes: int) -> torch.dtype:
     return torch.uint8 if num_classes <= 256 else torch.int16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SparseLabels:
     """A soft label as the k largest classes of each pixel, and how much mass the others have.
 
@@ -38,12 +38,16 @@ class SparseLabels:
     Attributes:
         index: ``(B, k, h, w)`` or ``(k, h, w)``, the classes: uint8 up to 256 classes, int16 above. Largest mass first;
             equal masses by smaller class first; an entry without mass is class 0.
-        mass: the same shape, float16 or float32: their masses.
+        mass: the same shape, float16, bfloat16 or float32: their masses.
         rest: ``(B, h, w)`` or ``(h, w)``, in the type of ``mass``: the mass of all other classes together.
         num_classes: C, at most 32768.
 
     Raises:
         TypeError, ValueError: naming the argument, if types, shapes or devices do not fit. Values are not looked at.
+
+    Code that walks batches may build it anew, or set its attributes one after the other: whether they fit is looked at
+    when it is made and again when it is used, not in between. It is changed by such code alone: all methods give a new
+    one.
 
     Example:
         >>> import tritonsoft as ts
@@ -63,37 +67,7 @@ class SparseLabels:
     num_classes: int
 
     def __post_init__(self) -> None:
-        for name in _TENSORS:
-            if not isinstance(getattr(self, name), Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(getattr(self, name)).__name__}")
-        if not isinstance(self.num_classes, int) or isinstance(self.num_classes, bool):
-            raise TypeError(f"num_classes must be an int, got {type(self.num_classes).__name__}")
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
-        if self.index.dtype != index_type(self.num_classes):
-            raise TypeError(
-                f"index must be {index_type(self.num_classes)} for {self.num_classes} classes, got {self.index.dtype}"
-            )
-        if self.mass.dtype not in _MASS_DTYPES:
-            raise TypeError(f"mass must be float16 or float32, got {self.mass.dtype}")
-        if self.rest.dtype != self.mass.dtype:
-            raise TypeError(f"rest must have the type of mass, {self.mass.dtype}, got {self.rest.dtype}")
-        if self.index.ndim not in (3, 4):
-            raise ValueError(f"index must have shape (B, k, h, w) or (k, h, w), got {tuple(self.index.shape)}")
-        if not 1 <= self.index.shape[-3] <= self.num_classes:
-            raise ValueError(f"index must have 1 to {self.num_classes} entries, got {self.index.shape[-3]}")
-        if self.mass.shape != self.index.shape:
-            raise ValueError(
-                f"mass must have the shape of index, {tuple(self.index.shape)}, got {tuple(self.mass.shape)}"
-            )
-        expected = (*self.index.shape[:-3], *self.index.shape[-2:])
-        if self.rest.shape != expected:
-            raise ValueError(f"rest must have shape {tuple(expected)}, got {tuple(self.rest.shape)}")
-        for name in ("mass", "rest"):
-            if getattr(self, name).device != self.index.device:
-                raise ValueError(
-                    f"{name} must be on the device of index, {self.index.device}, got {getattr(self, name).device}"
-                )
+        check_sparse_labels(self)
 
     # --- what it is ---
 
@@ -126,7 +100,7 @@ class SparseLabels:
 
     @classmethod
     def from_dense(cls, soft: Tensor, k: int, dtype: torch.dtype = torch.float16) -> "SparseLabels":
-        """The k largest classes of a dense soft label ``(B, C, h, w)``, masses rounded to ``dtype``.
+        """The k largest classes of a dense soft label ``(B, C, h, w)``, masses rounded to ``dtype``; below 0 is none.
 
         Example:
             >>> SparseLabels.from_dense(torch.tensor([0.1, 0.7, 0.2]).view(1, 3, 1, 1), 2).index.flatten()
@@ -139,15 +113,16 @@ class SparseLabels:
         if soft.ndim != 4:
             raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
         check_top_k(k, soft.shape[1], "k")
-        if dtype not in _MASS_DTYPES:
-            raise TypeError(f"dtype must be float16 or float32, got {dtype}")
-        index, mass, rest = reference.top_k(soft.detach(), k)
+        if dtype not in MASS_DTYPES:
+            raise TypeError(f"dtype must be {names_of(MASS_DTYPES)}, got {dtype}")
+        index, mass, rest = reference.top_k(soft.detach().clamp(min=0), k)
         return cls(index.to(index_type(soft.shape[1])), mass.to(dtype), rest.to(dtype), soft.shape[1])
 
     def to_dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The soft label ``(B, C, h, w)``, or ``(C, h, w)`` of a sample, without the rest; None keeps the type."""
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be None or a floating type, got {dtype!r}")
+        check_sparse_labels(self)
         index, mass = (self.index, self.mass) if self.index.ndim == 4 else (self.index[None], self.mass[None])
         soft = reference.dense(index, mass.to(dtype or mass.dtype), self.num_classes)
         return soft if self.index.ndim == 4 else soft[0]
@@ -165,8 +140,8 @@ class SparseLabels:
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         device, dtype = self.device if device is None else device, dtype or self.dtype
-        if dtype not in _MASS_DTYPES:
-            raise TypeError(f"dtype must be float16 or float32, got {dtype}")
+        if dtype not in MASS_DTYPES:
+            raise TypeError(f"dtype must be {names_of(MASS_DTYPES)}, got {dtype}")
         index = self.index.to(device, non_blocking=non_blocking)
         mass, rest = (tensor.to(device, dtype, non_blocking=non_blocking) for tensor in (self.mass, self.rest))
         return SparseLabels(index, mass, rest, self.num_classes)
@@ -212,10 +187,13 @@ class SparseLabels:
         self._check_batch()
         if isinstance(item, (tuple, bool)) or item is None or item is Ellipsis or getattr(item, "ndim", 1) > 1:
             raise TypeError(f"a SparseLabels is indexed along its batch alone, got {item!r}")
+        if isinstance(item, int) and not -len(self) <= item < len(self):
+            raise IndexError(f"sample {item} of a batch of {len(self)}")  # which ends an iteration
         return SparseLabels(self.index[item], self.mass[item], self.rest[item], self.num_classes)
 
-    def __iter__(self) -> Iterator["SparseLabels"]:
-        return (self[sample] for sample in range(len(self)))
+    if TYPE_CHECKING:
+        # Iteration goes through `__getitem__`: what walks batches takes a class with this method for a list.
+        def __iter__(self) -> Iterator["SparseLabels"]: ...
 
     def _check_batch(self) -> None:
         if self.index.ndim != 4:
@@ -223,6 +201,41 @@ class SparseLabels:
 
     def __repr__(self) -> str:
         return f"SparseLabels(shape={tuple(self.shape)}, k={self.k}, dtype={self.dtype}, device='{self.device}')"
+
+
+def check_sparse_labels(labels: SparseLabels) -> None:
+    """Whether the fields fit, or an error that names one: where labels are made, and again where they are used."""
+    for name in _TENSORS:
+        if not isinstance(getattr(labels, name), Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(getattr(labels, name)).__name__}")
+    if not isinstance(labels.num_classes, int) or isinstance(labels.num_classes, bool):
+        raise TypeError(f"num_classes must be an int, got {type(labels.num_classes).__name__}")
+    if labels.num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {labels.num_classes}")
+    if labels.index.dtype != index_type(labels.num_classes):
+        raise TypeError(
+            f"index must be {index_type(labels.num_classes)} for {labels.num_classes} classes, got {labels.index.dtype}"
+        )
+    if labels.mass.dtype not in MASS_DTYPES:
+        raise TypeError(f"mass must be {names_of(MASS_DTYPES)}, got {labels.mass.dtype}")
+    if labels.rest.dtype != labels.mass.dtype:
+        raise TypeError(f"rest must have the type of mass, {labels.mass.dtype}, got {labels.rest.dtype}")
+    if labels.index.ndim not in (3, 4):
+        raise ValueError(f"index must have shape (B, k, h, w) or (k, h, w), got {tuple(labels.index.shape)}")
+    if not 1 <= labels.index.shape[-3] <= labels.num_classes:
+        raise ValueError(f"index must have 1 to {labels.num_classes} entries, got {labels.index.shape[-3]}")
+    if labels.mass.shape != labels.index.shape:
+        raise ValueError(
+            f"mass must have the shape of index, {tuple(labels.index.shape)}, got {tuple(labels.mass.shape)}"
+        )
+    expected = (*labels.index.shape[:-3], *labels.index.shape[-2:])
+    if labels.rest.shape != expected:
+        raise ValueError(f"rest must have shape {tuple(expected)}, got {tuple(labels.rest.shape)}")
+    for name in ("mass", "rest"):
+        if getattr(labels, name).device != labels.index.device:
+            raise ValueError(
+                f"{name} must be on the device of index, {labels.index.device}, got {getattr(labels, name).device}"
+            )
 
 
 def _flatten(labels: SparseLabels) -> tuple[list[Tensor], int]:

@@ -22,7 +22,7 @@ try:
     import kornia.augmentation  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "tritonsoft.augmentation needs kornia: pip install 'tritonsoft[kornia]'", name=error.name
+        "tritonsoft.augmentation needs kornia: pip install '.[kornia]' in a checkout of tritonsoft", name=error.name
     ) from error
 
 from tritonsoft.augmentation.container import AugmentationSequential

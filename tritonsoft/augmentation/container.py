@@ -3,12 +3,13 @@
 kornia's ``forward`` stays in charge: it hands every module in turn, with all data, to its ``transform_op``. Ours does
 not resample at a module that is a box: images and masks become a `_Slot` that remembers the view to show, the next such
 module extends that view, and the pixels are read when something else needs them, or at the end. Boxes and keypoints
-move module by module, by the modules' matrices, as in kornia.
+move module by module, by the modules' matrices, as in kornia. Each picture has a view of its own, and whether a mask
+is a soft label is asked once, when it comes in, and remembered beside it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast
 
 import kornia.augmentation as K
 import torch
@@ -21,11 +22,23 @@ from kornia.constants import DataKey, Resample
 from torch import Tensor, nn
 
 import tritonsoft as ts
-from tritonsoft.augmentation.masks import batched, harden, label_map, like_input, soften
+from tritonsoft.augmentation.masks import (
+    batched,
+    check_mask,
+    harden,
+    label_map,
+    like_input,
+    looks_soft,
+    soften,
+    unmarked,
+)
 from tritonsoft.augmentation.modules import BoxAugmentation, asks_for_interpolation
-from tritonsoft.augmentation.view import View, rows, sample_image
+from tritonsoft.augmentation.view import View, rows, sample_image, sample_soft
 
 Value = Tensor | list[Tensor]
+Kind = Literal["soft label", "label map", "hard planes"]
+_Before = TypeVar("_Before")
+_After = TypeVar("_After")
 ExtraArgs = dict[DataKey, dict[str, Any]]
 
 _PICTURES = (DataKey.INPUT, DataKey.MASK)
@@ -63,10 +76,17 @@ class _Run:
 class _Slot:
     """An image or a mask on its way through the modules."""
 
-    value: Value
-    is_soft: bool = False  # a mask that has become a soft label
-    is_label_map: bool = False  # a mask with one channel that has not
+    value: Tensor
+    kind: Kind | None = None  # of a mask; None: not yet looked at
     run: _Run | None = None  # what is still to be done to the value
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what the modules have made of it."""
+        return self.run.view.size if self.run is not None else (self.value.shape[-2], self.value.shape[-1])
+
+
+_Slots = _Slot | list[_Slot]  # a list of masks, one per sample, is a list of slots
 
 
 @dataclass(frozen=True)
@@ -115,12 +135,17 @@ class AugmentationSequential(K.AugmentationSequential):
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: a label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any integer or floating
-        type, taken as it is, or a soft label ``(B, C, H, W)``. Gives the image ``(B, K, h, w)`` and the soft label
-        ``(B, C, h, w)``, or a hard mask ``(B, 1, h, w)`` of the type it came in.
+        type, taken as it is, or a soft label ``(B, C, H, W)``; where C is 1, one channel is a label map unless the mask
+        is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
+        ``(B, 1, h, w)`` of the type it came in.
+
+        Several images of one call may differ in size. Flips and resizes treat each by its own; a crop is drawn for the
+        first one's size, and no other can follow it. Boxes, keypoints and `boxes` are those of the first.
 
     Raises:
         ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
-            neither 1 nor C channels.
+            neither 1 nor C channels; a crop of an image or mask of another size than it was drawn for.
+        TypeError: a mask is no tensor (a `tritonsoft.SparseLabels`, for one).
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -228,6 +253,8 @@ class AugmentationSequential(K.AugmentationSequential):
     # kornia turns every mask into floats here and back below. Ours stay what they are.
 
     def _preproc_mask(self, arg: Value, dtype: torch.dtype | None, image_batch: int | None = None) -> Value:
+        for mask in arg if isinstance(arg, list) else [arg]:
+            check_mask(mask)
         return arg if isinstance(arg, list) else cast(Tensor, self._broadcast_single_mask(arg, image_batch))
 
     def _postproc_mask(self, arg: Value, like: Value) -> Value:
@@ -239,7 +266,7 @@ class AugmentationSequential(K.AugmentationSequential):
 
     def _arguments_postproc(self, in_args: list[Any], out_args: list[Any], data_keys: list[DataKey]) -> list[Any]:
         settled = self.transform_op.settled(list(out_args), data_keys)
-        values = [arg.value if isinstance(arg, _Slot) else arg for arg in settled]
+        values = [_values(arg) if _are_slots(arg) else arg for arg in settled]
         return cast(list[Any], super()._arguments_postproc(in_args, values, data_keys))
 
 
@@ -325,37 +352,57 @@ class _FoldingOps(AugmentationSequentialOps):
         """Images and masks wait, with this module's view added to theirs."""
         params = cast(dict[str, Tensor], param.data)
         flags = override_parameters(module.flags, extra_args.get(DataKey.INPUT, {}), in_place=False)
-        before, image = _waiting(args), _image_of(args, keys)
+        image = _image_of(args, keys)
         if "batch_prob" not in params:  # kornia's rule: then all samples are transformed
             params["batch_prob"] = torch.ones(1 if image is None else _batched_image(image).shape[0], dtype=torch.bool)
-        source = _size_of(args, keys) if before is None else before.view.size
-        run = None
-        if source is not None:
-            view = module.view(source, params, flags)
-            run = _Run(
-                view=view,
-                batch=params["batch_prob"].numel(),
-                num_classes=module.num_classes,
-                ignore_index=module.ignore_index,
-                # A label map that becomes soft later must not hold another value for the same until then.
-                outside=module.ignore_index if self.num_classes is None else self.ignore_index,
-                keepdim=module.keepdim,
-                unbatched=image is not None and image.ndim < 4,
-            )
-            if before is not None and view.follows(before.view):
-                run = before.then(run)
-            else:
-                args = self.settled(args, keys)
+        args = [
+            self._classified(arg, image, param) if key == DataKey.MASK else _slot(arg) if key == DataKey.INPUT else arg
+            for arg, key in zip(args, keys, strict=True)
+        ]
+        slots = _slots_of(args)
+        views = self._views(slots, module, params, flags)
+        if any(slot.run and not views[slot.size].follows(slot.run.view) for slot in slots):
+            args = self._resampled(args, keys)
+        runs: dict[tuple[int, tuple[int, int]], _Run] = {}  # pictures of one size and history share one
+
+        def extended(slot: _Slot) -> _Slot:
+            key = (id(slot.run), slot.size)
+            if key not in runs:
+                run = _Run(
+                    view=views[slot.size],
+                    batch=params["batch_prob"].numel(),
+                    num_classes=module.num_classes,
+                    ignore_index=module.ignore_index,
+                    # A label map that becomes soft later must not hold another value for the same until then.
+                    outside=module.ignore_index if self.num_classes is None else self.ignore_index,
+                    keepdim=module.keepdim,
+                    unbatched=image is not None and image.ndim < 4,
+                )
+                runs[key] = run if slot.run is None else slot.run.then(run)
+            return _Slot(slot.value, slot.kind, runs[key])
+
         out = list(args)
+        first = next((index for index, key in enumerate(keys) if key == DataKey.INPUT), None)
+        if first is not None:
+            # Of several images the first: its size is what the parameters were drawn for.
+            slot = args[first]
+            module.remember(slot.value, slot.size, params, flags)
         for index, key in enumerate(keys):
             if key in _PICTURES:
-                slot = _slot(args[index])
-                out[index] = replace(slot, run=run)
-                if key == DataKey.INPUT:
-                    module.remember(cast(Tensor, slot.value), view.source, params, flags)
+                out[index] = _each(extended, args[index])
             else:
                 out[index] = self._moved(args[index], key, module, param, extra_args)
         return out
+
+    def _views(
+        self, slots: list[_Slot], module: BoxAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
+    ) -> dict[tuple[int, int], View]:
+        """What the module shows of the pictures of each size."""
+        views: dict[tuple[int, int], View] = {}
+        for slot in slots:
+            if slot.size not in views:
+                views[slot.size] = module.view(slot.size, params, flags, slots[0].size)
+        return views
 
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -365,18 +412,19 @@ class _FoldingOps(AugmentationSequentialOps):
         if image is not None:
             self._note(module, image)
         if isinstance(module, K.RandomTransplantation):  # it draws its parameters from image and masks together
-            floats = [_floats(arg.value, image) if isinstance(arg, _Slot) else arg for arg in args]
+            floats = [_floats(_values(arg), image) if _are_slots(arg) else arg for arg in args]
             out = super().transform(*floats, module=module, param=param, extra_args=extra_args, data_keys=keys)
             pairs = zip(args, out, strict=True)
-            return [
-                replace(arg, value=_typed(value, arg.value)) if isinstance(arg, _Slot) else value
-                for arg, value in pairs
-            ]
+            return [_typed(arg, value) if isinstance(arg, _Slot) else value for arg, value in pairs]
         out = list(args)
-        # The image first: boxes, keypoints and masks read the matrix that it leaves behind.
-        for index in sorted(range(len(args)), key=lambda index: keys[index] != DataKey.INPUT):
+        order = sorted(range(len(args)), key=lambda index: keys[index] != DataKey.INPUT)
+        if isinstance(module, _TAKE_MASKS):
+            # Boxes, keypoints and masks read the matrix that an image leaves behind: the first one's.
+            order = sorted(range(len(args)), key=lambda index: (keys[index] != DataKey.INPUT, -index))
+        for index in order:
             if keys[index] == DataKey.MASK:
-                out[index] = self._mask_through(_slot(args[index]), image, "transform", module, param, extra_args)
+                slots = _each(_slot, args[index])
+                out[index] = self._mask_through(slots, image, "transform", module, param, extra_args)
             else:
                 out[index] = self._moved(args[index], keys[index], module, param, extra_args)
         return out
@@ -405,7 +453,8 @@ class _FoldingOps(AugmentationSequentialOps):
         image = _image_of(args, keys)
         for index, key in enumerate(keys):
             if key == DataKey.MASK:
-                out[index] = self._mask_through(_slot(args[index]), image, "inverse", module, param, extra_args)
+                slots = _each(_slot, args[index])
+                out[index] = self._mask_through(slots, image, "inverse", module, param, extra_args)
             else:
                 out[index] = self._get_op(key).inverse(
                     args[index], module, param=param, extra_args=extra_args.get(key, {})
@@ -414,52 +463,81 @@ class _FoldingOps(AugmentationSequentialOps):
 
     # --- masks and kornia's modules ---------------------------------------------------------------------------------
 
-    def _mask_through(
-        self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
-    ) -> _Slot:
-        """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
-        if not isinstance(module, _TAKE_MASKS):
+    def _classified(self, arg: Any, image: Tensor | None, param: ParamItem, way: str = "transform") -> _Slots:
+        """Masks as slots that know their kind: it is told by the channels when a mask comes in, and never again."""
+        if isinstance(arg, list):
+            return [self._one_classified(_slot(each), 1, way) for each in arg]
+        slot = _slot(arg)
+        return self._one_classified(slot, _batch_of(slot.value, image, param), way)
+
+    def _one_classified(self, slot: _Slot, batch: int, way: str) -> _Slot:
+        if slot.kind is not None:
             return slot
-        if isinstance(slot.value, Tensor) and (isinstance(module, K.VideoSequential) or _is_plain_container(module)):
-            return self._mask_through_children(slot, image, way, module, param, extra_args)
+        mask = batched(slot.value, batch)
+        # Of one class, floats are class ids on the way there and what the container made of them on the way back.
+        masses_of_one = way == "inverse" and self.num_classes == mask.shape[1] and mask.is_floating_point()
+        kind: Kind = "label map" if mask.shape[1] == 1 else "hard planes"
+        if looks_soft(mask, self.num_classes) or masses_of_one:
+            kind = "soft label"
+        return _Slot(unmarked(slot.value), kind, slot.run)
+
+    def _mask_through(
+        self, slots: _Slots, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slots:
+        """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
+        if isinstance(module, K.auto.operations.OperationBase):
+            module = module.op
+        if not isinstance(module, _TAKE_MASKS) or slots == []:
+            return slots
+        is_video = isinstance(module, K.VideoSequential) and isinstance(slots, _Slot)
+        if is_video or getattr(type(module), "transform_masks", None) is ImageSequentialBase.transform_masks:
+            return self._mask_through_children(slots, image, way, module, param, extra_args)
         if getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask:
             # A colour operation: the mask need not become floats and back for it.
-            batch = 1 if isinstance(slot.value, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
-            return slot if module.keepdim else replace(slot, value=_each(lambda mask: batched(mask, batch), slot.value))
+            if module.keepdim:
+                return slots
+            batch = 1 if isinstance(slots, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
+            return _each(lambda slot: replace(slot, value=batched(slot.value, batch)), slots)
+        slots = self._classified(slots, image, param, way)
+        if isinstance(slots, _Slot):
+            return self._same_through(slots, image, way, module, param, extra_args)
+        # kornia takes a list as a whole, and masks of several kinds need several arguments.
+        out = list(slots)
+        for like in {_traits(slot): slot for slot in slots}.values():
+            alike = [slot if _traits(slot) == _traits(like) else like for slot in slots]
+            moved = cast(list[_Slot], self._same_through(alike, image, way, module, param, extra_args))
+            out = [
+                new if _traits(slot) == _traits(like) else old for slot, old, new in zip(slots, out, moved, strict=True)
+            ]
+        return out
+
+    def _same_through(
+        self, slots: _Slots, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slots:
+        """The same for masks that are all of one kind."""
+        first = slots[0] if isinstance(slots, list) else slots
+        is_soft, value = first.kind == "soft label", _values(slots)
         extra, flags = extra_args.get(DataKey.MASK, {}), getattr(module, "flags", {})
         ours = isinstance(module, BoxAugmentation) and module.filter is not None  # takes integers
-        softens = ours and way == "transform" and module.num_classes is not None
-        slot = self._known(slot, way, param)
         zero = 0
-        if slot.is_soft:
-            # Of ours, those without `num_classes` take masses for hard planes.
-            extra = {**extra, "antialias": True} if ours else self._extra_of_soft(extra, flags)
-        elif not ours and slot.is_label_map:
-            extra = extra if _first(slot.value).is_floating_point() else {**_NEAREST, **extra}
+        if ours:
+            extra = {**extra, "is_soft": is_soft}
+        elif is_soft:
+            extra = self._extra_of_soft(extra, flags)
+        elif first.kind == "label map":
+            extra = extra if first.value.is_floating_point() else {**_NEAREST, **extra}
             is_nearest = extra.get("resample") == Resample.NEAREST
             if self.num_classes is not None and is_nearest and not extra.keys() & set(_FILLS):
                 # kornia's modules pad with 0, which is a class: count the ids from `ignore_index`.
                 zero, extra = self.ignore_index, {**extra, **_no_fill(flags)}
-        value = slot.value if ours else _floats(slot.value, image)
+        value = value if ours else _floats(value, image)
         operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
         value = operate(_plus(value, -zero), module, param=param, extra_args=extra)
-        value = _plus(_each(lambda mask: mask.as_subclass(Tensor), value), zero)
-        if softens and not slot.is_soft:
-            dtype = self._dtype_of_soft(slot.value, image)
-            return replace(slot, value=_each(lambda mask: mask.to(dtype), value), is_soft=True)
-        return replace(slot, value=_typed(value, slot.value))
-
-    def _known(self, slot: _Slot, way: str, param: ParamItem) -> _Slot:
-        """The slot, its mask known for a soft label or a label map by its channels."""
-        if isinstance(slot.value, list) and not slot.value:
-            return slot
-        first = _first(slot.value)
-        params = param.data if isinstance(param.data, dict) else {}
-        batch = params["batch_prob"].numel() if "batch_prob" in params else first.shape[0]
-        count = batched(first, 1 if isinstance(slot.value, list) else batch).shape[1]
-        looks_soft = count == self.num_classes and first.is_floating_point() and (count > 1 or way == "inverse")
-        is_soft = slot.is_soft or looks_soft
-        return replace(slot, is_soft=is_soft, is_label_map=count == 1 and not is_soft)
+        value = _plus(value, zero)
+        if ours and way == "transform" and module.num_classes is not None and not is_soft:
+            dtype = self._dtype_of_soft(_values(slots), image)
+            return _each(lambda mask: _Slot(mask.to(dtype), "soft label"), value)
+        return _typed(slots, value)
 
     def _extra_of_soft(self, extra: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
         """How kornia's modules treat a soft label: what they fill in is no mass, and it moves like its image."""
@@ -470,19 +548,21 @@ class _FoldingOps(AugmentationSequentialOps):
         return extra
 
     def _mask_through_children(
-        self, slot: _Slot, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
-    ) -> _Slot:
-        """A mask through a container that only applies its children; a video is a batch of its frames to them."""
+        self, slots: _Slots, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> _Slots:
+        """Masks through a container that only applies its children to them; a video is a batch of its frames."""
         children = cast(list[ParamItem], param.data)
         frames = None
         if isinstance(module, K.VideoSequential):
-            frames = cast(Tensor, slot.value).shape[module._temporal_channel]
-            slot = replace(slot, value=module._input_shape_convert_in(slot.value, frames))
+            clip = cast(_Slot, slots)
+            frames = clip.value.shape[module._temporal_channel]
+            slots = replace(clip, value=module._input_shape_convert_in(clip.value, frames))
         for child in children if way == "transform" else reversed(children):
-            slot = self._mask_through(slot, image, way, module.get_submodule(child.name), child, extra_args)
+            slots = self._mask_through(slots, image, way, module.get_submodule(child.name), child, extra_args)
         if frames is None:
-            return slot
-        return replace(slot, value=module._input_shape_convert_back(slot.value, frames))
+            return slots
+        clip = cast(_Slot, slots)
+        return replace(clip, value=module._input_shape_convert_back(clip.value, frames))
 
     def _dtype_of_soft(self, mask: Value, image: Tensor | None) -> torch.dtype:
         dtypes = {each.dtype for each in (mask if isinstance(mask, list) else [mask])}
@@ -496,35 +576,46 @@ class _FoldingOps(AugmentationSequentialOps):
     # --- the resample -----------------------------------------------------------------------------------------------
 
     def settled(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
-        """What waits is done: one resample of the image and its masks."""
-        run = _waiting(args)
-        if run is None:
+        """What waits is done, and images are tensors again."""
+        out = self._resampled(args, keys)
+        return [
+            arg.value if isinstance(arg, _Slot) and key == DataKey.INPUT else arg
+            for arg, key in zip(out, keys, strict=True)
+        ]
+
+    def _resampled(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
+        """What waits is done: one resample of each image and its masks."""
+        if not any(slot.run for slot in _slots_of(args)):
             return args
         out = list(args)
         images = [index for index, key in enumerate(keys) if key == DataKey.INPUT]
         masks = [index for index, key in enumerate(keys) if key == DataKey.MASK]
-        shows_pixels = not run.view.is_identity and not isinstance(run.view.fill, tuple)
+        first = args[images[0]].value if images else None
         for index in images:
-            image = args[index].value
-            self.steps.append(_Step(run.view, run.batch, image.device))
-            label = next((index for index in masks if _is_label_map(out[index])), None) if shows_pixels else None
+            image, run = args[index].value, args[index].run
+            if index == images[0]:
+                self.steps.append(_Step(run.view, run.batch, image.device))
+            shows_pixels = not run.view.is_identity and not isinstance(run.view.fill, tuple)
+            label = next((index for index in masks if _pairs_with(out[index], run)), None) if shows_pixels else None
             if label is None:
                 shown = sample_image(_batched_image(image), run.view)
             else:
-                dtype = self._dtype_of_soft(args[label].value, image)
+                dtype = self._dtype_of_soft(args[label].value, first)
                 shown, out[label] = self._pair(_batched_image(image), args[label], run, dtype)
-            out[index] = like_input(shown, image.ndim, batch_first=False) if run.keepdim else shown
+            out[index] = _Slot(like_input(shown, image.ndim, batch_first=False) if run.keepdim else shown)
         for index in masks:
-            if out[index].run is not None:
-                dtype = self._dtype_of_soft(args[index].value, args[images[0]].value if images else None)
-                out[index] = self._mask(out[index], run, dtype)
+            if isinstance(out[index], list):
+                dtype = self._dtype_of_soft(_values(out[index]), first)
+                out[index] = [self._mask(slot, dtype, sample) for sample, slot in enumerate(out[index])]
+            elif out[index].run is not None:
+                out[index] = self._mask(out[index], self._dtype_of_soft(out[index].value, first))
         return out
 
     def _pair(self, image: Tensor, slot: _Slot, run: _Run, dtype: torch.dtype) -> tuple[Tensor, _Slot]:
-        mask, num_classes = cast(Tensor, slot.value), cast(int, run.num_classes)
+        num_classes = cast(int, run.num_classes)
         shown, soft = ts.crop_resize_pair(
             image,
-            label_map(batched(mask, run.batch), num_classes),
+            label_map(batched(slot.value, run.batch), num_classes),
             rows(run.view.boxes, run.batch, image.device),
             run.view.size,
             num_classes,
@@ -533,27 +624,22 @@ class _FoldingOps(AugmentationSequentialOps):
             fill=cast(float, run.view.fill),
             soft_dtype=dtype,
         )
-        return shown, _Slot(_ranked(soft, mask, run), is_soft=True)
+        return shown, _Slot(_ranked(soft, slot.value, run), "soft label")
 
-    def _mask(self, slot: _Slot, run: _Run, dtype: torch.dtype) -> _Slot:
-        def show(mask: Tensor, view: View, batch: int) -> Tensor:
-            picture = batched(mask, batch)
-            if run.num_classes is not None:
-                out = soften(picture, view, run.num_classes, run.ignore_index, dtype, slot.is_soft)
-            else:
-                linear = slot.is_soft or asks_for_interpolation(self.mask_args)
-                out = harden(picture, view, run.outside, self.mask_args.get("fill"), linear)
-            return _ranked(out, mask, replace(run, batch=batch))
-
-        if isinstance(slot.value, list):
-            value: Value = [show(mask, run.view.sample(index), 1) for index, mask in enumerate(slot.value)]
+    def _mask(self, slot: _Slot, dtype: torch.dtype, sample: int | None = None) -> _Slot:
+        """One mask, or that of one sample, resampled."""
+        run, kind = cast(_Run, slot.run), slot.kind
+        if sample is not None:
+            run = replace(run, view=run.view.sample(sample), batch=1)
+        mask = batched(slot.value, run.batch)
+        if kind == "soft label":
+            out = sample_soft(mask, run.view)
+        elif run.num_classes is not None:
+            out, kind = soften(mask, run.view, run.num_classes, run.ignore_index, dtype), "soft label"
         else:
-            value = show(slot.value, run.view, run.batch)
-        return _Slot(value, is_soft=slot.is_soft or run.num_classes is not None)
-
-
-def _first(value: Value) -> Tensor:
-    return value[0] if isinstance(value, list) else value
+            linear = asks_for_interpolation(self.mask_args)
+            out = harden(mask, run.view, run.outside, self.mask_args.get("fill"), linear)
+        return _Slot(_ranked(out, slot.value, run), kind)
 
 
 def _plus(value: Value, number: int) -> Value:
@@ -568,34 +654,47 @@ def _slot(arg: Any) -> _Slot:
     return arg if isinstance(arg, _Slot) else _Slot(arg)
 
 
-def _waiting(args: list[Any]) -> _Run | None:
-    return next((arg.run for arg in args if isinstance(arg, _Slot) and arg.run is not None), None)
+def _are_slots(arg: Any) -> bool:
+    return isinstance(arg, _Slot) or (isinstance(arg, list) and len(arg) > 0 and isinstance(arg[0], _Slot))
+
+
+def _slots_of(args: list[Any]) -> list[_Slot]:
+    slots: list[_Slot] = []
+    for arg in args:
+        if _are_slots(arg):
+            slots += arg if isinstance(arg, list) else [arg]
+    return slots
+
+
+def _values(slots: _Slots) -> Value:
+    return [slot.value for slot in slots] if isinstance(slots, list) else slots.value
+
+
+def _traits(slot: _Slot) -> tuple[Kind | None, bool]:
+    """What the arguments of kornia's modules depend on."""
+    return slot.kind, slot.value.is_floating_point()
+
+
+def _batch_of(mask: Tensor, image: Tensor | None, param: ParamItem) -> int:
+    if image is not None and image.ndim <= 4:
+        return image.shape[0] if image.ndim == 4 else 1
+    if isinstance(param.data, dict) and "batch_prob" in param.data:
+        return param.data["batch_prob"].numel()
+    return mask.shape[0]
 
 
 def _image_of(args: list[Any], keys: list[DataKey]) -> Tensor | None:
     images = (_slot(arg).value for arg, key in zip(args, keys, strict=True) if key == DataKey.INPUT)
-    return cast(Tensor | None, next(images, None))
-
-
-def _size_of(args: list[Any], keys: list[DataKey]) -> tuple[int, int] | None:
-    """(H, W) of the first picture that is no empty list."""
-    for arg, key in zip(args, keys, strict=True):
-        value = _slot(arg).value if key in _PICTURES else []
-        for picture in value if isinstance(value, list) else [value]:
-            return picture.shape[-2], picture.shape[-1]
-    return None
+    return next(images, None)
 
 
 def _batched_image(image: Tensor) -> Tensor:
     return batched(image, -1)  # an image (K, H, W) is never (B, H, W)
 
 
-def _is_label_map(slot: _Slot) -> bool:
-    """Whether the pair operator can take this mask: class ids that the run makes soft."""
-    run, mask = slot.run, slot.value
-    if run is None or run.num_classes is None or slot.is_soft or isinstance(mask, list):
-        return False
-    return batched(mask, run.batch).shape[1] == 1
+def _pairs_with(mask: Any, run: _Run) -> bool:
+    """Whether the pair operator can take this mask: class ids that the image's run makes soft."""
+    return isinstance(mask, _Slot) and mask.run is run and run.num_classes is not None and mask.kind == "label map"
 
 
 def _ranked(out: Tensor, mask: Tensor, run: _Run) -> Tensor:
@@ -607,8 +706,8 @@ def _ranked(out: Tensor, mask: Tensor, run: _Run) -> Tensor:
     return like_input(out, mask.ndim, batch_first and not run.unbatched)
 
 
-def _each(function: Callable[[Tensor], Tensor], value: Value) -> Value:
-    return [function(mask) for mask in value] if isinstance(value, list) else function(value)
+def _each(function: Callable[[_Before], _After], value: _Before | list[_Before]) -> _After | list[_After]:
+    return [function(each) for each in value] if isinstance(value, list) else function(value)
 
 
 def _floats(value: Value, image: Tensor | None) -> Value:
@@ -626,10 +725,11 @@ def _no_fill(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: fill.new_zeros(()) if isinstance(fill, Tensor) else 0.0 for name, fill in fills.items()}
 
 
-def _typed(value: Value, like: Value) -> Value:
-    if isinstance(value, list):
-        return [mask.to(before.dtype) for mask, before in zip(value, like, strict=True)]
-    return value.to(cast(Tensor, like).dtype)
+def _typed(slots: _Slots, value: Value) -> _Slots:
+    """The slots with what a module made of them, in the types they had."""
+    if isinstance(slots, list):
+        return [replace(slot, value=mask.to(slot.value.dtype)) for slot, mask in zip(slots, value, strict=True)]
+    return replace(slots, value=cast(Tensor, value).to(slots.value.dtype))
 
 
 def _is_plain_container(module: nn.Module) -> bool:

@@ -17,18 +17,25 @@ _CASTS = (Tensor.to, Tensor.type, Tensor.type_as, Tensor.long, Tensor.int, Tenso
 
 
 class SoftLabel(Tensor):
-    """A soft label that refuses to become integers.
+    """A soft label that refuses to become integers or to pass for class ids.
 
     kornia's own container casts every mask back to the type it came in. A label map that came in as integers would
     then silently leave with its masses rounded to 0 and 1; this turns that into an error. It is what the modules
-    return for *float* masks, the only ones that they get there. The container hands out an ordinary tensor.
+    return to kornia's containers for *float* masks, the only ones that they get there, and for one class, where the
+    masses look like class ids. The container hands out an ordinary tensor. ``masses.as_subclass(SoftLabel)`` tells our
+    modules and container that one channel of floats holds masses.
     """
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__setitem__ and type(args[0]) is Tensor:
+            # kornia's slicing crops may write into a tensor that they make first; that tensor would not know.
+            raise TypeError(
+                "a soft label cannot be written into a tensor that would not know it for one, as crops of kornia may "
+                "do: use tritonsoft.augmentation.AugmentationSequential or the crops of that module. A tensor of your "
+                "own takes soft.as_subclass(torch.Tensor)"
+            )
         result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-        if func is Tensor.__setitem__ and type(args[0]) is Tensor and args[0].is_floating_point():
-            args[0].__class__ = cls  # kornia's slicing crops write into a tensor that they make first
         if not isinstance(result, SoftLabel):
             return result
         if result.is_floating_point():
@@ -49,8 +56,33 @@ class SoftLabel(Tensor):
         return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
+def check_mask(mask: Any) -> None:
+    """A tensor, or a TypeError that says what to give."""
+    if isinstance(mask, Tensor):
+        return
+    if isinstance(mask, ts.SparseLabels):
+        raise TypeError(
+            "mask must be a tensor, got SparseLabels: a few classes of each pixel cannot be resampled. Give the label "
+            "map that they were made of, or dense masses, sparse.to_dense()"
+        )
+    raise TypeError(f"mask must be a tensor, got {type(mask).__name__}")
+
+
+def looks_soft(mask: Tensor, num_classes: int | None) -> bool:
+    """Whether a mask ``(B, K, H, W)`` of which nothing else is known holds masses; one channel is taken for ids."""
+    return isinstance(mask, SoftLabel) or (
+        mask.shape[1] == num_classes and num_classes != 1 and mask.is_floating_point()
+    )
+
+
+def unmarked(mask: Tensor) -> Tensor:
+    """The mask as an ordinary tensor."""
+    return mask.as_subclass(Tensor) if isinstance(mask, SoftLabel) else mask
+
+
 def batched(mask: Tensor, batch: int) -> Tensor:
     """``(B, K, H, W)`` from (H, W), (K, H, W), (B, H, W) or (B, K, H, W), by kornia's rule: B first where it fits."""
+    check_mask(mask)
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim == 3:
@@ -99,12 +131,8 @@ def label_map(mask: Tensor, num_classes: int) -> Tensor:
     return torch.where(whole, integers, torch.full((), -(2**31), dtype=torch.int32, device=ids.device))
 
 
-def soften(
-    mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None, is_soft: bool = False
-) -> Tensor:
-    """``(B, 1, H, W)`` class ids or ``(B, C, H, W)`` masses -> the soft label ``(B, C, h, w)`` that ``view`` shows."""
-    if is_soft or (mask.shape[1] == num_classes and mask.shape[1] != 1 and mask.is_floating_point()):
-        return sample_soft(mask, view)
+def soften(mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None) -> Tensor:
+    """``(B, 1, H, W)`` class ids -> the soft label ``(B, C, h, w)`` that ``view`` shows."""
     if mask.shape[1] != 1:
         raise ValueError(
             f"mask must have 1 channel of class ids or num_classes={num_classes} channels of masses (floats), got "

@@ -13,7 +13,16 @@ from kornia.constants import Resample
 from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
 
-from tritonsoft.augmentation.masks import SoftLabel, batched, harden, like_input, soften, undo_mask
+from tritonsoft.augmentation.masks import (
+    SoftLabel,
+    batched,
+    harden,
+    like_input,
+    looks_soft,
+    soften,
+    undo_mask,
+    unmarked,
+)
 from tritonsoft.augmentation.view import (
     Fill,
     View,
@@ -25,6 +34,7 @@ from tritonsoft.augmentation.view import (
     undo,
     whole,
 )
+from tritonsoft.checks import check_ignore_index
 from tritonsoft.conventions import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -32,7 +42,6 @@ Flags = dict[str, Any]
 Size = tuple[int, int]
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
-_IGNORE_INDEX: Final = 255  # unless the caller names another
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -65,15 +74,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
                     f"it, got num_classes={num_classes}"
                 )
-        if ignore_index is None:
-            if num_classes is not None and num_classes > _IGNORE_INDEX:
-                raise ValueError(
-                    f"ignore_index must be given where num_classes is more than {_IGNORE_INDEX} (the default, "
-                    f"{_IGNORE_INDEX}, would be a class), got num_classes={num_classes}"
-                )
-            ignore_index = _IGNORE_INDEX
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise TypeError(f"ignore_index must be an int or None, got {ignore_index!r}")
+        ignore_index = check_ignore_index(ignore_index, num_classes)
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
             self._refuse_resample(self.flags)
@@ -117,9 +118,21 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def always_applies(self) -> bool:
         return bool(self.p == 1.0 and self.p_batch == 1.0)
 
-    def view(self, source: Size, params: Params, flags: Flags) -> View:
-        """What this module shows of a picture of (H, W), its gate included: of a skipped sample, the whole picture."""
+    def view(self, source: Size, params: Params, flags: Flags, first: Size | None = None) -> View:
+        """What this module shows of a picture of (H, W), its gate included: of a skipped sample, the whole picture.
+
+        A crop shows the picture's own part where the parameters were drawn for its size, and is an error where not.
+        ``first`` is the size of the first picture of the call, which counts where the recorded one cannot be read.
+        """
         self._refuse_resample(flags)  # `extra_args` may have brought one
+        if self.crops and self._recorded_source(params, first or source) != source:
+            if self.always_applies or bool((params["batch_prob"] > 0.5).any()):
+                raise ValueError(
+                    f"image and mask must have the size that {type(self).__name__} drew its crops for, "
+                    f"{self._recorded_source(params, first or source)}, got {source}: a crop does not carry over to "
+                    "another size"
+                )
+            return View(source, source)
         boxes, size = self.boxes(source, params, flags), self.drawn_size(source, params, flags)
         if not self.always_applies:
             gate = params["batch_prob"] > 0.5
@@ -150,7 +163,10 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         """Leave behind what a forward call would, where a container took over: the matrix is made of it when asked."""
         shape = (*self.transform_tensor(image).shape[:2], *source)
         stand_in = image.new_empty(()).expand(shape)
-        self._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(stand_in, params, flags))
+        drawn = params
+        if self._recorded_source(params, source) != source:  # a replay on a picture of another size
+            drawn = {**params, "forward_input_shape": torch.tensor(shape)}
+        self._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(stand_in, drawn, flags))
         self._record_matrix_params(params)
 
     # --- kornia's contract ------------------------------------------------------------------------------------------
@@ -159,7 +175,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
         if self.filter is None:
             return super().compute_transformation(input, params, flags)
-        source = self._recorded_source(params, input)
+        source = self._recorded_source(params, _size_of(input))
         boxes = self.boxes(source, params, flags)
         if boxes is None:
             boxes = whole(source, params["batch_prob"])
@@ -195,9 +211,19 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         return like_input(out, input.ndim, batch_first=False) if self.keepdim else out
 
     def transform_masks(
-        self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
+        self,
+        input: Tensor,
+        params: Params,
+        flags: Flags,
+        transform: Tensor | None = None,
+        is_soft: bool | None = None,
+        **kwargs: Any,
     ) -> Tensor:
-        """Masks of any type, integers included; with ``num_classes`` they become (or stay) soft labels."""
+        """Masks of any type, integers included; with ``num_classes`` they become (or stay) soft labels.
+
+        ``is_soft`` says whether the mask is a soft label. None: it is one if it has ``num_classes`` channels of floats,
+        more than one; of one class the modules return a `SoftLabel`, which each of them knows.
+        """
         if self.filter is None:
             return super().transform_masks(input, params, flags, transform=transform, **kwargs)
         linear = asks_for_interpolation(kwargs)
@@ -207,7 +233,12 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         mask = batched(input, batch)
         if mask.shape[0] != batch:
             raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(input.shape)}")
-        out = self._sample_mask(*self._picture_and_view(mask, params, flags), linear, fill)
+        out = self._sample_mask(*self._picture_and_view(mask, params, flags), linear, fill, is_soft)
+        # kornia's containers (they send a matrix along) lose track of what is soft; of one class everybody does.
+        stays_marked = isinstance(mask, SoftLabel) or self.num_classes == 1
+        in_container = self.num_classes is not None and transform is not None and mask.is_floating_point()
+        if is_soft is None and (stays_marked or in_container):
+            out = out.as_subclass(SoftLabel)
         return like_input(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
     def apply_transform_mask(
@@ -225,14 +256,16 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
             return input
         return self._sample_mask(input, View(_size_of(input), _size_of(input)), linear=False, fill=None)
 
-    def _sample_mask(self, mask: Tensor, view: View, linear: bool, fill: float | None) -> Tensor:
-        if isinstance(mask, SoftLabel):
-            return sample_soft(mask.as_subclass(Tensor), view).as_subclass(SoftLabel)
+    def _sample_mask(
+        self, mask: Tensor, view: View, linear: bool, fill: float | None, is_soft: bool | None = None
+    ) -> Tensor:
+        if is_soft is None:
+            is_soft = looks_soft(mask, self.num_classes)
+        if is_soft:
+            return sample_soft(unmarked(mask), view)
         if self.num_classes is None:
             return harden(mask, view, self.ignore_index, fill, linear)
-        soft = soften(mask, view, self.num_classes, self.ignore_index, None)
-        # One class looks like class ids: the next module must know better.
-        return soft.as_subclass(SoftLabel) if mask.is_floating_point() or self.num_classes == 1 else soft
+        return soften(mask, view, self.num_classes, self.ignore_index, None)
 
     def _mask_fill(self, kwargs: dict[str, Any]) -> float | None:
         """What the caller wants outside of a hard mask; None: `ignore_index`."""
@@ -254,31 +287,54 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if self.filter is None:
             return super().inverse_inputs(input, params, flags, transform, **kwargs)
         flags = override_parameters(flags, kwargs, in_place=False)
-        return undo(self.transform_tensor(input), self.view(self.past_source(params), params, flags))
+        image = self.transform_tensor(input)
+        return undo(image, self._past_view(image, params, flags))
 
     def inverse_masks(
-        self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
+        self,
+        input: Tensor,
+        params: Params,
+        flags: Flags,
+        transform: Tensor | None = None,
+        is_soft: bool | None = None,
+        **kwargs: Any,
     ) -> Tensor:
+        """Masks back like their image; ``is_soft`` as in `transform_masks`, but one channel of floats holds masses."""
         if self.filter is None:
             return super().inverse_masks(input, params, flags, transform, **kwargs)
         _refuse_padding_mode(kwargs)
         batch = params["batch_prob"].numel()
         mask = batched(input, batch)
-        is_soft = self.num_classes is not None and mask.shape[1] == self.num_classes
-        view = self.view(self.past_source(params), params, flags)
-        out = undo_mask(mask, view, self.ignore_index, is_soft or asks_for_interpolation(kwargs))
+        told = is_soft is not None
+        if is_soft is None:
+            is_soft = isinstance(mask, SoftLabel) or mask.shape[1] == self.num_classes
+        is_soft = is_soft and mask.is_floating_point()
+        view = self._past_view(mask, params, flags)
+        out = undo_mask(unmarked(mask), view, self.ignore_index, is_soft or asks_for_interpolation(kwargs))
+        if is_soft and (isinstance(mask, SoftLabel) or transform is not None) and not told:
+            out = out.as_subclass(SoftLabel)
         return like_input(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
     def past_source(self, params: Params) -> Size:
         """(H, W) of the picture that the parameters were drawn for, read from the tensor that kornia keeps it in."""
-        height, width = params["forward_input_shape"][-2:]
-        return int(height), int(width)
+        *_, height, width = params["forward_input_shape"].tolist()
+        return height, width
 
-    def _recorded_source(self, params: Params, input: Tensor) -> Size:
-        """The same where reading costs nothing; else the size of the picture at hand, which is right going forward."""
+    def _recorded_source(self, params: Params, otherwise: Size) -> Size:
+        """The same where reading costs nothing; else another size that is right going forward."""
         recorded = params.get("forward_input_shape")
-        reads_freely = recorded is not None and recorded.device.type == "cpu" and not torch.compiler.is_compiling()
-        return self.past_source(params) if reads_freely else _size_of(input)
+        reads_freely = recorded is not None and _can_be_read(recorded) and recorded.device.type == "cpu"
+        return self.past_source(params) if reads_freely else otherwise
+
+    def _past_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
+        """The view that made what is shown."""
+        view = self.view(self.past_source(params), params, flags)
+        if view.size != _size_of(shown):
+            raise ValueError(
+                f"image and mask must have the size that {type(self).__name__} makes, {view.size}, to go back, got "
+                f"{_size_of(shown)}"
+            )
+        return view
 
 
 def edges(corners: Tensor) -> Tensor:
@@ -291,7 +347,7 @@ def sliced(corners: Tensor, canvas: Size, left: int = 0, top: int = 0) -> Tensor
     """What kornia's slices of a canvas (H, W) show of the corners, as boxes of a picture at ``left``, ``top`` in it.
 
     Slices end where the canvas does, and these hold a pixel at least. Corners lie beyond it where they were drawn in
-    half precision and rounded, or for a larger picture.
+    half precision and rounded, or edited.
     """
     corners = corners.to(torch.float64, copy=True)
     for axis, length, start in ((0, canvas[1], left), (1, canvas[0], top)):
@@ -312,8 +368,12 @@ def _recorded(params: Params, name: str) -> list[int] | None:
     kornia reads them when it replays parameters, and, like this, makes them anew of the flags where it is compiled.
     """
     kept = params.get(name)
-    reads = type(kept) is Tensor and kept.shape[0] > 0 and not torch.compiler.is_compiling()  # no fake tensor
-    return cast(Tensor, kept)[0].tolist() if reads else None
+    return None if kept is None or kept.shape[0] == 0 or not _can_be_read(kept) else kept[0].tolist()
+
+
+def _can_be_read(tensor: Tensor) -> bool:
+    """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
 def _size_of(picture: Tensor) -> Size:
@@ -403,7 +463,9 @@ class Resize(BoxAugmentation, K.Resize):
         return cast(Size, tuple(drawn.output_size))
 
     def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
-        kept = _recorded(params, "output_size") if isinstance(flags["size"], int) else None
+        # Of one side, kornia keeps the size of the picture that it drew for; others have their own.
+        own = isinstance(flags["size"], int) and self._recorded_source(params, source) == source
+        kept = _recorded(params, "output_size") if own else None
         return self.output_size(source, flags) if kept is None else (kept[0], kept[1])
 
 
@@ -559,7 +621,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         if params["padding_size"].shape[0] == 0:
             return height, width
         # kornia has recorded the padded picture.
-        left, right, top, bottom = (int(side) for side in params["padding_size"][0])
+        left, right, top, bottom = params["padding_size"][0].tolist()
         return height - top - bottom, width - left - right
 
 
@@ -601,7 +663,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        # kornia's slice is the middle of the picture at hand, whatever picture the parameters were made for.
+        # As kornia's slice, the middle of the size that the flags name now: nothing of it was left to chance.
         (height, width), (h, w) = source, self.output_size(source, flags)
         if h > height or w > width:
             raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
@@ -630,6 +692,9 @@ class _RandomFlip(BoxAugmentation):
 
     def output_size(self, source: Size, flags: Flags) -> Size:
         return source
+
+    def _past_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
+        return self.view(_size_of(shown), params, flags)  # every picture is mirrored about its own middle
 
 
 class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):

@@ -120,6 +120,8 @@ def rows(boxes: Tensor | None, batch: int, device: torch.device) -> Tensor | Non
     """Boxes where the picture is, one per picture, copied without waiting for the device."""
     if boxes is None:
         return None
+    if boxes.shape[0] not in (1, batch):
+        raise ValueError(f"image or mask must have the batch of its parameters, {boxes.shape[0]}, got {batch}")
     boxes = boxes.expand(batch, 4)
     # From pageable memory CUDA takes its copy before the call returns; under torch.compile, Inductor gets this wrong.
     return boxes.to(device, non_blocking=not torch.compiler.is_compiling())

@@ -2,12 +2,16 @@
 checks an installation, `bench` times it."""
 
 import importlib
+import io
+import sys
 
 try:
     for package in ("typer", "rich"):
         importlib.import_module(package)
 except ImportError as error:
-    raise SystemExit(f"{error}: the tritonsoft command needs its extra: pip install 'tritonsoft[demo]'") from None
+    raise SystemExit(
+        f"{error}: the tritonsoft command needs its extra: pip install '.[demo]' in a checkout of tritonsoft"
+    ) from None
 
 import typer
 
@@ -28,4 +32,6 @@ for command in (demo, audit, doctor, bench):
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that its encoding lacks becomes a question mark, no error
+        sys.stdout.reconfigure(errors="replace")
     app()

@@ -14,19 +14,23 @@ from tritonsoft.cli.common import (
     fail,
     need,
     need_folder,
-    parse_class_names,
+    need_writable,
+    parse_classes,
     parse_device,
     parse_factors,
+    parse_ignore_index,
     percent,
+    saving,
     table_of,
 )
+from tritonsoft.cli.figure import pyplot, save_figure
 from tritonsoft.cli.kept import ALL_METHODS, Kept, coloured, measure, report, short
 from tritonsoft.cli.pictures import PictureError, all_pictures, load_labels, load_picture, pairs
 
 CAPTION = (
     "in place: the share of the class's true area that it is given in the very low-resolution pixels where it lies, "
-    "Σ min(given, true) / Σ true. gone: label maps that hold the class and lose all of it. nearest: PyTorch's default, "
-    "which shifts; exact: nearest-exact; major: the class with most area; linear: one-hot planes interpolated "
+    "sum min(given, true) / sum true. gone: label maps that hold the class and lose all of it. nearest: PyTorch's "
+    "default, which shifts; exact: nearest-exact; major: the class with most area; linear: one-hot planes interpolated "
     "without antialiasing; soft: ts.soft_resize. True areas: float64 running totals over the full-size label map."
 )
 MOST_CLASSES_DRAWN = 30
@@ -38,7 +42,9 @@ def audit(
     ],
     num_classes: Annotated[int, typer.Option(help="Number of classes.")],
     factors: Annotated[str, typer.Option(help="How much to shrink by, separated by commas; at least 1.")] = "2,4,8",
-    ignore_index: Annotated[int, typer.Option(help="Id of unlabelled pixels.")] = 255,
+    ignore_index: Annotated[
+        int | None, typer.Option(help="Id of unlabelled pixels.", show_default="255, unless that is a class")
+    ] = None,
     class_names: Annotated[str | None, typer.Option(help="Names of the classes, separated by commas.")] = None,
     pattern: Annotated[str, typer.Option(help="Which files are label maps, such as '*_labelTrainIds.png'.")] = "*",
     images: Annotated[
@@ -54,43 +60,49 @@ def audit(
     Files that cannot be used are named and left out, and the exit code is then 1.
     """
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
-    names = parse_class_names(class_names, num_classes)
+    names, ignored = parse_classes(num_classes, class_names), parse_ignore_index(ignore_index, num_classes)
     need("demo", "PIL", "matplotlib")
     need_folder("--labels", labels)
     if images is not None:
         need_folder("--images", images)
+    try:
+        next(labels.glob(pattern), None)
+    except (ValueError, NotImplementedError):
+        raise typer.BadParameter(f"--pattern must be that of a name or relative path, got {pattern!r}") from None
+    table, figure = out / "audit.csv", out / "audit.png"
+    need_writable("--out", out, table.name, figure.name)
     load: Callable[[Path], Tensor] = load_labels
-    files, problems = all_pictures(labels, pattern), list[PictureError]()
-    if images is not None:
-        of_pairs, problems = pairs(images, labels, pattern)
-        image_of = {label_file: image_file for image_file, label_file in of_pairs.values()}
-        files, load = list(image_of), lambda file: load_picture(image_of[file], file)[1]
-    kept, usable = measure(
-        [str(file) for file in files],
-        lambda index: load(files[index]),
-        num_classes,
-        ignore_index,
-        shrink_by,
-        chosen_device,
-        problems,
-        ALL_METHODS,
-    )
+    try:
+        if images is None:
+            files, problems = all_pictures(labels, pattern), list[PictureError]()
+        else:
+            of_pairs, problems = pairs(images, labels, pattern)
+            image_of = {label_file: image_file for image_file, label_file in of_pairs.values()}
+            files, load = list(image_of), lambda file: load_picture(image_of[file], file)[1]
+        kept, usable = measure(
+            [str(file) for file in files],
+            lambda index: load(files[index]),
+            num_classes,
+            ignored,
+            shrink_by,
+            chosen_device,
+            problems,
+            ALL_METHODS,
+        )
+    except PictureError as error:
+        fail(str(error))
     if not kept[0].area.any():
-        report(problems)
+        report(problems, out)
         fail(f"nothing to measure: {len(files)} label maps found, none usable with a labelled pixel")
+    with saving(out):
+        write_csv(table, shrink_by, kept, names)
+        draw(figure, shrink_by, kept, names, f"{len(usable)} label maps")
     for factor, each in zip(shrink_by, kept, strict=True):
         console.print(audit_table(factor, each, names))
-    console.print(CAPTION, style="dim", highlight=False)
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / "audit.csv", shrink_by, kept, names)
-    draw(out / "audit.png", shrink_by, kept, names, f"{len(usable)} label maps")
-    console.print(
-        f"{len(usable)} label maps; every number is in {out / 'audit.csv'}, drawn in {out / 'audit.png'}.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(CAPTION, style="dim")
+    console.print(f"{len(usable)} label maps; every number is in {table}, drawn in {figure}.", soft_wrap=True)
     if problems:
-        report(problems)
+        report(problems, out)
         raise typer.Exit(1)
 
 
@@ -117,7 +129,7 @@ def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:
 
 def write_csv(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_names: Sequence[str]) -> None:
     """One row per factor, class and method; areas in source pixels."""
-    with file.open("w", newline="") as stream:
+    with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         shares_of_area = ["kept", "in_place", "distance"]
         writer.writerow(["factor", "class_id", "class", "method", "area", *shares_of_area, "label_maps", "gone"])
@@ -134,11 +146,7 @@ def write_csv(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_
 
 def draw(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_names: Sequence[str], title: str) -> None:
     """One panel per factor; in each, one line per class and one mark per method at the share that is in place."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     looks = {
         "nearest": ("o", "#d55e00"),
         "nearest-exact": ("s", "#e69f00"),
@@ -172,5 +180,4 @@ def draw(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_names
     figure.suptitle(f"{title}: classes, their share of the area, and what stays in place{more}", fontsize=9)
     handles, texts = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False, fontsize=9)
-    figure.savefig(file, dpi=160)
-    plt.close(figure)
+    save_figure(figure, file)

@@ -6,7 +6,6 @@ import re
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -17,13 +16,12 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft import scenes
-from tritonsoft.cli.common import console, describe, fail, parse_device, seconds_of, table_of
+from tritonsoft.cli.common import console, describe, fail, free_bytes, parse_device, seconds_of, table_of, working
 from tritonsoft.cli.costs import one_hot_interpolate, soft_resize
 from tritonsoft.cli.kept import shrunken
 
 SECONDS_PER_ROW, FEWEST_RUNS, MOST_RUNS = 1.5, 3, 50
 SLOW_SECONDS = 3.0  # what takes longer than this is timed once
-IGNORED = scenes.IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Inputs:
     labels: Tensor  # (B, H, W) uint8 or int16
     size: tuple[int, int]
     num_classes: int
+    ignore_index: int
 
     @property
     def cells(self) -> int:
@@ -50,15 +49,17 @@ class Way:
     planes: float = 0
 
 
-def street_batch(batch: int, height: int, width: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def street_batch(
+    batch: int, height: int, width: int, num_classes: int, ignore_index: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Street scenes; among more than their 19 classes the ids lie as far apart as they can, fewer are shared."""
     drawn = [scenes.street_scene(height, width, seed) for seed in range(min(batch, 2))]
     image = torch.stack([drawn[n % len(drawn)].image for n in range(batch)]).float() / 255
     ids = torch.stack([drawn[n % len(drawn)].labels for n in range(batch)]).to(torch.int16)
     count = len(scenes.CLASSES)
     spread = ids * (num_classes // count) if num_classes >= count else ids % num_classes
-    ids = torch.where(ids == IGNORED, IGNORED, spread)
-    return image.to(device), ids.to(device, torch.uint8 if num_classes < IGNORED else torch.int16)
+    ids = torch.where(ids == scenes.IGNORE_INDEX, ignore_index, spread)
+    return image.to(device), ids.to(device, torch.uint8 if num_classes < 255 else torch.int16)
 
 
 # --- the tasks -------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def tasks(inputs: Inputs) -> Iterator[tuple[str, list[Way]]]:
 
 
 def shrinking(inputs: Inputs) -> Iterator[Way]:
-    arguments = (inputs.labels, inputs.size, inputs.num_classes, IGNORED)
+    arguments = (inputs.labels, inputs.size, inputs.num_classes, inputs.ignore_index)
     yield Way("ts.soft_resize", functools.partial(soft_resize, *arguments))
     planes = 3 * (inputs.num_classes + 1)  # int64 and float32
     yield Way("one_hot + interpolate(area)", functools.partial(one_hot_interpolate, *arguments), planes=planes)
@@ -89,7 +90,8 @@ def cropping(inputs: Inputs) -> Iterator[Way]:
 
     keys = ["image", "mask"]
     soft = TA.AugmentationSequential(
-        TA.RandomResizedCrop(inputs.size, num_classes=inputs.num_classes, ignore_index=IGNORED), data_keys=keys
+        TA.RandomResizedCrop(inputs.size, num_classes=inputs.num_classes, ignore_index=inputs.ignore_index),
+        data_keys=keys,
     )
     hard = K.AugmentationSequential(K.RandomResizedCrop(inputs.size), data_keys=keys)
     mask = inputs.labels[:, None].float()
@@ -98,7 +100,8 @@ def cropping(inputs: Inputs) -> Iterator[Way]:
 
 
 def soft_losses(inputs: Inputs) -> Iterator[Way]:
-    soft, logits = soft_resize(inputs.labels, inputs.size, inputs.num_classes, IGNORED), logits_of(inputs)
+    soft = soft_resize(inputs.labels, inputs.size, inputs.num_classes, inputs.ignore_index)
+    logits = logits_of(inputs)
     planes = 3 * logits.numel() / inputs.labels.numel()
     yield Way("ts.soft_cross_entropy", with_gradient(lambda: ts.soft_cross_entropy(logits, soft), logits))
     yield Way(
@@ -111,12 +114,12 @@ def soft_losses(inputs: Inputs) -> Iterator[Way]:
 
 def label_losses(inputs: Inputs) -> Iterator[Way]:
     logits = logits_of(inputs)
-    ours = with_gradient(lambda: ts.area_cross_entropy(logits, inputs.labels, ignore_index=IGNORED), logits)
+    ours = with_gradient(lambda: ts.area_cross_entropy(logits, inputs.labels, ignore_index=inputs.ignore_index), logits)
     yield Way("ts.area_cross_entropy", ours)
 
     def at_full_size() -> Tensor:
         shown = F.interpolate(logits, tuple(inputs.labels.shape[1:]), mode="nearest")
-        return F.cross_entropy(shown, inputs.labels.long(), ignore_index=IGNORED)
+        return F.cross_entropy(shown, inputs.labels.long(), ignore_index=inputs.ignore_index)
 
     planes = 3 * inputs.num_classes
     yield Way("F.cross_entropy of enlarged logits", with_gradient(at_full_size, logits), planes=planes)
@@ -156,15 +159,6 @@ def median_seconds(
     return statistics.median(times), len(times), statistics.median(times_of_ours) if times_of_ours else None
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is left."""
-    if device.type != "cpu":
-        return int(torch.accelerator.get_memory_info(device)[0])
-    information = Path("/proc/meminfo")
-    match = re.search(r"MemAvailable:\s+(\d+) kB", information.read_text()) if information.exists() else None
-    return int(match[1]) * 1024 if match else 1 << 62
-
-
 def bench(
     batch: Annotated[int, typer.Option(help="Images in a batch.")] = 8,
     size: Annotated[str, typer.Option(help="Height x width of images and label maps.")] = "1024x2048",
@@ -186,13 +180,15 @@ def bench(
     chosen = parse_device(device)
     small = shrunken((height, width), factor)
     needed = 4 * batch * (3 * height * width + 4 * classes * small[0] * small[1])
+    needed = max(needed, scenes.BYTES_PER_PIXEL * height * width)
     if needed > free_bytes(chosen):
         fail(
             f"this needs {needed / 1e9:.1f} GB, {free_bytes(chosen) / 1e9:.1f} GB are free: a smaller --batch or --size"
         )
-    with console.status("drawing street scenes"):
-        image, labels = street_batch(batch, height, width, classes, chosen)
-    inputs = Inputs(image, labels, small, classes)
+    with working("drawing street scenes"):
+        ignore_index = scenes.IGNORE_INDEX if classes <= scenes.IGNORE_INDEX else -1  # where 255 is a class
+        image, labels = street_batch(batch, height, width, classes, ignore_index, chosen)
+    inputs = Inputs(image, labels, small, classes, ignore_index)
     backend, _ = ts.backend_info()[str(chosen)]
     table = table_of(
         f"{batch} x {height}x{width} to {small[0]}x{small[1]}, {classes} classes, float32",
@@ -208,7 +204,7 @@ def bench(
     for task, ways in tasks(inputs):
         table.add_row(Text(task, "bold"))
         for way in ways:
-            with console.status(f"{task}: {way.name}"):
+            with working(f"{task}: {way.name}"):
                 row = timed(way, inputs, None if way is ways[0] else ways[0].call, chosen)
             table.add_row(f"  {way.name}", *row, end_section=way is ways[-1])
     if importlib.util.find_spec("kornia") is None:

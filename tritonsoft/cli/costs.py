@@ -23,6 +23,7 @@ from tritonsoft.cli.pictures import Array
 
 TIMED_RUNS, TIMED_SECONDS = 7, 3.0
 RIVAL_BYTES = 2 << 30  # the most that the comparison with one_hot may take
+LEAST_BYTES = 1 << 20  # resident memory grows by pages, and each thread counts some of its own before it tells
 
 
 def soft_resize(labels: Tensor, size: tuple[int, int], num_classes: int, ignore_index: int) -> Tensor:
@@ -31,7 +32,8 @@ def soft_resize(labels: Tensor, size: tuple[int, int], num_classes: int, ignore_
 
 def one_hot_interpolate(labels: Tensor, size: tuple[int, int], num_classes: int, ignore_index: int) -> Tensor:
     """What people write today; ignored pixels go to a class of their own, which is dropped."""
-    ids = torch.where(labels == ignore_index, num_classes, labels.long())  # (B, H, W)
+    ids = labels.long()  # (B, H, W); a comparison of uint8 with -1 would find 255
+    ids = torch.where(ids == ignore_index, num_classes, ids)
     planes = F.one_hot(ids, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).float()
     return F.interpolate(planes, size, mode="area")
 
@@ -65,11 +67,19 @@ def cost_table(labels: Tensor, factors: Sequence[float], num_classes: int, ignor
         difference = float((ours - theirs).abs().max())
         del ours, theirs
         seconds = median_times([functools.partial(rival, *arguments) for rival in RIVALS], device)
-        ratios = [Text(f"{theirs / max(ours, 1e-9):.1f}x", "bold") for ours, theirs in (seconds, peaks)]
-        table.add_row(f"{factor:g}", "time", *(f"{1e3 * value:.2f} ms" for value in seconds), ratios[0])
-        table.add_row("", "peak memory", *(f"{value / 2**20:.1f} MiB" for value in peaks), ratios[1])
+        table.add_row(f"{factor:g}", "time", *(f"{1e3 * value:.2f} ms" for value in seconds), ratio(*seconds))
+        measurable = all(peak >= LEAST_BYTES for peak in peaks)
+        table.add_row("", "peak memory", *map(mebibytes, peaks), ratio(*peaks) if measurable else "")
         table.add_row("", "largest difference", "", f"{difference:.2g}", "", end_section=factor != factors[-1])
     return table
+
+
+def ratio(ours: float, theirs: float) -> Text:
+    return Text(f"{theirs / ours:.1f}x", "bold")
+
+
+def mebibytes(count: int) -> str:
+    return "below 1 MiB" if count < LEAST_BYTES else f"{count / 2**20:.1f} MiB"
 
 
 def median_times(calls: Sequence[Callable[[], object]], device: torch.device) -> list[float]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from torch import Tensor
 
@@ -11,17 +12,22 @@ from tritonsoft import scenes
 from tritonsoft.cli.common import (
     console,
     fail,
+    free_bytes,
     need,
     need_folder,
-    parse_class_names,
+    need_writable,
+    parse_classes,
     parse_device,
     parse_factors,
+    parse_ignore_index,
     percent,
+    saving,
+    working,
 )
 from tritonsoft.cli.costs import cost_table
 from tritonsoft.cli.figure import draw_figure
 from tritonsoft.cli.kept import KEPT_CAPTION, kept_table, measure, report, thinnest_class
-from tritonsoft.cli.pictures import PictureError, folder, street
+from tritonsoft.cli.pictures import PictureError, Pictures, folder, street
 
 
 def demo(
@@ -40,7 +46,12 @@ def demo(
         typer.Option(help="Folder of label maps of the same paths and stems: grey or palette ids of 8 or 16 bits."),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Number of classes in the folder's label maps.")] = None,
-    ignore_index: Annotated[int, typer.Option(help="Id of unlabelled pixels in the folder's label maps.")] = 255,
+    ignore_index: Annotated[
+        int | None,
+        typer.Option(
+            help="Id of unlabelled pixels in the folder's label maps.", show_default="255, unless that is a class"
+        ),
+    ] = None,
     class_names: Annotated[str | None, typer.Option(help="Names of the folder's classes, separated by commas.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.")
@@ -56,39 +67,38 @@ def demo(
     """
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
     need("demo", "PIL", "matplotlib")
-    if images is None:
-        if labels is not None or num_classes is not None or class_names is not None:
-            raise typer.BadParameter("--labels, --num-classes and --class-names describe a folder: they need --images")
-        if min(height, width) < 8 or seed < 0:
-            raise typer.BadParameter(f"the scene needs 8x8 pixels and seed >= 0, got {height}x{width} and {seed}")
-        with console.status("drawing the street scene"):
-            pictures, problems = street(height, width, seed), list[PictureError]()
-    else:
-        if labels is None or num_classes is None:
-            raise typer.BadParameter("--images needs --labels and --num-classes")
-        need_folder("--images", images)
-        need_folder("--labels", labels)
-        pictures, problems = folder(images, labels, parse_class_names(class_names, num_classes), ignore_index)
-    thin = [_parse_class(name, pictures.class_names) for name in thin_class or ([] if images else ["pole"])]
+    try:
+        if images is None:
+            if labels is not None or num_classes is not None or class_names is not None or ignore_index is not None:
+                raise typer.BadParameter(
+                    "--labels, --num-classes, --ignore-index and --class-names describe a folder: they need --images"
+                )
+            pictures, problems = _street(height, width, seed), list[PictureError]()
+        else:
+            if labels is None or num_classes is None:
+                raise typer.BadParameter("--images needs --labels and --num-classes")
+            need_folder("--images", images)
+            need_folder("--labels", labels)
+            names, ignored = parse_classes(num_classes, class_names), parse_ignore_index(ignore_index, num_classes)
+            pictures, problems = folder(images, labels, names, ignored)
+        thin = [_parse_class(name, pictures.class_names) for name in thin_class or ([] if images else ["pole"])]
+        file = out / "soft_labels.png"
+        need_writable("--out", out, file.name)
 
-    kept, true_areas = measure(
-        pictures.names,
-        lambda index: pictures.load(index)[1],
-        pictures.num_classes,
-        pictures.ignore_index,
-        shrink_by,
-        chosen_device,
-        problems,
-    )
+        kept, true_areas = measure(
+            pictures.names,
+            lambda index: pictures.load(index)[1],
+            pictures.num_classes,
+            pictures.ignore_index,
+            shrink_by,
+            chosen_device,
+            problems,
+        )
+    except PictureError as error:
+        fail(str(error))
     if not kept[0].area.any():
-        report(problems)
+        report(problems, out)
         fail(f"nothing to shrink: {len(pictures.names)} pictures with labels found, none usable with a labelled pixel")
-    for factor, each in zip(shrink_by, kept, strict=True):
-        console.print(kept_table(factor, each, pictures.class_names))
-    console.print(KEPT_CAPTION, style="dim", highlight=False)
-    if images is None:
-        console.print(_sampling_error(kept[0].area / (height * width), seed), style="dim", highlight=False)
-    console.print()
 
     chosen = ""
     if not thin:
@@ -97,17 +107,36 @@ def demo(
     portions = {index: (areas[thin] / kept[0].area[thin].clamp(min=1)).sum() for index, areas in true_areas.items()}
     example = max(portions, key=lambda index: float(portions[index]))  # the picture with most of the thin classes
     image, ids = pictures.load(example)
-    with console.status("measuring time and memory"):
+    with working("drawing the figure"), saving(out):
+        draw_figure(file, image, ids, shrink_by, thin, pictures)
+    for factor, each in zip(shrink_by, kept, strict=True):
+        console.print(kept_table(factor, each, pictures.class_names))
+    console.print(KEPT_CAPTION, style="dim")
+    if images is None:
+        console.print(_sampling_error(kept[0].area / (height * width), seed), style="dim")
+    console.print()
+    with working("measuring time and memory"):
         costs = cost_table(ids.to(chosen_device), shrink_by, pictures.num_classes, pictures.ignore_index)
     console.print(costs)
-    file = out / "soft_labels.png"
-    with console.status("drawing the figure"):
-        draw_figure(file, image, ids, shrink_by, thin, pictures)
     shown = " and ".join(pictures.class_names[k] for k in thin)
-    console.print(f"{file} shows {pictures.names[example]} with {shown}{chosen}.", highlight=False, soft_wrap=True)
+    console.print(f"{file} shows {pictures.names[example]} with {shown}{chosen}.", soft_wrap=True)
     if problems:
-        report(problems)
+        report(problems, out)
         raise typer.Exit(1)
+
+
+def _street(height: int, width: int, seed: int) -> Pictures:
+    """The built-in scene, where its size is one that can be drawn."""
+    if min(height, width) < 8 or seed < 0:
+        raise typer.BadParameter(f"the scene needs 8x8 pixels and seed >= 0, got {height}x{width} and {seed}")
+    needed, free = scenes.BYTES_PER_PIXEL * height * width, free_bytes(torch.device("cpu"))
+    if needed > free:
+        fail(
+            f"a scene of {height}x{width} pixels needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "a smaller --height or --width"
+        )
+    with working("drawing the street scene"):
+        return street(height, width, seed)
 
 
 def _sampling_error(shares: Tensor, seed: int) -> str:

@@ -11,7 +11,8 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft import backends, reference
+from tritonsoft import reference
+from tritonsoft.backends import select as backends
 from tritonsoft.cli.common import console, describe, one_thread, table_of
 from tritonsoft.conventions import FILTERS
 
@@ -27,7 +28,11 @@ def doctor() -> None:
 
     devices = table_of("Devices", "device", "what", "backend", "why")
     for name, (backend, reason) in ts.backend_info().items():
-        devices.add_row(name, describe(torch.device(name)), backend, reason)
+        try:
+            what = describe(torch.device(name))
+        except Exception as exception:  # a driver that is there and fails
+            what = f"{type(exception).__name__}: {_first_line(exception)}"
+        devices.add_row(name, what, backend, reason)
     console.print(devices)
 
     checks = table_of(
@@ -52,7 +57,7 @@ def doctor() -> None:
                 detail = f"largest error {error:.1e}, allowed {allowed:.1e}; took {elapsed:.1f} s"
             except Exception as exception:  # whatever a broken installation raises belongs in the table
                 right, detail = False, f"{type(exception).__name__}: {_first_line(exception)}"
-            checks.add_row(name, backend, Text("pass", "green") if right else Text("FAILED", "bold red"), Text(detail))
+            checks.add_row(name, backend, Text("pass", "green") if right else Text("FAILED", "bold red"), detail)
             passed &= right
     console.print(checks)
     if not passed:

@@ -16,16 +16,16 @@ from tritonsoft.cli.pictures import Array, Pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_PIXELS = 2**16 - 1  # of a side of a figure that matplotlib draws
 
 
 def draw_figure(
     file: Path, image: Tensor, labels: Tensor, factors: Sequence[float], thin: Sequence[int], pictures: Pictures
 ) -> None:
     """Above the whole picture; below a window of it at each factor: image, hard labels, thin classes, entropy."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.patches import Patch, Rectangle
 
     (height, width), rows, columns = labels.shape, len(factors), 3 + 2 * len(thin)
@@ -42,7 +42,7 @@ def draw_figure(
     bar_top = grid_top + rows * (panel[1] + gap)
     key_columns = 2 * columns
     figure_height = bar_top + bar + 0.25 * math.ceil((len(present) + 1) / key_columns) + gap
-    figure = plt.figure(figsize=(figure_width, figure_height), facecolor="white")
+    figure: Figure = plt.figure(figsize=(figure_width, figure_height), facecolor="white")
 
     def place(x: float, y: float, size: tuple[float, float]) -> "Axes":
         bottom = 1 - (y + size[1]) / figure_height
@@ -88,8 +88,28 @@ def draw_figure(
     swatches = [Patch(facecolor=pictures.palette[k] / 255, label=pictures.class_names[k]) for k in present]
     swatches.append(Patch(facecolor="black", label="ignored"))
     figure.legend(handles=swatches, loc="lower center", ncols=key_columns, frameon=False, fontsize=10, handlelength=1.2)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=160)
+    save_figure(figure, file)
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing without a display."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_figure(figure: "Figure", file: Path) -> None:
+    """Save a figure and close it. Names of classes in it are text, also where they hold dollars."""
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    dpi = min(160, MAX_PIXELS / max(figure.get_size_inches()))
+    figure.savefig(file, dpi=dpi)
     plt.close(figure)
 
 
@@ -125,6 +145,3 @@ def busiest_window(masks: Sequence[Tensor]) -> tuple[int, int, int, int]:
     sums = F.avg_pool2d(outlines[None, None], window, stride)[0, 0]
     row, column = divmod(int(sums.argmax()), sums.shape[1])
     return row * stride[0], column * stride[1], *window
-
-
-# --- demo ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,14 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.cli.common import console, one_thread, percent, table_of
-from tritonsoft.cli.pictures import PictureError
+from tritonsoft.cli.common import errors, free_bytes, one_thread, percent, saving, table_of
+from tritonsoft.cli.pictures import PictureError, WrongIdsError
 
 HARD = ("nearest", "nearest-exact")  # the modes of F.interpolate; the first, PyTorch's default, shifts by half a cell
 METHODS = (*HARD, "soft")
 ALL_METHODS = (*HARD, "majority", "bilinear", "soft")
+MIN_WRONG = 10  # label maps with ids that are no class, before those can stop the measuring
+MAX_LINES = 20  # of label maps that are left out; where there are more, a file names them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,41 +112,72 @@ def measure(
     problems: list[PictureError],
     methods: Sequence[str] = METHODS,
 ) -> tuple[list[Kept], dict[int, Tensor]]:
-    """What is kept at each factor, summed over the label maps that can be used, and the true areas of each of those."""
+    """What is kept at each factor, summed over the label maps that can be used, and the true areas of each of those.
+
+    PictureError as soon as most label maps hold ids that are no class, which a wrong number of classes looks like.
+    """
 
     def of_one(index: int) -> list[Kept] | PictureError:
         try:
-            ids = load(index).to(device)
+            ids = load(index)
+            need_memory(names[index], ids, min(factors), num_classes, device)
+            ids = ids.to(device)
             return [areas_kept(ids, factor, num_classes, ignore_index, methods) for factor in factors]
         except PictureError as problem:
             return problem
-        except ValueError as error:  # ids out of range
-            return PictureError(f"{names[index]}: {error}")
+        except (MemoryError, torch.OutOfMemoryError):
+            return PictureError(f"{names[index]}: there is not enough memory for its soft label")
+        except ValueError as error:
+            return WrongIdsError(f"{names[index]}: {error}")
 
     kept = [Kept.none(methods, num_classes) for _ in factors]
-    true_areas = {}
+    true_areas, wrong = {}, list[WrongIdsError]()
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # The label maps share out the cores; but Triton's interpreter knows one thread only.
     workers = 1 if ts.backend_info()[str(device)][0] == "triton" else torch.get_num_threads()
     with (
         one_thread(),
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        Progress(*columns, console=console, transient=True) as progress,
+        Progress(*columns, console=errors, transient=True) as progress,
     ):
         count = len(names)
-        for index, each in enumerate(progress.track(pool.map(of_one, range(count)), total=count)):
-            if isinstance(each, PictureError):
-                problems.append(each)
-            else:
-                true_areas[index] = each[0].area
-                kept = [total + more for total, more in zip(kept, each, strict=True)]
+        try:
+            for index, each in enumerate(progress.track(pool.map(of_one, range(count)), total=count)):
+                if isinstance(each, PictureError):
+                    problems.append(each)
+                else:
+                    true_areas[index] = each[0].area
+                    kept = [total + more for total, more in zip(kept, each, strict=True)]
+                if isinstance(each, WrongIdsError):
+                    wrong.append(each)
+                    if len(wrong) >= MIN_WRONG and 2 * len(wrong) > index + 1:
+                        raise PictureError(
+                            f"stopped: {len(wrong)} of the first {index + 1} of {count} label maps hold ids that are "
+                            f"no class; are --num-classes and --ignore-index right? The first: {wrong[0]}"
+                        )
+        finally:
+            pool.shutdown(cancel_futures=True)
     return kept, true_areas
 
 
-def report(problems: Sequence[PictureError]) -> None:
-    """What was left out, by name."""
-    for problem in problems:
-        console.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
+def need_memory(name: str, labels: Tensor, factor: float, num_classes: int, device: torch.device) -> None:
+    """PictureError where the soft label of a label map ``(H, W)`` cannot fit: a system might end the process for it."""
+    height, width = shrunken(labels.shape, factor)
+    needed, free = 4 * num_classes * height * width, free_bytes(device)
+    if needed > free:
+        size = f"{num_classes} classes of {height}x{width} pixels"
+        raise PictureError(f"{name}: {size} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+
+
+def report(problems: Sequence[PictureError], out: Path) -> None:
+    """What was left out, by name; where that is much, the first by name and all in a file."""
+    for problem in problems[:MAX_LINES]:
+        errors.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
+    if len(problems) > MAX_LINES:
+        file = out / "left_out.txt"
+        with saving(out):
+            file.write_text("".join(f"{problem}\n" for problem in problems), "utf-8", "surrogateescape")
+        errors.print(f"and {len(problems) - MAX_LINES} more: all {len(problems)} are named in {file}", soft_wrap=True)
 
 
 def cell_areas(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -172,9 +206,10 @@ def thinnest_class(kept: Kept) -> int:
 
 KEPT_CAPTION = (
     "area: share of all labelled pixels. kept: the class's area at low resolution / its true area. in place: the share "
-    "of its true area that it is given in the very low-resolution pixels where it lies, Σ min(given, true) / Σ true: "
-    "here too much in one pixel does not make up for too little in another. nearest: PyTorch's default, which shifts; "
-    "exact: nearest-exact; soft: ts.soft_resize. True areas: float64 running totals over the full-size label map."
+    "of its true area that it is given in the very low-resolution pixels where it lies, sum min(given, true) / sum "
+    "true: here too much in one pixel does not make up for too little in another. nearest: PyTorch's default, which "
+    "shifts; exact: nearest-exact; soft: ts.soft_resize. True areas: float64 running totals over the full-size label "
+    "map."
 )
 
 

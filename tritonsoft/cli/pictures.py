@@ -2,7 +2,7 @@
 
 import colorsys
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")  # Pillow's names f
 
 class PictureError(Exception):
     """A picture that cannot be used; the message names its file."""
+
+
+class WrongIdsError(PictureError):
+    """A label map with ids that are no class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +69,22 @@ def folder(
 
 
 def all_pictures(directory: Path, pattern: str = "*") -> list[Path]:
-    """The pictures in a folder and below."""
-    return [path for path in sorted(directory.rglob(pattern)) if path.suffix.lower() in PICTURE_SUFFIXES]
+    """The pictures in a folder and below, through symbolic links too; links to nothing are among them, and named."""
+    try:
+        found = {path for folder in _folders(directory) for path in folder.glob(pattern)}
+        return sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir())
+    except OSError as error:
+        raise PictureError(f"{directory}: cannot be searched ({error})") from None
+
+
+def _folders(directory: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """A folder and those below it. Not below itself: a link may lead back up."""
+    resolved = directory.resolve()
+    if resolved not in above:
+        yield directory
+        for path in directory.iterdir():
+            if path.is_dir():
+                yield from _folders(path, above | {resolved})
 
 
 def pairs(images: Path, labels: Path, pattern: str = "*") -> tuple[dict[str, tuple[Path, Path]], list[PictureError]]:
@@ -112,10 +130,14 @@ def load_labels(file: Path) -> Tensor:
 
 
 def _read(file: Path, is_image: bool) -> Array:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    if not file.is_file():
+        raise PictureError(f"{file}: is no file")
     try:
-        with Image.open(file) as picture:
+        # Of a stream: plain TIFF files that it opens by name Pillow maps, and takes turned ones for the wrong shape.
+        with file.open("rb") as stream, Image.open(stream) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)  # upright, as viewers show it
             if not is_image and picture.mode not in LABEL_MODES:
                 raise PictureError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}")
             return np.array(picture.convert("RGB") if is_image else picture)

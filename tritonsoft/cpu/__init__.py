@@ -12,14 +12,14 @@ Nothing is compiled before the first call. The launchers trust their arguments: 
 """
 
 from tritonsoft.cpu.images import crop_resize, crop_resize_adjoint
-from tritonsoft.cpu.labels import labels_in_range, soft_crop_resize, soft_crop_resize_top, soft_pyramid
+from tritonsoft.cpu.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
 from tritonsoft.cpu.losses import (
     area_cross_entropy,
     area_cross_entropy_backward,
     cross_entropy,
     cross_entropy_backward,
-    overlap,
-    overlap_backward,
+    overlap_loss,
+    overlap_loss_backward,
 )
 
 __all__ = [
@@ -27,11 +27,11 @@ __all__ = [
     "area_cross_entropy_backward",
     "crop_resize",
     "crop_resize_adjoint",
+    "crop_resize_pair",
     "cross_entropy",
     "cross_entropy_backward",
-    "labels_in_range",
-    "overlap",
-    "overlap_backward",
+    "overlap_loss",
+    "overlap_loss_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",

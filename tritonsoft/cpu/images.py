@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, streaming, sums_dtype, widen, write
 from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
@@ -222,7 +223,7 @@ def _resize(out: Tensor, image: Tensor, taps_y: Taps, taps_x: Taps, fill: float)
     pool.run(lambda first, end: _resize_rows(*arguments, first, end), batch * planes * out_height, out.numel() * 4)
 
 
-def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: str, fill: float) -> None:
+def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
     """Writes `tritonsoft.reference.crop_resize` of an image ``(B, K, H, W)`` to ``out (B, K, h, w)``."""
     in_size, out_size, dtype = image.shape[2:], out.shape[2:], sums_dtype(out, image)
     taps = [
@@ -232,7 +233,7 @@ def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: str, f
     _resize(out, image, taps[0], taps[1], fill)
 
 
-def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: str) -> None:
+def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
     """Writes `tritonsoft.reference.crop_resize_adjoint` of a gradient ``(B, K, h, w)`` to ``out (B, K, H, W)``."""
     in_size, out_size, dtype = out.shape[2:], grad.shape[2:], sums_dtype(out, grad)
     taps = []

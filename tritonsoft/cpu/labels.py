@@ -3,6 +3,7 @@
 A run costs the same however long it is, and equal source rows are added once.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import overload
 from torch import Tensor
 
+from tritonsoft.conventions import Filter
 from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
+from tritonsoft.cpu.images import crop_resize
 from tritonsoft.cpu.taps import Taps, ends_of, taps_of, transpose_taps
 from tritonsoft.cpu.threads import jit, pool, unsigned
 from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
@@ -24,10 +27,14 @@ TILE = 256  # output columns per class held in cache: long enough for whole-line
 
 @jit
 def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: Any) -> Any:
-    """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared."""
+    """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared.
+
+    After the lines of the classes come that of ignored pixels and that of labels which are neither.
+    """
     label = type(ignore_index)(label)
-    label = num_classes if (label < 0) | (label >= num_classes) | (label == ignore_index) else label
-    return np.uint32(np.uint32(label) * pitch)
+    line = num_classes + type(ignore_index)(1) if (label < 0) | (label >= num_classes) else label
+    line = num_classes if label == ignore_index else line
+    return np.uint32(np.uint32(line) * pitch)
 
 
 @jit
@@ -126,7 +133,7 @@ def _chunk_weights(box: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
 class Masses(NamedTuple):
     """A tile of one output row of a soft label, in cache: a line of masses for each class."""
 
-    lines: Any  # (C + 1, pitch) flat: the last line, of pixels without a class, is dropped
+    lines: Any  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
     present: Any  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
     pitch: Any
 
@@ -228,17 +235,18 @@ def _label_rows(
     tile: int,
     first_row: int,
     end_row: int,
-) -> None:
+) -> bool:
     """Output rows of a soft label, to the target; ``taps_x`` are those of the boxes with their sides in order.
 
-    A tile of every class's line is summed up in cache, a chunk of it at a time.
+    A tile of every class's line is summed up in cache, a chunk of it at a time. Returns whether every label that was
+    read is a class or ``ignore_index``.
     """
     first_y, begin_y, weight_y, _ = taps_y
     num_classes, in_width, out_height, out_width = shape
     zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
     # A pixel at the left side of a tile may add to what lies before its line.
-    mass = np.zeros(unsigned(num_classes + 1) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
+    mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
     present = np.zeros(mass.size, np.uint8)
     # An atomic count of references would wait for all streamed lines to drain.
     target, masses = borrowed(target), borrowed(Masses(mass, present, pitch))
@@ -248,7 +256,7 @@ def _label_rows(
     last_box = taps_x.first.size // out_width - 1
     known_box = min(first_row // out_height, last_box)
     pairs = np.zeros(in_width, np.int32), np.zeros(in_width, weight_y.dtype), np.zeros(in_width, weight_y.dtype)
-    paired_box, are_pairs = -1, False
+    paired_box, are_pairs, in_range = -1, False, True
     chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
     for row in range(first_row, end_row):
         sample, i = row // out_height, row % out_height
@@ -331,13 +339,15 @@ def _label_rows(
                         for n in range(count // unsigned(2)):
                             mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
             deliver(target, masses, sample, i, column, count)
-            for label in range(unsigned(num_classes + 1)):
+            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
+            for label in range(unsigned(num_classes + 2)):
                 line = label * unsigned(pitch)
                 if present[line]:
                     present[line] = 0
                     for n in range(line, line + count):
                         mass[n] = zero
     fence()
+    return in_range
 
 
 def label_rows(
@@ -349,8 +359,11 @@ def label_rows(
     filter: str,
     dtype: Any,
     tile: int,
-) -> Callable[[Any, int, int], None]:
-    """What hands a range of rows of a soft label to a target; rows count through all samples."""
+) -> Callable[[Any, int, int], bool]:
+    """What hands a range of rows of a soft label to a target, and returns whether all labels that it read are allowed.
+
+    Rows count through all samples.
+    """
     (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
     ends_y, ends_x = ends_of(boxes, (in_height, in_width))
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
@@ -358,7 +371,8 @@ def label_rows(
     dtype = np.float64 if areas.max() > 64 * out_height * out_width else dtype
     # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
     mirrored = ends_x[:, 1] < ends_x[:, 0]
-    wide = np.int64 if labels.dtype == torch.int64 else np.int32
+    limits = torch.iinfo(torch.int32)
+    wide = np.int32 if labels.dtype != torch.int64 and limits.min <= ignore_index <= limits.max else np.int64
     arguments = (
         flat(labels),
         labels.stride(),
@@ -366,10 +380,15 @@ def label_rows(
         taps_of(ends_y, in_height, out_height, filter, dtype),
         taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64),
         mirrored,
-        wide(_representable(ignore_index, labels.dtype, -1)),
+        wide(ignore_index),
         tile,
     )
-    return lambda target, first, end: _label_rows(target, *arguments, first, end)
+
+    def rows(target: Any, first: int, end: int) -> bool:
+        in_range: bool = _label_rows(target, *arguments, first, end)
+        return in_range
+
+    return rows
 
 
 def _dense_target(out: Tensor, tile: int) -> DenseTarget:
@@ -383,30 +402,54 @@ def _dense_tile(out: Tensor) -> int:
     return TILE if aligned else 4 * TILE
 
 
-def soft_crop_resize(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: str) -> None:
+def soft_crop_resize(
+    out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
+) -> bool:
     """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
     batch, num_classes, *size = out.shape
     tile = _dense_tile(out)
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
     work = out.numel() + labels.numel()
-    pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work)
+    in_range = all(pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work))
+    return in_range or not validate
 
 
-def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int) -> None:
-    """Writes the soft labels of a label map ``(B, H, W)`` at several sizes, all multiples of the last."""
+def crop_resize_pair(
+    out: Tensor,
+    out_soft: Tensor,
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    fill: float,
+    validate: bool,
+) -> bool:
+    """`crop_resize` and `soft_crop_resize` with the same boxes, one after the other."""
+    crop_resize(out, image, boxes, filter, fill)
+    return soft_crop_resize(out_soft, labels, boxes, ignore_index, filter, validate)
+
+
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
+    """Writes the soft labels of a label map ``(B, H, W)`` at several sizes."""
+    if any(fine.shape[2] != 2 * coarse.shape[2] for fine, coarse in itertools.pairwise(outs)):
+        return all(soft_crop_resize(out, labels, None, ignore_index, "area", validate) for out in outs)
     rows_of = [
         label_rows(labels, None, out.shape[2:], out.shape[1], ignore_index, "area", sums_dtype(out), _dense_tile(out))
         for out in outs
     ]
     height = outs[-1].shape[2]
 
-    def job(first: int, end: int) -> None:
+    def job(first: int, end: int) -> bool:
         # All sizes of a band before the next band: memory gives the label map away once, the cache does the rest.
+        in_range = True
         for out, rows in zip(outs, rows_of, strict=True):
             ratio = out.shape[2] // height
-            rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
+            in_range &= rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
+        return in_range
 
-    pool.run(job, labels.shape[0] * height, sum(out.numel() for out in outs) + labels.numel())
+    in_range = all(pool.run(job, labels.shape[0] * height, sum(out.numel() for out in outs) + labels.numel()))
+    return in_range or not validate
 
 
 def soft_crop_resize_top(
@@ -417,8 +460,9 @@ def soft_crop_resize_top(
     boxes: Tensor | None,
     num_classes: int,
     ignore_index: int,
-    filter: str,
-) -> None:
+    filter: Filter,
+    validate: bool,
+) -> bool:
     """Writes `tritonsoft.reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
     batch, num_kept, *size = index.shape
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
@@ -430,43 +474,6 @@ def soft_crop_resize_top(
         shape = (num_classes, num_kept, *size)
         return TopTarget(*outputs, shape, best, best_class, candidate, candidate_class)
 
-    pool.run(lambda first, end: rows(target(), first, end), batch * size[0], mass.numel() + labels.numel())
-
-
-def _representable(value: int, dtype: torch.dtype, otherwise: int) -> int:
-    limits = torch.iinfo(dtype)
-    return value if limits.min <= value <= limits.max else otherwise
-
-
-@jit
-def _rows_in_range(
-    labels: Any, strides: Any, shape: Any, last: Any, ignore_index: Any, first_row: int, end_row: int
-) -> bool:
-    height, width = shape
-    zero = labels.dtype.type(0)
-    for row in range(first_row, end_row):
-        begin = unsigned(row // height * strides[0] + row % height * strides[1])
-        bad = np.uint8(0)
-        if strides[2] == 1:
-            for n in range(begin, begin + unsigned(width)):
-                wrong = (labels[n] > last or labels[n] < zero) and labels[n] != ignore_index
-                bad = np.uint8(bad | np.uint8(wrong))
-        else:
-            for x in range(unsigned(width)):
-                label = labels[begin + x * unsigned(strides[2])]
-                bad = np.uint8(bad | np.uint8((label > last or label < zero) and label != ignore_index))
-        if bad:
-            return False
-    return True
-
-
-def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool:
-    """Whether every value of a label map ``(B, H, W)`` lies in ``0 .. num_classes - 1`` or is ``ignore_index``."""
-    batch, height, width = labels.shape
-    memory = flat(labels)
-    last = memory.dtype.type(min(num_classes - 1, torch.iinfo(labels.dtype).max))
-    ignored = memory.dtype.type(_representable(ignore_index, labels.dtype, 0))
-    arguments = (memory, labels.stride(), (height, width), last, ignored)
-    # Bytes, not elements, limit this loop; it is far cheaper per element than the others.
-    work = labels.nbytes // 8
-    return all(pool.run(lambda first, end: _rows_in_range(*arguments, first, end), batch * height, work))
+    work = mass.numel() + labels.numel()
+    in_range = all(pool.run(lambda first, end: rows(target(), first, end), batch * size[0], work))
+    return in_range or not validate

@@ -16,6 +16,8 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from tritonsoft.checks import MASS_TOLERANCE
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
 from tritonsoft.cpu.elements import (
     LINE_BYTES,
     borrowed,
@@ -273,8 +275,8 @@ def begin(online: Any) -> None:
 @jit
 def meet(
     online: Any, logits: Any, masses: Any, weights: Any, first: Any, number: Any, known: Any, num_known: Any, count: Any
-) -> bool:
-    """Some classes from ``first`` on, of which ``known[:num_known]`` have masses: whether none of these is below 0."""
+) -> Any:
+    """Some classes from ``first`` on, of which ``known[:num_known]`` have masses: the least of these, 0 at most."""
     largest, total, distance, mass = online
     lowest = np.finfo(largest.dtype).min
     least = spread(largest.dtype.type(0), LANES)
@@ -301,14 +303,19 @@ def meet(
             prefetch(masses.numbers, start + masses.ahead)
             logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
             apart = apart + where(share > 0.0, share * (larger - logit), 0.0)
-            labelled = labelled + share
             least = where(share < least, share, least)
+            labelled = labelled + not_negative(share)
         store(largest, n, larger)
         store(total, n, exponentials)
         store(distance, n, apart)
         store(mass, n, labelled)
-    none_below: bool = all_of(least >= 0.0)
-    return none_below
+    return least
+
+
+@jit
+def not_negative(share: Any) -> Any:
+    """A mass below 0 has been rounded, and is none; NaN stays."""
+    return where(share < 0.0, 0.0, share)
 
 
 @jit
@@ -408,7 +415,7 @@ def _place(tile: Any, tiles: Any) -> Any:
 def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
     """The masses of all classes of a sparse target, in ``lines``; ``line`` is one to work with."""
     mass, index, entries = target
-    memory, kind, strides = index.memory, index.kind, index.strides
+    memory, kind, strides, zero = index.memory, index.kind, index.strides, lines.dtype.type(0)
     lines[:] = 0
     for entry in range(unsigned(entries)):
         _load(mass, place, entry, line, unsigned(0))
@@ -420,7 +427,7 @@ def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: A
             else:
                 label = np.int64(_element(memory, element, np.int16(0)))
             if 0 <= label < num_classes:
-                lines[unsigned(label) * pitch + n] += line[n]
+                lines[unsigned(label) * pitch + n] += zero if line[n] < zero else line[n]
 
 
 @jit
@@ -439,30 +446,35 @@ def _masses_of(target: Any, place: Any, label: Any, number: Any, scratch: Any, a
 
 
 @jit
-def _meet_all(logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, limit: Any, scratch: Any) -> bool:
-    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, up to the limit.
+def _meet_all(
+    logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, tolerance: Any, scratch: Any
+) -> bool:
+    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, within the tolerance.
 
-    An infinite limit asks for no check.
+    An infinite tolerance asks for no check.
     """
     online, pitch, count = scratch.online, scratch.pitch, place[3]
     _prepare(target, num_classes, place, scratch)
     begin(online)
     in_range = True
+    limit = online.mass.dtype.type(1) + tolerance
     classes, group, tile = unsigned(num_classes), unsigned(_GROUP), unsigned(scratch.tile)
     for start in range(unsigned(0), classes, group):
         number = min(group, classes - start)
         lines = _lines(logits, place, start, number, scratch.logits, pitch, tile)
         masses = _masses_of(target, place, start, number, scratch, tile)
-        in_range &= meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
+        least = meet(online, lines, masses, weights, start, number, scratch.every, number, _whole(count))
+        in_range &= all_of(least >= -tolerance)
     finish(online, count)
     for n in range(unsigned(0), _whole(count), unsigned(LANES)):
         in_range &= all_of(load(online.mass, n, LANES) <= limit)  # which NaN is not
-    return in_range or limit == np.inf
+    return in_range or tolerance == np.inf
 
 
 @jit
 def _cross_entropy_tiles(
     loss: Any,
+    sums: Any,
     mass: Any,
     lse: Any,
     logits: Any,
@@ -470,28 +482,60 @@ def _cross_entropy_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
-    limit: Any,
+    tolerance: Any,
     scratch: Any,
     first: int,
     end: int,
 ) -> bool:
+    """The losses of pixels, or their ``sums`` and those of their masses: (tiles, 2)."""
     logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
     online = scratch.online
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
+        if not _meet_all(logits, target, weights, num_classes, place, tolerance, scratch):
             return False
         start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
-            loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
+            mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
+        _put_losses(loss, sums, unsigned(tile), online, start, count)
     return True
+
+
+@jit
+def _put_losses(loss: Any, sums: Any, place_of_sums: Any, online: Any, start: Any, count: Any) -> None:
+    """Writes the losses of pixels, or adds them and their masses to a place of the sums."""
+    if sums.size == 0:
+        for n in range(count):
+            loss[start + n] = online.distance[n]
+        return
+    for n in range(count, _whole(count)):
+        online.distance[n] = 0
+        online.mass[n] = 0
+    total = total_mass = spread(online.mass.dtype.type(0), LANES)
+    for n in range(unsigned(0), _whole(count), unsigned(LANES)):
+        total = total + load(online.distance, n, LANES)
+        total_mass = total_mass + load(online.mass, n, LANES)
+    sums[unsigned(2) * place_of_sums] += sum_of(total)
+    sums[unsigned(2) * place_of_sums + unsigned(1)] += sum_of(total_mass)
+
+
+@jit
+def _add_up(value: Any, total: Any, sums: Any, is_mean: Any) -> None:
+    """The loss of all pixels, and their mass."""
+    loss = mass = 0.0
+    for n in range(unsigned(0), unsigned(sums.size), unsigned(2)):
+        loss += sums[n]
+        mass += sums[n + unsigned(1)]
+    value[0] = loss / mass if is_mean and mass > 0 else loss
+    total[0] = mass
 
 
 @jit
 def _cross_entropy_gradient_tiles(
     out: Any,
     grad: Any,
+    divisor: Any,
     logits: Any,
     target: Any,
     weights: Any,
@@ -514,7 +558,7 @@ def _cross_entropy_gradient_tiles(
         sample, row, column, count = place
         _prepare(target, num_classes, place, scratch)
         _load(grad, place, unsigned(0), pixels.scale, unsigned(0))
-        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
+        _know(pixels, divisor, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
         for label in range(unsigned(num_classes)):
             lines = _lines(logits, place, label, one, line, pitch, tile_size)
             masses = _masses_of(target, place, label, one, scratch, tile_size)
@@ -526,13 +570,14 @@ def _cross_entropy_gradient_tiles(
 
 
 @jit
-def _know(pixels: Any, mass: Any, lse: Any, start: Any, count: Any) -> None:
-    """What is known of some pixels; their ``scale`` is there already.
+def _know(pixels: Any, divisor: Any, mass: Any, lse: Any, start: Any, count: Any) -> None:
+    """What is known of some pixels; their ``scale`` is there already, but for the divisor.
 
     Up to whole vectors, older pixels follow: a line with such an end is copied out without it.
     """
     for n in range(count):
         pixels.mass[n], pixels.lse[n] = mass[start + n], lse[start + n]
+        pixels.scale[n] /= divisor
         pixels.pull[n] = pixels.scale[n] * pixels.mass[n]
 
 
@@ -546,7 +591,7 @@ def _overlap_tiles(
     weights: Any,
     num_classes: Any,
     tiles: Any,
-    limit: Any,
+    tolerance: Any,
     scratch: Any,
     first: int,
     end: int,
@@ -557,7 +602,7 @@ def _overlap_tiles(
     for tile in range(first, end):
         place = _place(tile, tiles)
         sample, row, column, count = place
-        if not _meet_all(logits, target, weights, num_classes, place, limit, scratch):
+        if not _meet_all(logits, target, weights, num_classes, place, tolerance, scratch):
             return False
         start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
@@ -570,7 +615,7 @@ def _overlap_tiles(
             predicted = labelled = apart = spread(lse.dtype.type(0), LANES)
             for n in range(unsigned(0), _whole(count), unsigned(LANES)):
                 probability = _predict(lines, n, online.largest, online.mass)
-                share = load(masses.numbers, masses.first + n, LANES)
+                share = not_negative(load(masses.numbers, masses.first + n, LANES))
                 difference = probability - share
                 predicted, labelled = predicted + probability, labelled + share
                 apart = apart + where(difference < 0.0, 0.0 - difference, difference)
@@ -579,6 +624,44 @@ def _overlap_tiles(
             sums[place_of_sums + unsigned(1)] = sum_of(labelled)
             sums[place_of_sums + unsigned(2)] = sum_of(apart)
     return True
+
+
+@jit
+def _compare(value: Any, slopes: Any, parts: Any, weights: Any, num_tiles: Any, options: Any) -> None:
+    """`tritonsoft.reference.overlap_loss` of the sums of each tile, (tiles, C, 3), so many tiles together."""
+    is_dice, only_present, is_none, is_mean = options
+    num_classes = weights.size
+    loss = total = 0.0
+    for group in range(slopes.size // (2 * num_classes)):
+        for label in range(num_classes):
+            predicted = labelled = distance = 0.0
+            for tile in range(group * num_tiles, (group + 1) * num_tiles):
+                place = (tile * num_classes + label) * 3
+                predicted += parts[place]
+                labelled += parts[place + 1]
+                distance += parts[place + 2]
+            of_class, by_mass, by_distance = 0.0, 0.0, 0.0
+            factor: Any = np.float64(weights[label])
+            if labelled > 0:
+                denominator = predicted + labelled + (0.0 if is_dice else distance)
+                of_class = (distance if is_dice else 2.0 * distance) / denominator
+                by_mass, by_distance = -of_class / denominator, (1.0 if is_dice else 2.0 - of_class) / denominator
+            elif only_present:
+                factor = 0.0
+            else:  # a constant
+                of_class = 1.0 if predicted + labelled + (0.0 if is_dice else distance) > 0 else 0.0
+            of_both = group * num_classes + label
+            slopes[2 * of_both], slopes[2 * of_both + 1] = by_mass * factor, by_distance * factor
+            if is_none:
+                value[of_both] = of_class * factor
+            loss += of_class * factor
+            total += factor
+    if is_none:
+        return
+    divisor = total if is_mean and total > 0 else 1.0
+    value[0] = loss / divisor
+    for n in range(slopes.size):
+        slopes[n] /= divisor
 
 
 @jit
@@ -592,7 +675,7 @@ def _predict(logits: Any, n: Any, lse: Any, mass: Any) -> Any:
 @jit
 def _overlap_gradient_tiles(
     out: Any,
-    grad: Any,
+    slopes_of: Any,
     logits: Any,
     target: Any,
     mass: Any,
@@ -613,19 +696,19 @@ def _overlap_gradient_tiles(
         place = _place(tile, tiles)
         sample, row, column, count = place
         _prepare(target, num_classes, place, scratch)
-        _know(pixels, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
+        _know(pixels, lse.dtype.type(1), mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
         mean[:] = 0
         # What each class pulls, then how much more than the mean of what all pull: the gradient of the softmax.
         for label in range(classes):
             lines = _lines(logits, place, label, one, line, pitch, tile_size)
             masses = _masses_of(target, place, label, one, scratch, tile_size)
-            of_class = (unsigned(sample) * classes + label) * unsigned(3)
-            slope, slope_of_distance = grad[of_class], spread(grad[of_class + unsigned(2)], LANES)
+            of_class = ((unsigned(sample) * classes + label) * unsigned(2)) % unsigned(slopes_of.size)  # of all samples
+            slope, slope_of_distance = slopes_of[of_class], spread(slopes_of[of_class + unsigned(1)], LANES)
             for n in range(unsigned(0), _whole(count), unsigned(LANES)):
                 prefetch(lines.numbers, lines.first + n + lines.ahead)
                 prefetch(masses.numbers, masses.first + n + masses.ahead)
                 probability = _predict(lines, n, pixels.lse, pixels.mass)
-                difference = probability - load(masses.numbers, masses.first + n, LANES)
+                difference = probability - not_negative(load(masses.numbers, masses.first + n, LANES))
                 step = where(difference < 0.0, 0.0 - slope_of_distance, 0.0)
                 step = slope + where(difference > 0.0, slope_of_distance, step)
                 store(predicted, label * pitch + n, probability)
@@ -649,7 +732,10 @@ def _overlap_gradient_tiles(
 class _LossTarget(NamedTuple):
     """Takes the loss of each row of a soft label, which nothing else keeps."""
 
-    outputs: Any  # loss, mass and logsumexp, (B, h, w) flat
+    loss: Any  # (B, h, w) flat, or, where there are sums, nothing
+    sums: Any  # of each row: the losses and masses, (B * h, 2) flat
+    mass: Any  # (B, h, w) flat
+    lse: Any
     logits: Any
     weights: Any
     shape: Any  # (C, h, w)
@@ -657,7 +743,7 @@ class _LossTarget(NamedTuple):
     present: Any  # scratch: those of a group of classes that occur
 
     def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        (loss, mass, lse), logits, weights, (num_classes, height, width), scratch, present = self
+        loss, sums, mass, lse, logits, weights, (num_classes, height, width), scratch, present = self
         classes, group, online = unsigned(num_classes), unsigned(_GROUP), scratch.online
         pitch = unsigned(masses.pitch)
         place = sample, row, column, count
@@ -673,7 +759,8 @@ class _LossTarget(NamedTuple):
         finish(online, count)
         start = unsigned((sample * height + row) * width) + column
         for n in range(count):
-            loss[start + n], mass[start + n], lse[start + n] = online.distance[n], online.mass[n], online.largest[n]
+            mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
+        _put_losses(loss, sums, unsigned(sample * height + row), online, start, count)
 
 
 class _GradientTarget(NamedTuple):
@@ -683,6 +770,7 @@ class _GradientTarget(NamedTuple):
     lanes: Any
     phase: Any
     grad: Any
+    divisor: Any
     logits: Any
     weights: Any
     mass: Any  # (B, h, w) flat
@@ -691,11 +779,11 @@ class _GradientTarget(NamedTuple):
     scratch: Any
 
     def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        out, lanes, phase, grad, logits, weights, mass, lse, (num_classes, height, width), scratch = self
+        out, lanes, phase, grad, divisor, logits, weights, mass, lse, (num_classes, height, width), scratch = self
         pixels, line, pitch = scratch.pixels, scratch.line, unsigned(masses.pitch)
         place = sample, row, column, count
         _load(grad, place, unsigned(0), pixels.scale, unsigned(0))
-        _know(pixels, mass, lse, unsigned((sample * height + row) * width) + column, count)
+        _know(pixels, divisor, mass, lse, unsigned((sample * height + row) * width) + column, count)
         for label in range(unsigned(num_classes)):
             lines = _lines(logits, place, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
             shares, is_present = _Lines(masses.lines, label * pitch, pitch, unsigned(0)), masses.present[label * pitch]
@@ -744,40 +832,53 @@ def _lines_needed(num_classes: int, index: Tensor | None) -> int:
     return min(num_classes, _GROUP) if index is None else num_classes
 
 
-def _sums_others(soft: Tensor, index: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether a loop's sums are not those of the soft label's own entries, which must then be looked at before."""
-    return index is not None or (soft.dtype == torch.float64 and dtype == torch.float32)
+def _sums(value: Tensor, reduction: Reduction, number: int) -> Any:
+    """Losses and masses of so many tiles or rows, 0; nothing where every pixel's loss is wanted."""
+    return np.zeros(0 if reduction == "none" else 2 * number)
+
+
+def _finish(value: Tensor, total: Tensor, sums: Any, reduction: Reduction) -> None:
+    if reduction != "none":
+        _add_up(flat(value), flat(total), sums, reduction == "mean")
+
+
+def _divisor(total: Tensor | None, dtype: Any) -> Any:
+    number = 1.0 if total is None else total.item()
+    return dtype.type(number if number > 0 else 1.0)
 
 
 def cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
-    limit: float,
+    reduction: Reduction,
+    validate: bool,
 ) -> bool:
-    """Per pixel ``(B, h, w)``: the loss of logits ``(B, C, h, w)``, the weighted mass and the logsumexp.
-
-    False if masses of the soft label are not in range, as `soft_in_range` says it.
-    """
-    checked = weight is not None or _sums_others(soft, index, loss.dtype)
-    if checked and not soft_in_range(soft, limit):
+    """Writes the loss of logits ``(B, C, h, w)``; of each pixel ``(B, h, w)`` the weighted mass and the logsumexp."""
+    # The loop sees other masses than the soft label's own entries.
+    checked = weight is not None or index is not None
+    if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
-    num_classes = logits.shape[1]
+    batch, num_classes = logits.shape[:2]
     tiles = _tiles_of(logits, *_others(soft, index))
-    outputs = [flat(tensor) for tensor in (loss, mass, lse)]
+    number = tiles.number(batch)
+    sums, outputs = _sums(value, reduction, number), (flat(mass), flat(lse))
     dtype = outputs[0].dtype
     arguments = (
+        flat(value),
+        sums,
         *outputs,
         _plane(logits, dtype),
         _target(soft, index, dtype),
         _weights(weight, num_classes, dtype),
         num_classes,
         tiles,
-        dtype.type(math.inf if checked else limit),
+        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
     )
 
     def job(first: int, end: int) -> bool:
@@ -785,12 +886,15 @@ def cross_entropy(
         in_range: bool = _cross_entropy_tiles(*arguments, scratch, first, end)
         return in_range
 
-    return all(pool.run(job, tiles.number(len(logits)), 2 * logits.numel()))
+    in_range = all(pool.run(job, number, 2 * logits.numel()))
+    _finish(value, total, sums, reduction)
+    return in_range
 
 
 def cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     soft: Tensor,
     index: Tensor | None,
@@ -798,20 +902,21 @@ def cross_entropy_backward(
     mass: Tensor,
     lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
+    """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
     num_classes = logits.shape[1]
     grad = grad[:, None]
     tiles = _tiles_of(logits, out, grad, *_others(soft, index))
-    sums = flat(lse)
-    dtype = sums.dtype
+    lse_memory = flat(lse.contiguous())
+    dtype = lse_memory.dtype
     arguments = (
         _plane(out, dtype),
         _plane(grad, dtype),
+        _divisor(total, dtype),
         _plane(logits, dtype),
         _target(soft, index, dtype),
         _weights(weight, num_classes, dtype),
-        flat(mass),
-        sums,
+        flat(mass.contiguous()),
+        lse_memory,
         num_classes,
         tiles,
         *_byte_lines(out),
@@ -830,31 +935,39 @@ def _byte_lines(out: Tensor) -> tuple[Any, Any]:
     return lanes * unsigned(out.itemsize), phase * unsigned(out.itemsize)
 
 
-def overlap(
-    sums: Tensor, mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, limit: float
+def overlap_loss(
+    value: Tensor,
+    slopes: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    measure: Measure,
+    classes: Classes,
+    reduction: Reduction,
+    validate: bool,
 ) -> bool:
-    """``sums (B, C, 3)`` over the pixels: of the predicted mass, of the labelled, and of how far they are apart.
-
-    False if masses of the soft label are not in range, as `soft_in_range` says it.
-    """
-    checked = _sums_others(soft, index, sums.dtype)
-    if checked and not soft_in_range(soft, limit):
+    """Writes the Dice or Jaccard loss and its slopes ``(S, C, 2)``; of each pixel the mass and the logsumexp."""
+    checked = index is not None
+    if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
     batch, num_classes = logits.shape[:2]
     tiles = _tiles_of(logits, *_others(soft, index))
     number = tiles.number(batch)
-    parts = np.empty(number * num_classes * 3)
+    parts = np.zeros(number * num_classes * 3)
     outputs = flat(mass), flat(lse)
     dtype = outputs[0].dtype
-    planes = _plane(logits, dtype), _target(soft, index, dtype)
     arguments = (
         parts,
         *outputs,
-        *planes,
+        _plane(logits, dtype),
+        _target(soft, index, dtype),
         _weights(None, num_classes, dtype),
         num_classes,
         tiles,
-        dtype.type(math.inf if checked else limit),
+        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
     )
 
     def job(first: int, end: int) -> bool:
@@ -862,27 +975,34 @@ def overlap(
         in_range: bool = _overlap_tiles(*arguments, scratch, first, end)
         return in_range
 
-    if not all(pool.run(job, number, 2 * logits.numel())):
-        return False
-    sums.copy_(torch.from_numpy(parts.reshape(batch, -1, num_classes, 3).sum(1)))
-    return True
+    in_range = all(pool.run(job, number, 2 * logits.numel()))
+    options = (measure == "dice", classes == "present", reduction == "none", reduction == "mean")
+    _compare(flat(value), flat(slopes), parts, _weights(weight, num_classes, dtype), number // len(slopes), options)
+    return in_range
 
 
-def overlap_backward(
-    out: Tensor, grad: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, mass: Tensor, lse: Tensor
+def overlap_loss_backward(
+    out: Tensor,
+    grad: Tensor,
+    slopes: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
+    """Writes the gradient of the logits, given that of the values, ``grad (S, C)``."""
     num_classes = logits.shape[1]
     tiles = _tiles_of(logits, out, *_others(soft, index))
-    sums = flat(lse)
-    dtype = sums.dtype
+    lse_memory = flat(lse.contiguous())
+    dtype = lse_memory.dtype
     arguments = (
         _plane(out, dtype),
-        flat(grad.contiguous()),
+        flat((grad[..., None] * slopes).contiguous()),
         _plane(logits, dtype),
         _target(soft, index, dtype),
-        flat(mass),
-        sums,
+        flat(mass.contiguous()),
+        lse_memory,
         num_classes,
         tiles,
         *_byte_lines(out),
@@ -895,55 +1015,69 @@ def overlap_backward(
 
 
 def area_cross_entropy(
-    loss: Tensor,
+    value: Tensor,
+    total: Tensor,
     mass: Tensor,
     lse: Tensor,
     logits: Tensor,
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
-    filter: str,
+    filter: Filter,
     weight: Tensor | None,
-) -> None:
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
     batch, num_classes, *size = logits.shape
-    outputs = flat(loss), flat(mass), flat(lse)
+    sums, outputs = _sums(value, reduction, batch * size[0]), (flat(mass), flat(lse))
     dtype = outputs[0].dtype
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
-    arguments = (outputs, _plane(logits, dtype), _weights(weight, num_classes, dtype), (num_classes, *size))
+    arguments = (
+        flat(value),
+        sums,
+        *outputs,
+        _plane(logits, dtype),
+        _weights(weight, num_classes, dtype),
+        (num_classes, *size),
+    )
 
-    def job(first: int, end: int) -> None:
+    def job(first: int, end: int) -> bool:
         present = np.empty(_GROUP + 1, np.uint64)
-        rows(_LossTarget(*arguments, _scratch(TILE, _GROUP, dtype), present), first, end)
+        return rows(_LossTarget(*arguments, _scratch(TILE, _GROUP, dtype), present), first, end)
 
-    pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel())
+    in_range = all(pool.run(job, batch * size[0], 2 * logits.numel() + labels.numel()))
+    _finish(value, total, sums, reduction)
+    return in_range or not validate
 
 
 def area_cross_entropy_backward(
     out: Tensor,
     grad: Tensor,
+    total: Tensor | None,
     logits: Tensor,
     labels: Tensor,
     boxes: Tensor | None,
     ignore_index: int,
-    filter: str,
+    filter: Filter,
     weight: Tensor | None,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
-    """The gradient ``out (B, C, h, w)`` of the logits, given that of the loss, ``grad (B, h, w)``."""
+    """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
     batch, num_classes, *size = logits.shape
-    sums = flat(lse)
-    dtype = sums.dtype
+    lse_memory = flat(lse.contiguous())
+    dtype = lse_memory.dtype
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
         _plane(out, dtype),
         *_byte_lines(out),
         _plane(grad[:, None], dtype),
+        _divisor(total, dtype),
         _plane(logits, dtype),
         _weights(weight, num_classes, dtype),
-        flat(mass),
-        sums,
+        flat(mass.contiguous()),
+        lse_memory,
         (num_classes, *size),
     )
 
@@ -958,10 +1092,10 @@ def area_cross_entropy_backward(
 
 @jit
 def _tiles_in_range(
-    soft: Any, entries: Any, limit: Any, tiles: Any, line: Any, total: Any, first: int, end: int
+    soft: Any, entries: Any, tolerance: Any, tiles: Any, line: Any, total: Any, first: int, end: int
 ) -> bool:
     soft, line, total = borrowed(soft), borrowed(line), borrowed(total)
-    zero, tile_size = total.dtype.type(0), unsigned(tiles[2])
+    zero, limit, tile_size = total.dtype.type(0), total.dtype.type(1) + tolerance, unsigned(tiles[2])
     for tile in range(first, end):
         place = _place(tile, tiles)
         total[:] = 0
@@ -972,8 +1106,8 @@ def _tiles_in_range(
                 share = load(shares.numbers, shares.first + n, LANES)
                 prefetch(shares.numbers, shares.first + n + shares.ahead)
                 lowest = where(share < lowest, share, lowest)  # NaN is found by the total
-                store(total, n, load(total, n, LANES) + share)
-        if not all_of(lowest >= 0.0):
+                store(total, n, load(total, n, LANES) + not_negative(share))
+        if not all_of(lowest >= -tolerance):
             return False
         for n in range(unsigned(0), _whole(place[3]), unsigned(LANES)):
             if not all_of(load(total, n, LANES) <= limit):
@@ -981,10 +1115,10 @@ def _tiles_in_range(
     return True
 
 
-def soft_in_range(soft: Tensor, limit: float) -> bool:
-    """Whether all entries of a soft label ``(B, C, h, w)`` are at least 0 and sum up to no more than the limit."""
+def soft_in_range(soft: Tensor, tolerance: float) -> bool:
+    """`tritonsoft.checks.are_shares`."""
     tiles, dtype = _tiles_of(soft), sums_dtype(soft)
-    arguments: Any = (_plane(soft, dtype), soft.shape[1], dtype(limit), tiles)
+    arguments: Any = (_plane(soft, dtype), soft.shape[1], dtype(tolerance), tiles)
 
     def job(first: int, end: int) -> bool:
         result: bool = _tiles_in_range(*arguments, *np.zeros((2, tiles.size), dtype), first, end)

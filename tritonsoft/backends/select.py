@@ -4,9 +4,9 @@ import functools
 import importlib
 import importlib.util
 import os
-from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
-import torch
+from tritonsoft.backends.protocol import Backend
 
 BACKENDS = ("reference", "numba", "triton")
 
@@ -40,7 +40,7 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
             if device_type != "cpu"
             else "Numba is installed"
             if _installed("numba")
-            else "Numba is not installed; pip install 'tritonsoft[cpu]'",
+            else "Numba is not installed; pip install '.[cpu]' in a checkout of tritonsoft",
         ),
         "reference": (True, "eager PyTorch runs anywhere"),
     }
@@ -54,15 +54,23 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
     return "reference", f"eager PyTorch runs anywhere ({missing})"
 
 
-def backend_of(device: torch.device, forced: str | None) -> str:
-    """The backend that a device gets; ValueError where the forced one cannot run."""
-    name, reason = explain_backend(device.type, forced)
-    if name is None:
-        raise ValueError(f"backend={forced!r} cannot run on {device}: {reason}")
-    return name
+if TYPE_CHECKING:  # a module that lacks a function, or has another signature, is a type error here
+    from tritonsoft import cpu, kernels
+    from tritonsoft.backends import eager
+
+    _FACES: tuple[Backend, ...] = (eager, cpu, kernels)
+
+_MODULES = {
+    "reference": "tritonsoft.backends.eager",
+    "numba": "tritonsoft.cpu",
+    "triton": "tritonsoft.kernels",
+}
 
 
 @functools.cache
-def module_of(backend: str) -> ModuleType:
-    """The module that holds a compiled backend, imported at first use."""
-    return importlib.import_module("tritonsoft.cpu" if backend == "numba" else "tritonsoft.kernels")
+def backend_for(device_type: str, forced: str | None) -> Backend:
+    """The backend that a device gets, imported at first use; ValueError where the forced one cannot run."""
+    name, reason = explain_backend(device_type, forced)
+    if name is None:
+        raise ValueError(f"backend={forced!r} cannot run on {device_type}: {reason}")
+    return cast(Backend, importlib.import_module(_MODULES[name]))

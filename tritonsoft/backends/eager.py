@@ -1,0 +1,254 @@
+"""The reference as a backend: writes what the functions of `tritonsoft.reference` return."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tritonsoft import reference
+from tritonsoft.backends.values import labels_in_range, masses_in_range
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+
+
+@contextlib.contextmanager
+def _exact(tensor: Tensor) -> Iterator[None]:
+    """No gradients, which are the operators' own; no autocast, in which matrix products lose their precision."""
+    with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
+        yield
+
+
+def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
+    with _exact(image):
+        out.copy_(reference.crop_resize(image, boxes, out.shape[2:], filter, fill, out.dtype))
+
+
+def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
+    with _exact(grad):
+        out.copy_(reference.crop_resize_adjoint(grad, boxes, out.shape[2:], filter, out.dtype))
+
+
+def soft_crop_resize(
+    out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
+) -> bool:
+    num_classes = out.shape[1]
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    with _exact(labels):
+        out.copy_(
+            reference.soft_crop_resize(labels, boxes, out.shape[2:], num_classes, ignore_index, filter, out.dtype)
+        )
+    return True
+
+
+def soft_crop_resize_top(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    validate: bool,
+) -> bool:
+    soft = mass.new_empty((len(labels), num_classes, *mass.shape[2:]), dtype=torch.float32)
+    if not soft_crop_resize(soft, labels, boxes, ignore_index, filter, validate):
+        return False
+    for output, result in zip((index, mass, rest), reference.top_k(soft, index.shape[1]), strict=True):
+        output.copy_(result)
+    return True
+
+
+def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
+    return all(soft_crop_resize(out, labels, None, ignore_index, "area", validate) for out in outs)
+
+
+def crop_resize_pair(
+    out: Tensor,
+    out_soft: Tensor,
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    fill: float,
+    validate: bool,
+) -> bool:
+    crop_resize(out, image, boxes, filter, fill)
+    return soft_crop_resize(out_soft, labels, boxes, ignore_index, filter, validate)
+
+
+# --- losses: computed in the type of their maps -----------------------------------------------------------------------
+
+
+def _dense(soft: Tensor, index: Tensor | None, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """The target as a dense soft label."""
+    soft = soft.to(dtype).clamp(min=0)  # a mass below 0 has been rounded, and is none
+    return soft if index is None else reference.dense(index, soft, num_classes)
+
+
+def _soft_of(logits: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter) -> Tensor:
+    """The target as the soft label of a label map, of the size and in the type of the logits."""
+    return reference.soft_crop_resize(
+        labels, boxes, logits.shape[2:], logits.shape[1], ignore_index, filter, logits.dtype
+    )
+
+
+def _write(outputs: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    for output, result in zip(outputs, results, strict=True):
+        output.copy_(result)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum of everything in float64, an axis at a time: a sum that gives several numbers has one order."""
+    values = values.double()
+    while values.ndim > 0:
+        if values.shape[-1] == values.numel() > _LONGEST_SUM:
+            values = F.pad(values.flatten(), (0, -values.numel() % _LONGEST_SUM)).view(-1, _LONGEST_SUM)
+        values = values.sum(-1)
+    return values
+
+
+_LONGEST_SUM = 1 << 10  # torch shares a longer sum out over threads where it gives one number
+
+
+def _write_cross_entropy(
+    value: Tensor, total: Tensor, maps: Sequence[Tensor], results: Sequence[Tensor], reduction: Reduction
+) -> None:
+    loss, *others = results
+    _write(maps, others)
+    if reduction == "none":
+        value.copy_(loss)
+        return
+    mass = _sum(others[0])
+    total.copy_(mass)
+    value.copy_(_sum(loss) / torch.where(mass > 0, mass, 1) if reduction == "mean" else _sum(loss))
+
+
+def _scale(grad: Tensor, total: Tensor | None) -> Tensor:
+    """The gradient of each pixel's loss."""
+    return grad if total is None else grad / torch.where(total > 0, total, 1)
+
+
+def cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not masses_in_range(soft):
+        return False
+    with _exact(logits):
+        target = _dense(soft, index, logits.shape[1], lse.dtype)
+        results = reference.cross_entropy(logits.to(lse.dtype), target, weight)
+        _write_cross_entropy(value, total, (mass, lse), results, reduction)
+    return True
+
+
+def cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    with _exact(logits):
+        target = _dense(soft, index, logits.shape[1], lse.dtype)
+        scale = _scale(grad, total)
+        out.copy_(reference.cross_entropy_backward(scale, logits.to(lse.dtype), target, weight, mass, lse))
+
+
+def area_cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
+    with _exact(logits):
+        logits = logits.to(lse.dtype)
+        target = _soft_of(logits, labels, boxes, ignore_index, filter)
+        results = reference.cross_entropy(logits, target, weight)
+        _write_cross_entropy(value, total, (mass, lse), results, reduction)
+    return True
+
+
+def area_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    with _exact(logits):
+        logits = logits.to(lse.dtype)
+        target = _soft_of(logits, labels, boxes, ignore_index, filter)
+        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
+
+
+def overlap_loss(
+    value: Tensor,
+    slopes: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    measure: Measure,
+    classes: Classes,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not masses_in_range(soft):
+        return False
+    with _exact(logits):
+        target = _dense(soft, index, logits.shape[1], lse.dtype)
+        sums, *maps = reference.overlap(logits.to(lse.dtype), target)
+        sums = sums if len(slopes) == len(sums) else sums.sum(0, keepdim=True)
+        results = reference.overlap_loss(sums, weight, measure, classes, reduction)
+        _write((mass, lse, value, slopes), (*maps, *results))
+    return True
+
+
+def overlap_loss_backward(
+    out: Tensor,
+    grad: Tensor,
+    slopes: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    with _exact(logits):
+        target = _dense(soft, index, logits.shape[1], lse.dtype)
+        of_sums = F.pad(grad[..., None] * slopes, (0, 1))[..., [0, 2, 1]].expand(len(logits), -1, -1)
+        out.copy_(reference.overlap_backward(of_sums, logits.to(lse.dtype), target, mass, lse))

@@ -1,0 +1,166 @@
+"""The face that all backends have: one function for each operator, the same everywhere.
+
+A backend is a module. Its functions write into outputs that are ready (and not empty), and trust their arguments:
+types, shapes and devices are checked by the public functions, boxes and class weights by the operators. What only a
+look at every element can tell is checked by the backend, in the pass that reads it where it can: with ``validate``, a
+function returns whether all *labels* or *masses* that it read are allowed. The operator then words the error.
+
+Shapes: image ``(B, K, H, W)``, label map ``(B, H, W)``, boxes ``(B, 4)`` or None for the whole source, soft label and
+logits ``(B, C, h, w)``, weight ``(C,)``, contiguous maps of numbers ``(B, h, w)``. Any strides, unless said.
+
+A target of the losses is ``soft`` with ``index`` None, or masses ``(B, k, h, w)`` of the classes ``index``.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+
+
+class Backend(Protocol):
+    """See `tritonsoft.reference` for what each function means."""
+
+    def crop_resize(self, out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
+        """``out (B, K, h, w)`` is the image in its boxes."""
+
+    def crop_resize_adjoint(self, out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
+        """``out (B, K, H, W)`` is the transpose of `crop_resize`, applied to ``grad (B, K, h, w)``."""
+
+    def soft_crop_resize(
+        self, out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
+    ) -> bool:
+        """``out (B, C, h, w)``, contiguous, is the soft label of the label map in its boxes."""
+
+    def soft_crop_resize_top(
+        self,
+        index: Tensor,
+        mass: Tensor,
+        rest: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        num_classes: int,
+        ignore_index: int,
+        filter: Filter,
+        validate: bool,
+    ) -> bool:
+        """The k largest classes of each pixel and their masses ``(B, k, h, w)``, and the mass of all others."""
+
+    def soft_pyramid(self, outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
+        """Soft labels of whole label maps by integer factors, finest first."""
+
+    def crop_resize_pair(
+        self,
+        out: Tensor,
+        out_soft: Tensor,
+        image: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        filter: Filter,
+        fill: float,
+        validate: bool,
+    ) -> bool:
+        """`crop_resize` and `soft_crop_resize` with the same boxes."""
+
+    def cross_entropy(
+        self,
+        value: Tensor,
+        total: Tensor,
+        mass: Tensor,
+        lse: Tensor,
+        logits: Tensor,
+        soft: Tensor,
+        index: Tensor | None,
+        weight: Tensor | None,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """The loss, reduced, and of each pixel the weighted mass and the logsumexp of its logits.
+
+        ``value`` is a number or, for "none", ``(B, h, w)``; ``total``, a number unless the reduction is "none", is the
+        sum of the weighted masses, by which "mean" divides.
+        """
+
+    def cross_entropy_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        total: Tensor | None,
+        logits: Tensor,
+        soft: Tensor,
+        index: Tensor | None,
+        weight: Tensor | None,
+        mass: Tensor,
+        lse: Tensor,
+    ) -> None:
+        """``out`` is the gradient of the logits, given ``grad (B, h, w) / total``, that of the pixels' losses."""
+
+    def area_cross_entropy(
+        self,
+        value: Tensor,
+        total: Tensor,
+        mass: Tensor,
+        lse: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        filter: Filter,
+        weight: Tensor | None,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """`cross_entropy` with the soft label of a label map."""
+
+    def area_cross_entropy_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        total: Tensor | None,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        filter: Filter,
+        weight: Tensor | None,
+        mass: Tensor,
+        lse: Tensor,
+    ) -> None:
+        """`cross_entropy_backward` with the soft label of a label map."""
+
+    def overlap_loss(
+        self,
+        value: Tensor,
+        slopes: Tensor,
+        mass: Tensor,
+        lse: Tensor,
+        logits: Tensor,
+        soft: Tensor,
+        index: Tensor | None,
+        weight: Tensor | None,
+        measure: Measure,
+        classes: Classes,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """The Dice or Jaccard loss, reduced, and of each pixel the mass and the logsumexp of its logits.
+
+        ``slopes (S, C, 2)``, of S = B samples or of S = 1 batch: how the value (that of the class, for "none") changes
+        with the predicted mass of a class, and with its distance from the labelled one. ``value`` is a number or, for
+        "none", ``(S, C)``.
+        """
+
+    def overlap_loss_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        slopes: Tensor,
+        logits: Tensor,
+        soft: Tensor,
+        index: Tensor | None,
+        mass: Tensor,
+        lse: Tensor,
+    ) -> None:
+        """``out`` is the gradient of the logits, given that of the values, ``grad (S, C)``."""

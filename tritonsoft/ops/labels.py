@@ -1,0 +1,122 @@
+"""Label maps: soft labels, dense, sparse and at several sizes, and the pair of an image and its soft label."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tritonsoft.checks import check_box_values, raise_label_values
+from tritonsoft.conventions import Filter
+from tritonsoft.memory import is_channels_last
+from tritonsoft.ops._define import Call, operator
+from tritonsoft.ops.images import image_gradient, image_tangent, remember_geometry
+
+
+@operator
+def soft_crop_resize(
+    call: Call,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Label map ``(B, H, W)`` -> soft label ``(B, C, h, w)``, contiguous."""
+    if call.validate:
+        check_box_values(boxes)
+    out = call.empty((labels.shape[0], num_classes, *size), dtype, labels)
+    if call.computes(out) and not call.backend.soft_crop_resize(
+        out, labels, boxes, ignore_index, filter, call.validate
+    ):
+        raise_label_values(labels, num_classes, ignore_index)
+    return out
+
+
+@operator
+def soft_crop_resize_top(
+    call: Call,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    top_k: int,
+    ignore_index: int,
+    filter: Filter,
+    index_dtype: torch.dtype,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Label map ``(B, H, W)`` -> the k largest classes, their masses ``(B, k, h, w)``, and the rest ``(B, h, w)``."""
+    if call.validate:
+        check_box_values(boxes)
+    shape = (labels.shape[0], top_k, *size)
+    index, mass = call.empty(shape, index_dtype, labels), call.empty(shape, dtype, labels)
+    rest = call.empty((labels.shape[0], *size), dtype, labels)
+    if call.computes(rest) and not call.backend.soft_crop_resize_top(
+        index, mass, rest, labels, boxes, num_classes, ignore_index, filter, call.validate
+    ):
+        raise_label_values(labels, num_classes, ignore_index)
+    return index, mass, rest
+
+
+@operator
+def soft_pyramid(
+    call: Call, labels: Tensor, num_classes: int, factors: Sequence[int], ignore_index: int, dtype: torch.dtype
+) -> list[Tensor]:
+    """Label map ``(B, H, W)`` -> soft labels ``(B, C, H / f, W / f)``."""
+    batch, height, width = labels.shape
+    outs = [call.empty((batch, num_classes, height // factor, width // factor), dtype, labels) for factor in factors]
+    if call.computes(outs[0]) and not call.backend.soft_pyramid(outs, labels, ignore_index, call.validate):
+        raise_label_values(labels, num_classes, ignore_index)
+    return outs
+
+
+@operator
+def crop_resize_pair(
+    call: Call,
+    image: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    fill: float,
+    dtype: torch.dtype,
+    soft_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """`crop_resize` and `soft_crop_resize` with the same boxes: one launch on a GPU."""
+    if call.validate:
+        check_box_values(boxes)
+    out = call.empty((*image.shape[:2], *size), dtype, image, is_channels_last(image))
+    soft = call.empty((labels.shape[0], num_classes, *size), soft_dtype, labels)
+    if not call.computes(soft):
+        return out, soft
+    if not call.computes(out):  # an image without channels
+        in_range = call.backend.soft_crop_resize(soft, labels, boxes, ignore_index, filter, call.validate)
+    else:
+        in_range = call.backend.crop_resize_pair(
+            out, soft, image, labels, boxes, ignore_index, filter, fill, call.validate
+        )
+    if not in_range:
+        raise_label_values(labels, num_classes, ignore_index)
+    return out, soft
+
+
+@crop_resize_pair.gradient
+class _PairGradient:
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor], backend: str | None) -> None:
+        image, _, boxes, size, _, _, filter, _, dtype, _ = inputs
+        remember_geometry(ctx, image, boxes, size, filter, dtype, backend)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
+        return image_gradient(ctx, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:
+        return image_tangent(ctx, tangent), None
