@@ -34,6 +34,7 @@ from tritonsoft.augmentation.view import (
     undo,
     whole,
 )
+from tritonsoft.checks import check_ignore_index
 from tritonsoft.conventions import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -41,7 +42,6 @@ Flags = dict[str, Any]
 Size = tuple[int, int]
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
-_IGNORE_INDEX: Final = 255  # unless the caller names another
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -74,15 +74,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
                     f"it, got num_classes={num_classes}"
                 )
-        if ignore_index is None:
-            if num_classes is not None and num_classes > _IGNORE_INDEX:
-                raise ValueError(
-                    f"ignore_index must be given where num_classes is more than {_IGNORE_INDEX} (the default, "
-                    f"{_IGNORE_INDEX}, would be a class), got num_classes={num_classes}"
-                )
-            ignore_index = _IGNORE_INDEX
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise TypeError(f"ignore_index must be an int or None, got {ignore_index!r}")
+        ignore_index = check_ignore_index(ignore_index, num_classes)
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
             self._refuse_resample(self.flags)
@@ -331,7 +323,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def _recorded_source(self, params: Params, otherwise: Size) -> Size:
         """The same where reading costs nothing; else another size that is right going forward."""
         recorded = params.get("forward_input_shape")
-        reads_freely = recorded is not None and recorded.device.type == "cpu" and not torch.compiler.is_compiling()
+        reads_freely = recorded is not None and _can_be_read(recorded) and recorded.device.type == "cpu"
         return self.past_source(params) if reads_freely else otherwise
 
     def _past_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
@@ -355,7 +347,7 @@ def sliced(corners: Tensor, canvas: Size, left: int = 0, top: int = 0) -> Tensor
     """What kornia's slices of a canvas (H, W) show of the corners, as boxes of a picture at ``left``, ``top`` in it.
 
     Slices end where the canvas does, and these hold a pixel at least. Corners lie beyond it where they were drawn in
-    half precision and rounded, or for a larger picture.
+    half precision and rounded, or edited.
     """
     corners = corners.to(torch.float64, copy=True)
     for axis, length, start in ((0, canvas[1], left), (1, canvas[0], top)):
@@ -376,8 +368,12 @@ def _recorded(params: Params, name: str) -> list[int] | None:
     kornia reads them when it replays parameters, and, like this, makes them anew of the flags where it is compiled.
     """
     kept = params.get(name)
-    reads = type(kept) is Tensor and kept.shape[0] > 0 and not torch.compiler.is_compiling()  # no fake tensor
-    return cast(Tensor, kept)[0].tolist() if reads else None
+    return None if kept is None or kept.shape[0] == 0 or not _can_be_read(kept) else kept[0].tolist()
+
+
+def _can_be_read(tensor: Tensor) -> bool:
+    """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
 def _size_of(picture: Tensor) -> Size:
@@ -467,7 +463,9 @@ class Resize(BoxAugmentation, K.Resize):
         return cast(Size, tuple(drawn.output_size))
 
     def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
-        kept = _recorded(params, "output_size") if isinstance(flags["size"], int) else None
+        # Of one side, kornia keeps the size of the picture that it drew for; others have their own.
+        own = isinstance(flags["size"], int) and self._recorded_source(params, source) == source
+        kept = _recorded(params, "output_size") if own else None
         return self.output_size(source, flags) if kept is None else (kept[0], kept[1])
 
 
@@ -665,7 +663,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        # kornia's slice is the middle of the picture at hand, whatever picture the parameters were made for.
+        # As kornia's slice, the middle of the size that the flags name now: nothing of it was left to chance.
         (height, width), (h, w) = source, self.output_size(source, flags)
         if h > height or w > width:
             raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
