@@ -7,6 +7,7 @@ process that spins asks for nothing but its core.
 
 import contextlib
 import functools
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from bench import rivals
 from bench.cases import Case
 from bench.report import Busy
 from bench.test_speed import DEVICES
-from tritonsoft import backends
 
 SECONDS_PER_ROW = 3.0
 SECONDS_PER_TURN = 0.06
@@ -43,7 +43,8 @@ NAMES = [
     "F.interpolate by 2, then soft_resize by 2",
     "F.interpolate by 2",
 ]
-ROWS = [(name, spinning) for spinning in range(4) for name in NAMES] if DEVICES["cpu"] else []
+READY = DEVICES["cpu"] and importlib.util.find_spec("numba") is not None
+ROWS = [(name, spinning) for spinning in range(4) for name in NAMES] if READY else []
 
 
 @functools.cache
@@ -82,7 +83,9 @@ def processes(number: int) -> Iterator[None]:
 @contextlib.contextmanager
 def way(name: str) -> Iterator[None]:
     """One of the ways to run a call."""
-    num_threads, pool = torch.get_num_threads(), backends.module_of("numba").threads.pool
+    from tritonsoft.cpu.threads import pool
+
+    num_threads = torch.get_num_threads()
     patch = pytest.MonkeyPatch()
     if name != "chosen":
         patch.setattr(pool, "_team_is_running", lambda num_threads: name == "openmp")

@@ -91,8 +91,9 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_call_beside_busy_processes(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("numba", reason="only its threads are chosen from")
     from bench import test_busy
+    from tritonsoft.cpu.threads import pool
 
-    pool, num_threads = test_busy.backends.module_of("numba").threads.pool, torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     with test_busy.processes(2), test_busy.way("one_thread"):
         assert torch.get_num_threads() == 1
     for way, expected in {"openmp": True, "own_threads": False}.items():
