@@ -734,7 +734,7 @@ def test_the_mass_of_one_class_is_no_class_id(image, labels, chain, mask_as, dev
     backs = [container.inverse(*out) for container, out in zip((one, two), outs, strict=True)]
     for single, double in ([out[1] for out in outs], [back[1] for back in backs]):
         for mass, masses in zip(single, double, strict=True) if mask_as == "list" else [(single, double)]:
-            assert type(mass) is Tensor
+            assert type(mass) is TA.SoftLabel  # the next container knows
             assert mass.is_floating_point()
             assert torch.equal(mass, masses[:, :1])
             assert mass.std() > 0.1
@@ -788,8 +788,18 @@ def test_softness_comes_out_of_modules_that_call_others_by_themselves(image, lab
 def test_a_soft_label_of_one_class_may_come_in_marked(image):
     mass = torch.rand(BATCH, 1, HEIGHT, WIDTH)
     _, out = augment(TA.RandomHorizontalFlip(p=1.0, num_classes=1))(image, mass.as_subclass(TA.SoftLabel))
-    assert type(out) is Tensor
+    assert type(out) is TA.SoftLabel
     assert torch.equal(out, mass.flip(3))
+
+
+def test_the_mass_of_one_class_goes_on_into_another_container(image):
+    """As where a data set crops and the training loop flips: unknown pixels must not come out as class 0."""
+    container = augment(TA.RandomHorizontalFlip(p=1.0, num_classes=1))
+    for ids in (torch.full((BATCH, HEIGHT, WIDTH), 255), torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.long)):
+        once = container(image, ids)
+        _, twice = container(*once)
+        assert torch.equal(twice, (ids == 0).float()[:, None])
+        ts.soft_cross_entropy(torch.zeros(BATCH, 1, HEIGHT, WIDTH), once[1])  # a loss takes it for its data
 
 
 @pytest.mark.parametrize("inverse", [False, True])

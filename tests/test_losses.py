@@ -898,6 +898,8 @@ BAD = [
     ("dice", {"per_sample": 1}, TypeError, ["per_sample", "1"]),
     ("dice", {"soft": _spoiled(-1.0)}, ValueError, ["soft", "at least 0"]),
     ("dice", {"weight": torch.tensor([1.0, -1.0, 1.0])}, ValueError, ["weight", "negative"]),
+    ("soft", {"weight": torch.tensor([1.0, 1e38, 1.0])}, ValueError, ["weight", "1e+20"]),
+    ("area", {"weight": torch.tensor([1.0, 1e-41, 1.0])}, ValueError, ["weight", "1e-20"]),
 ]
 CALLS = {
     "soft": (ts.soft_cross_entropy, {"logits": LOGITS, "soft": SOFT}),

@@ -200,6 +200,21 @@ class _NotedMask(_Noted):
     pass
 
 
+def test_a_result_names_its_gradient():
+    image, _, _ = _inputs()
+    assert ts.resize(image.requires_grad_(), (2, 2)).grad_fn.name() == "CropResizeBackward"
+
+
+def test_sparse_labels_of_subclasses_are_taken_as_their_data(target):
+    device, backend = target
+    _, labels, _ = _inputs(device)
+    soft, logits = ts.soft_resize(labels, (3, 4), 5), torch.zeros(2, 5, 3, 4, device=device)
+    sparse = ts.SparseLabels.from_dense(soft.as_subclass(_NotedMask), 2)
+    for made in (ts.soft_cross_entropy(logits, sparse, backend=backend), sparse.to_dense()):
+        assert type(made) is torch.Tensor
+    assert type(ts.normalize(soft.as_subclass(_NotedMask))) is torch.Tensor
+
+
 def test_tensors_of_subclasses_are_taken_as_their_data(target):
     device, backend = target
     image, labels, boxes = _inputs(device)

@@ -218,10 +218,19 @@ def check_box_values(boxes: Tensor | None) -> None:
         raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for sample {index}")
 
 
+MIN_WEIGHT, MAX_WEIGHT = 1e-20, 1e20
+
+
 def check_weight_values(weight: Tensor | None) -> None:
-    """Finite and not negative."""
-    if weight is not None and not bool(((weight >= 0) & weight.isfinite()).all()):
-        raise ValueError(f"weight must hold finite numbers that are not negative, got {weight.tolist()}")
+    """Not negative, and of a size whose sums and quotients float32 can hold."""
+    if weight is None:
+        return
+    numbers = weight.tolist()
+    if not all(number == 0 or MIN_WEIGHT <= number <= MAX_WEIGHT for number in numbers):
+        raise ValueError(
+            f"weight must hold finite numbers that are not negative, each 0 or from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, "
+            f"got {numbers}"
+        )
 
 
 def check_index_values(index: Tensor | None, num_classes: int) -> None:

@@ -48,6 +48,7 @@ from tritonsoft.checks import (
     is_int,
     name_of,
     names_of,
+    plain,
 )
 from tritonsoft.conventions import Filter
 from tritonsoft.ops import images
@@ -478,6 +479,7 @@ def normalize(soft: Tensor) -> Tensor:
         raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}")
     if soft.ndim != 4:
         raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
+    soft = plain(soft)
     mass = soft.sum(1, keepdim=True)  # (B, 1, h, w)
     return soft / torch.where(mass > 0, mass, 1)
 

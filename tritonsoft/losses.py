@@ -7,12 +7,12 @@ What they share:
 * **Soft label**: ``(B, C, h, w)``, any float type, or a `SparseLabels` of that shape: masses, at least 0 and at most 1
   in all classes of a pixel together. A pixel without mass has no loss and no gradient, whatever its logits are; a class
   without mass never spoils a loss by its logit, which may be -infinity. The target has no gradient.
-* **Weight**: ``(C,)``, finite and not negative, on the logits' device: a factor for every class.
+* **Weight**: ``(C,)``, each 0 or from 1e-20 to 1e20, on the logits' device: a factor for every class.
 * **Values** of targets and weights are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``validate=True`` or ``TRITONSOFT_VALIDATE=1``.
 * **Backend**: see `tritonsoft.functional`, and there boxes, filters, label maps and ``ignore_index``.
 * **Errors**: TypeError or ValueError that names the argument. The losses can be differentiated once, in reverse mode
-  (`torch.func.grad` included); in forward mode they raise a RuntimeError.
+  (`torch.func.grad` included, where it is not compiled); in forward mode they raise a RuntimeError.
 * **Masses** may have been rounded, up to bfloat16's precision: a pixel's total may exceed 1 by 1/64, and a mass may lie
   below 0 by as much. One below 0 counts as 0.
 
@@ -232,8 +232,8 @@ class _Loss(nn.Module):
         checks.check_validate(validate)
         if weight is not None:
             _check_weight(weight)
-            if not weight.is_meta and not bool(((weight >= 0) & weight.isfinite()).all()):
-                raise ValueError(f"weight must hold finite numbers that are not negative, got {weight.tolist()}")
+            if not weight.is_meta:
+                checks.check_weight_values(weight)
         self.register_buffer("weight", weight)
         self.reduction, self.validate = reduction, validate
 
@@ -400,7 +400,7 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
-    return checks.plain(mass), None if isinstance(soft, Tensor) else soft.index
+    return checks.plain(mass), None if isinstance(soft, Tensor) else checks.plain(soft.index)
 
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tritonsoft import reference
-from tritonsoft.checks import check_top_k, names_of
+from tritonsoft.checks import check_top_k, names_of, plain
 
 _TENSORS = ("index", "mass", "rest")
 MASS_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -115,7 +115,7 @@ class SparseLabels:
         check_top_k(k, soft.shape[1], "k")
         if dtype not in MASS_DTYPES:
             raise TypeError(f"dtype must be {names_of(MASS_DTYPES)}, got {dtype}")
-        index, mass, rest = reference.top_k(soft.detach().clamp(min=0), k)
+        index, mass, rest = reference.top_k(plain(soft).detach().clamp(min=0), k)
         return cls(index.to(index_type(soft.shape[1])), mass.to(dtype), rest.to(dtype), soft.shape[1])
 
     def to_dense(self, dtype: torch.dtype | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import tritonsoft as ts
 from tritonsoft.augmentation.masks import (
+    SoftLabel,
     batched,
     check_mask,
     harden,
@@ -267,7 +268,11 @@ class AugmentationSequential(K.AugmentationSequential):
     def _arguments_postproc(self, in_args: list[Any], out_args: list[Any], data_keys: list[DataKey]) -> list[Any]:
         settled = self.transform_op.settled(list(out_args), data_keys)
         values = [_values(arg) if _are_slots(arg) else arg for arg in settled]
-        return cast(list[Any], super()._arguments_postproc(in_args, values, data_keys))
+        out = super()._arguments_postproc(in_args, values, data_keys)
+        if self.transform_op.num_classes == 1 and not torch.compiler.is_compiling():
+            # One channel of masses looks like class ids: the next container must be told.
+            out = [_marked(value, arg) if _are_slots(arg) else value for value, arg in zip(out, settled, strict=True)]
+        return cast(list[Any], out)
 
 
 class _FoldingOps(AugmentationSequentialOps):
@@ -664,6 +669,15 @@ def _slots_of(args: list[Any]) -> list[_Slot]:
         if _are_slots(arg):
             slots += arg if isinstance(arg, list) else [arg]
     return slots
+
+
+def _marked(value: Value, slots: _Slots) -> Value:
+    """Masks that leave a container, those of them that are soft labels as `SoftLabel`."""
+    if isinstance(value, list):
+        each = slots if isinstance(slots, list) else [slots] * len(value)
+        return [cast(Tensor, _marked(*pair)) for pair in zip(value, each, strict=True)]
+    is_soft = not isinstance(slots, list) and slots.kind == "soft label"
+    return value.as_subclass(SoftLabel) if is_soft else value
 
 
 def _values(slots: _Slots) -> Value:

@@ -21,9 +21,10 @@ class SoftLabel(Tensor):
 
     kornia's own container casts every mask back to the type it came in. A label map that came in as integers would
     then silently leave with its masses rounded to 0 and 1; this turns that into an error. It is what the modules
-    return to kornia's containers for *float* masks, the only ones that they get there, and for one class, where the
-    masses look like class ids. The container hands out an ordinary tensor. ``masses.as_subclass(SoftLabel)`` tells our
-    modules and container that one channel of floats holds masses.
+    return to kornia's containers for *float* masks, the only ones that they get there. Of one class, whose masses look
+    like class ids, modules and our container return it everywhere (but from a compiled graph), so that the next one
+    knows; of more, our container hands out an ordinary tensor. ``masses.as_subclass(SoftLabel)`` tells modules and
+    container that one channel of floats holds masses.
     """
 
     @classmethod

@@ -37,7 +37,7 @@ def _tell(directory: str, reason: str) -> None:
     if not _told:
         _told.append(
             f"the Numba cache in {directory} cannot be used ({reason}): tritonsoft compiles its functions anew, which "
-            "takes up to a minute in each process. NUMBA_CACHE_DIR names another directory"
+            "takes up to a minute. NUMBA_CACHE_DIR names another directory"
         )
         warnings.warn(_told[0], RuntimeWarning, stacklevel=2)
 

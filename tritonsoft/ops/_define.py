@@ -170,23 +170,24 @@ class Operator(Generic[P, R]):
         """
         overload, setup_context, backward = self.overload, definition.setup_context, definition.backward  # type: ignore[attr-defined]
 
-        class Gradient(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, backend: str | None, validate: bool | None, *inputs: Any) -> Any:
-                with torch._C._AutoDispatchBelowAutograd():
-                    output = overload(backend, validate, *inputs)
-                ctx.num_others = len(inputs) - 1
-                ctx.set_materialize_grads(False)
-                setup_context(ctx, inputs, output, backend)
-                return output
+        def forward(ctx: Any, backend: str | None, validate: bool | None, *inputs: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = overload(backend, validate, *inputs)
+            ctx.num_others = len(inputs) - 1
+            ctx.set_materialize_grads(False)
+            setup_context(ctx, inputs, output, backend)
+            return output
 
-            @staticmethod
-            def backward(ctx: Any, *grads: Any) -> Any:
-                grad = None if grads[0] is None else backward(ctx, *grads)
-                return None, None, grad, *(None,) * ctx.num_others
+        def gradient(ctx: Any, *grads: Any) -> Any:
+            grad = None if grads[0] is None else backward(ctx, *grads)
+            return None, None, grad, *(None,) * ctx.num_others
 
-        Gradient.__name__ = Gradient.__qualname__ = self.name
-        self._gradient, self._function = definition, Gradient
+        # The name that a result shows as its `grad_fn` is given when the class is made.
+        name = "".join(part.capitalize() for part in self.name.split("_"))
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(gradient)}
+        self._gradient = definition
+        make_class: Any = type(torch.autograd.Function)
+        self._function = make_class(name, (torch.autograd.Function,), methods)
         _library.impl(self.name, self._differentiable, "Autograd")
         return definition
 
