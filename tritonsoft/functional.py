@@ -499,6 +499,3 @@ def backend_info() -> dict[str, tuple[str, str]]:
     devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     devices += [f"xpu:{index}" for index in range(torch.xpu.device_count())]
     return {device: cast(tuple[str, str], explain_backend(device.split(":")[0], forced=None)) for device in devices}
-
-
-# --- checks ----------------------------------------------------------------------------------------------------------
