@@ -15,8 +15,8 @@ from torch import Tensor
 import tritonsoft as ts
 from bench import rivals
 from bench.rivals import IGNORED, Rival
-from tritonsoft import reference
-from tritonsoft.scenes import street_scene
+from tritonsoft.backends import reference
+from tritonsoft.cli.scenes import street_scene
 
 Task = Literal[
     "shrink labels",

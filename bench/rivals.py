@@ -597,14 +597,12 @@ def gradient_of(
 # --- ours, and filling the output ------------------------------------------------------------------------------------
 
 
-def our_labels(
-    filter: ts.conventions.Filter, labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype
-) -> Tensor:
+def our_labels(filter: ts.geometry.Filter, labels: Tensor, size: Size, num_classes: int, dtype: torch.dtype) -> Tensor:
     return ts.soft_resize(labels, size, num_classes, ignore_index=IGNORED, filter=filter, dtype=dtype)
 
 
 def our_pair(
-    filter: ts.conventions.Filter, image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int
+    filter: ts.geometry.Filter, image: Tensor, labels: Tensor, boxes: Tensor, size: Size, num_classes: int
 ) -> PairResult:
     return ts.crop_resize_pair(
         image, labels, boxes, size, num_classes, ignore_index=IGNORED, filter=filter, soft_dtype=image.dtype

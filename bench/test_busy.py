@@ -83,7 +83,7 @@ def processes(number: int) -> Iterator[None]:
 @contextlib.contextmanager
 def way(name: str) -> Iterator[None]:
     """One of the ways to run a call."""
-    from tritonsoft.cpu.threads import pool
+    from tritonsoft.backends.numba.threads import pool
 
     num_threads = torch.get_num_threads()
     patch = pytest.MonkeyPatch()

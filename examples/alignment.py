@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import tritonsoft.augmentation as TA
-from tritonsoft.scenes import CLASSES, street_scene
+from tritonsoft.cli.scenes import CLASSES, street_scene
 
 HEIGHT, WIDTH, FACTOR = 512, 1024, 4
 SIZE = (HEIGHT // FACTOR, WIDTH // FACTOR)

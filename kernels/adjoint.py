@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft.conventions import Filter
+from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.geometry import axis_of_box, filter_support, footprint, tap_weight
 from tritonsoft.kernels.launch import (

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft.backends.values import labels_in_range
-from tritonsoft.conventions import Filter
+from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.counting import soft_tile, soft_tile_integer_factor
 from tritonsoft.kernels.geometry import axis_of_box, filter_support, tap_of, tile_footprints

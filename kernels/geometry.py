@@ -1,4 +1,4 @@
-"""`tritonsoft.conventions` as Triton functions, one axis at a time: shared by every kernel, forward and adjoint.
+"""`tritonsoft.geometry` as Triton functions, one axis at a time: shared by every kernel, forward and adjoint.
 
 Scalars describe the axis of one sample (`axis_of_box`), vectors its outputs (`footprint`). Positions are float64 until
 the taps are chosen; a weight then needs only the small distance between a tap and the centre, which float32 holds well.
@@ -7,7 +7,7 @@ the taps are chosen; a weight then needs only the small distance between a tap a
 import triton
 import triton.language as tl
 
-from tritonsoft.conventions import MAX_COORDINATE
+from tritonsoft.geometry import MAX_COORDINATE
 from tritonsoft.kernels.convert import INTERPRETED, upcast
 
 _LIMIT = tl.constexpr(MAX_COORDINATE)
@@ -63,7 +63,7 @@ def _quotient(numerators, denominator):
 
 @triton.jit
 def output_centre(j, box, out_size):
-    """The centre of output pixels ``j`` in source coordinates; float64, in the order that `conventions` prescribes."""
+    """The centre of output pixels ``j`` in source coordinates; float64, in the order of `tritonsoft.geometry`."""
     lo, hi, mirrored = box
     count = tl.where(mirrored, out_size - 1 - j, j)
     return lo + _quotient((hi - lo) * (2 * count + 1).to(tl.float64), (2 * out_size).to(tl.float64))

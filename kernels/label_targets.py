@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft import reference
+from tritonsoft.backends import reference
 from tritonsoft.backends.values import labels_in_range
-from tritonsoft.conventions import Filter, Reduction
+from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.kernels.convert import downcast, exponential, upcast
 from tritonsoft.kernels.counting import class_of_key, load_logits, mass_of_key, soft_tile, soft_tile_integer_factor
 from tritonsoft.kernels.forward import soft_crop_resize

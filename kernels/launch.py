@@ -21,7 +21,7 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 
 from tritonsoft import memory
-from tritonsoft.conventions import Filter
+from tritonsoft.geometry import Filter
 
 _INT32_LIMIT = 2**31
 _INTERPRETED = triton.knobs.runtime.interpret

@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft.backends.values import is_subdistribution
-from tritonsoft.conventions import Reduction
+from tritonsoft.geometry import Reduction
 from tritonsoft.kernels.convert import exponential
 from tritonsoft.kernels.launch import Launch, launch
 from tritonsoft.kernels.softmax import (

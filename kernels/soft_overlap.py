@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tritonsoft import memory
 from tritonsoft.backends.values import is_subdistribution
-from tritonsoft.conventions import Classes, Measure, Reduction
+from tritonsoft.geometry import Classes, Measure, Reduction
 from tritonsoft.kernels.convert import exponential
 from tritonsoft.kernels.launch import Launch, launch
 from tritonsoft.kernels.softmax import (

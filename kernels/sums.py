@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft import memory
-from tritonsoft.conventions import Classes, Measure, Reduction
+from tritonsoft.geometry import Classes, Measure, Reduction
 from tritonsoft.kernels.launch import Launch, launch
 
 # So many rows are left to the one program that finishes a loss; of more, several programs make fewer.
@@ -121,7 +121,7 @@ def finish_overlap_kernel(
     BLOCK_E: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """`tritonsoft.reference.overlap_loss`, by one program."""
+    """`tritonsoft.backends.reference.overlap_loss`, by one program."""
     inverse_total = tl.full([], 1.0, tl.float64)
     if REDUCTION == "mean":
         factors = tl.zeros([BLOCK_E], tl.float64)

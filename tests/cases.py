@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tritonsoft.conventions import FILTERS, Filter
+from tritonsoft.geometry import FILTERS, Filter
 
 SOFT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 IMAGE_DTYPES = (*SOFT_DTYPES, torch.uint8)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.cases import RefusesUnsigned, assert_close
-from tritonsoft import reference
+from tritonsoft.backends import reference
 
 K = pytest.importorskip("kornia.augmentation", reason="the augmentations need kornia")
 

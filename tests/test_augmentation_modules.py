@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonsoft as ts
 from tests.cases import RefusesUnsigned, assert_close
-from tritonsoft import reference
-from tritonsoft.conventions import FILTERS
+from tritonsoft.backends import reference
+from tritonsoft.geometry import FILTERS
 
 K = pytest.importorskip("kornia.augmentation", reason="tritonsoft.augmentation builds on kornia")
 TA = pytest.importorskip("tritonsoft.augmentation")

@@ -7,7 +7,8 @@ import torch
 
 import tritonsoft as ts
 from tests.cases import Case, assert_close, random_case
-from tritonsoft import memory, reference
+from tritonsoft import memory
+from tritonsoft.backends import reference
 
 
 def _expected_image(case: Case) -> torch.Tensor:

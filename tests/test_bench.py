@@ -91,7 +91,7 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_call_beside_busy_processes(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("numba", reason="only its threads are chosen from")
     from bench import test_busy
-    from tritonsoft.cpu.threads import pool
+    from tritonsoft.backends.numba.threads import pool
 
     num_threads = torch.get_num_threads()
     with test_busy.processes(2), test_busy.way("one_thread"):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tritonsoft import reference, scenes
+from tritonsoft.backends import reference
 from tritonsoft.backends import select as backends
+from tritonsoft.cli import scenes
 
 Image = pytest.importorskip("PIL.Image", reason="the command line needs Pillow")
 pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
@@ -21,8 +22,8 @@ pytest.importorskip("rich", reason="the command line needs rich")
 CliRunner = pytest.importorskip("typer.testing", reason="the command line needs typer").CliRunner
 
 import tritonsoft as ts  # noqa: E402
-from tritonsoft import cli  # noqa: E402 - it ends the program where one of these is missing
 from tritonsoft.cli import common, costs, pictures  # noqa: E402
+from tritonsoft.cli.app import app  # noqa: E402
 from tritonsoft.cli.kept import ALL_METHODS, areas_kept, cell_areas, thinnest_class  # noqa: E402
 
 _checkout = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ CAMVID = Path(os.environ.get("TRITONSOFT_CAMVID", _checkout.parent / "shared" / 
 
 
 def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def flat(text: str) -> str:
@@ -651,7 +652,7 @@ def test_bench_names_the_bad_option(options: tuple[str, str]) -> None:
 
 
 def test_without_its_extra_the_command_says_what_to_install() -> None:
-    code = "import sys; sys.modules['typer'] = None; import tritonsoft.cli"
+    code = "import sys; sys.modules['typer'] = None; from tritonsoft.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_checkout, check=False)
     assert result.returncode == 1
     assert "pip install '.[demo]' in a checkout" in result.stderr

@@ -44,7 +44,7 @@ STORE_WIDTHS = {
 
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
-    from tritonsoft.conventions import FILTERS
+    from tritonsoft.geometry import FILTERS
     from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:

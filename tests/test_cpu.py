@@ -20,8 +20,10 @@ import torch
 pytest.importorskip("numba")
 
 import tritonsoft as ts
-from tritonsoft import cpu, memory, reference
-from tritonsoft.cpu.taps import ends_of, taps_of
+from tritonsoft import memory
+from tritonsoft.backends import numba as cpu
+from tritonsoft.backends import reference
+from tritonsoft.backends.numba.taps import ends_of, taps_of
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +108,7 @@ def test_a_forked_child_starts_its_own_threads():
     # In a process of its own: forking pytest itself would also fork whatever its plugins run.
     program = """
 import os, torch
-from tritonsoft import cpu
+from tritonsoft.backends import numba as cpu
 cpu.threads.WORTH_SHARING = 0
 torch.set_num_threads(3)
 labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)
@@ -309,8 +311,8 @@ def test_16_bit_results_round_to_nearest_even(dtype):
 
 @pytest.mark.parametrize(("dtype", "error"), [(np.float32, 2e-7), (np.float64, 4e-16)])
 def test_exponential_of_vectors(dtype, error):
-    from tritonsoft.cpu.threads import jit, unsigned
-    from tritonsoft.cpu.vectors import LANES, exp, load, store
+    from tritonsoft.backends.numba.threads import jit, unsigned
+    from tritonsoft.backends.numba.vectors import LANES, exp, load, store
 
     @jit
     def exponentials(values, results):
@@ -453,7 +455,7 @@ def test_import_compiles_nothing():
 from numba.core import compiler
 def refuse(*args, **kwargs): raise AssertionError("compiled at import")
 compiler.compile_extra = refuse
-import tritonsoft.cpu
+import tritonsoft.backends.numba
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
@@ -482,7 +484,7 @@ import json, os, sys, warnings
 with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
     import numpy as np
-    from tritonsoft.cpu import taps, threads
+    from tritonsoft.backends.numba import taps, threads
     results = [
         float((taps.taps_of(np.array([[0.0, size]]), 64, 8, "area", np.float32).weight ** 2).sum()) for size in (20, 24)
     ]
@@ -564,7 +566,7 @@ def test_a_change_that_numba_does_not_see_is_compiled(tmp_path):
         _ROOT / "tritonsoft", tmp_path / "tritonsoft", ignore=shutil.ignore_patterns("kernels", "__pycache__")
     )
     expected = _taps(tmp_path / "numba", root=tmp_path)[0]
-    file = tmp_path / "tritonsoft" / "conventions.py"
+    file = tmp_path / "tritonsoft" / "geometry.py"
     before, text = file.stat(), file.read_text()
     file.write_text(text.replace('= ("area", "triangle",', '= ("triangle", "area",'))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -576,7 +578,7 @@ def test_a_change_that_numba_does_not_see_is_compiled(tmp_path):
 def test_kernels_are_made_from_files_that_the_stamp_covers():
     for file in Path(cpu.__file__).parent.glob("*.py"):
         for imported in re.findall(r"^(?:from|import) (tritonsoft[.\w]*)", file.read_text(), re.MULTILINE):
-            assert imported.startswith("tritonsoft.cpu") or imported == "tritonsoft.conventions"
+            assert imported.startswith("tritonsoft.backends.numba") or imported == "tritonsoft.geometry"
 
 
 def test_a_cache_that_would_not_look_at_the_stamp_is_not_used(monkeypatch):
@@ -599,7 +601,7 @@ assert ts.soft_resize(labels, (4, 4), 2).sum() == 16
 with pytest.raises(ValueError, match="NUMBA_DISABLE_JIT"):
     ts.soft_resize(labels, (4, 4), 2, backend="numba")
 with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT"):
-    import tritonsoft.cpu
+    import tritonsoft.backends.numba
 """
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "NUMBA_DISABLE_JIT": "1", "TRITON_INTERPRET": "0"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
@@ -619,11 +621,11 @@ def call():
 if "{moment}" == "importing":
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name == "tritonsoft.cpu.labels":
+            if name == "tritonsoft.backends.numba.labels":
                 moment.set()
     sys.meta_path.insert(0, Finder())
 else:
-    import numba.core.event as event, tritonsoft.cpu
+    import numba.core.event as event, tritonsoft.backends.numba
     class Listener(event.Listener):
         def on_start(self, event): moment.set()
         def on_end(self, event): pass

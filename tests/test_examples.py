@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import tritonsoft as ts
-from tritonsoft.scenes import street_scene
+from tritonsoft.cli.scenes import street_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

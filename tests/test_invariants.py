@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tritonsoft as ts
-from tritonsoft.conventions import FILTERS
+from tritonsoft.geometry import FILTERS
 
 EPS = torch.finfo(torch.float32).eps
 

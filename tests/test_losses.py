@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import tritonsoft as ts
 from tests.cases import LAYOUTS, SOFT_DTYPES, _layout, assert_close, random_case
-from tritonsoft import reference
+from tritonsoft.backends import reference
 from tritonsoft.ops import losses as loss_ops
 
 NAN, INF = float("nan"), float("inf")
@@ -247,7 +247,7 @@ def test_area_equals_soft_with_boxes(target):
     labels = torch.randint(5, (2, 13, 17), generator=generator).to(device)
     boxes = torch.tensor([[1.5, 0.0, 16.0, 12.5], [20.0, -3.0, 2.0, 9.0]], device=device)
     logits = torch.randn(2, 5, 4, 5, generator=generator).to(device)
-    for filter in ts.conventions.FILTERS:
+    for filter in ts.geometry.FILTERS:
         soft = ts.soft_crop_resize(labels, boxes, (4, 5), 5, filter=filter, backend=backend)
         expected = ts.soft_cross_entropy(logits, soft, backend=backend)
         assert_close(

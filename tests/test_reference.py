@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tritonsoft.conventions import FILTERS
-from tritonsoft.reference import axis_matrix, crop_resize, crop_resize_adjoint, soft_crop_resize
+from tritonsoft.backends.reference import axis_matrix, crop_resize, crop_resize_adjoint, soft_crop_resize
+from tritonsoft.geometry import FILTERS
 
 SIZES = [(5, 6), (13, 17), (20, 30), (1, 1), (4, 16)]
 

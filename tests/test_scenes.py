@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tritonsoft import scenes
+from tritonsoft.cli import scenes, street
 
 
 def test_a_seed_gives_one_scene_and_another_seed_another() -> None:
@@ -32,7 +32,7 @@ def test_any_resolution_can_be_drawn(size: tuple[int, int]) -> None:
 
 def test_posts_are_two_to_six_pixels_wide() -> None:
     pole = scenes.CLASSES.index("pole")
-    extents = [np.ptp(shape.outline, axis=0) for shape in scenes._street(0) if shape.class_id == pole]
+    extents = [np.ptp(shape.outline, axis=0) for shape in street.shapes_of_street(0) if shape.class_id == pole]
     widths = [1024 * x for x, y in extents if y > 5 * x]
     assert len(widths) > 10
     assert 2 <= min(widths) < 4 < max(widths) <= 6

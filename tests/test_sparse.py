@@ -13,7 +13,7 @@ import torch
 
 import tritonsoft as ts
 from tests.cases import assert_close, random_case
-from tritonsoft import reference
+from tritonsoft.backends import reference
 from tritonsoft.ops import labels as label_ops
 
 

@@ -13,7 +13,7 @@ What they share:
   ``y1 < y0`` top-bottom. The outside of the image is ``fill`` for images and no mass for labels.
 * **Filter**: ``"area"`` (default; the exact average when shrinking, linear interpolation when enlarging),
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
-  `tritonsoft.conventions`.
+  `tritonsoft.geometry`.
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
   without it (on a GPU for up to 16; above, by way of the soft label). An integer factor of k pixels along each axis
   never needs more than k * k.
@@ -34,8 +34,7 @@ from typing import cast, overload
 import torch
 from torch import Tensor
 
-from tritonsoft.backends.select import explain_backend
-from tritonsoft.checks import (
+from tritonsoft._validation import (
     FLOAT_DTYPES,
     check_backend,
     check_classes,
@@ -50,7 +49,8 @@ from tritonsoft.checks import (
     names_of,
     plain,
 )
-from tritonsoft.conventions import Filter
+from tritonsoft.backends.select import explain_backend
+from tritonsoft.geometry import Filter
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
 from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type

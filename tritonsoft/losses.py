@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tritonsoft import checks
-from tritonsoft.checks import FLOAT_DTYPES, are_swapped, name_of, names_of
-from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft import _validation
+from tritonsoft._validation import FLOAT_DTYPES, are_swapped, name_of, names_of
+from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 from tritonsoft.ops import losses as loss_ops
 from tritonsoft.sparse import SparseLabels, check_sparse_labels
 
@@ -116,9 +116,11 @@ def area_cross_entropy(
     if isinstance(labels, SparseLabels) or (isinstance(labels, Tensor) and labels.is_floating_point()):
         kind = name_of(labels.dtype) if isinstance(labels, Tensor) else "SparseLabels"
         raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to soft_cross_entropy")
-    labels = checks.check_labels(labels)
-    ignore_index = checks.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
-    boxes = checks.check_geometry(boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits")
+    labels = _validation.check_labels(labels)
+    ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
+    boxes = _validation.check_geometry(
+        boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits"
+    )
     if labels.device != logits.device:
         raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
     if labels.shape[0] != logits.shape[0]:
@@ -229,11 +231,11 @@ class _Loss(nn.Module):
     def __init__(self, weight: Tensor | None, reduction: Reduction, validate: bool | None) -> None:
         super().__init__()
         _check_reduction(reduction)
-        checks.check_validate(validate)
+        _validation.check_validate(validate)
         if weight is not None:
             _check_weight(weight)
             if not weight.is_meta:
-                checks.check_weight_values(weight)
+                _validation.check_weight_values(weight)
         self.register_buffer("weight", weight)
         self.reduction, self.validate = reduction, validate
 
@@ -293,8 +295,8 @@ class AreaCrossEntropyLoss(_Loss):
         validate: bool | None = None,
     ) -> None:
         super().__init__(weight, reduction, validate)
-        checks.check_ignore_index(ignore_index, None)
-        checks.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
+        _validation.check_ignore_index(ignore_index, None)
+        _validation.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
         self.ignore_index, self.filter = ignore_index, filter
 
     def forward(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
@@ -312,7 +314,7 @@ class AreaCrossEntropyLoss(_Loss):
 
     def extra_repr(self) -> str:
         """What differs between two of them."""
-        ignore_index = checks.check_ignore_index(self.ignore_index, None)
+        ignore_index = _validation.check_ignore_index(self.ignore_index, None)
         return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
 
 
@@ -381,7 +383,7 @@ def _check_logits(logits: Any, target: Any, name: str) -> Tensor:
         raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}{swapped}")
     if logits.ndim != 4 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
-    return checks.plain(logits)
+    return _validation.plain(logits)
 
 
 def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -395,12 +397,12 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}{label_map}")
     mass = soft if isinstance(soft, Tensor) else soft.mass
     swapped = "" if logits.requires_grad else are_swapped("soft")
-    checks.refuse_derivative(mass, "soft", "the losses have none for their target", swapped)
+    _validation.refuse_derivative(mass, "soft", "the losses have none for their target", swapped)
     if soft.shape != logits.shape:
         raise ValueError(f"soft must have the shape of logits, {tuple(logits.shape)}, got {tuple(soft.shape)}")
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
-    return checks.plain(mass), None if isinstance(soft, Tensor) else checks.plain(soft.index)
+    return _validation.plain(mass), None if isinstance(soft, Tensor) else _validation.plain(soft.index)
 
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:
@@ -414,9 +416,9 @@ def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, log
         if weight.device != logits.device:
             raise ValueError(f"weight must be on the device of logits, {logits.device}, got {weight.device}")
     _check_reduction(reduction)
-    checks.check_validate(validate)
-    checks.check_backend(backend)
-    return None if weight is None else checks.plain(weight).to(loss_ops.compute_dtype(logits))
+    _validation.check_validate(validate)
+    _validation.check_backend(backend)
+    return None if weight is None else _validation.plain(weight).to(loss_ops.compute_dtype(logits))
 
 
 def _check_weight(weight: Any) -> None:
@@ -426,7 +428,7 @@ def _check_weight(weight: Any) -> None:
         raise TypeError(f"weight must be {names_of(FLOAT_DTYPES)}, got {name_of(weight.dtype)}")
     if weight.ndim != 1:
         raise ValueError(f"weight must have shape (C,), got {tuple(weight.shape)}")
-    checks.refuse_derivative(weight, "weight", "the losses have none for it")
+    _validation.refuse_derivative(weight, "weight", "the losses have none for it")
 
 
 def _check_reduction(reduction: Any) -> None:

@@ -27,8 +27,8 @@ except ImportError as error:
         f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
     ) from None
 
+from tritonsoft._validation import check_ignore_index, should_validate
 from tritonsoft.backends.values import is_subdistribution, total_mass
-from tritonsoft.checks import check_ignore_index, should_validate
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 

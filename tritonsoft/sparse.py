@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from tritonsoft import reference
-from tritonsoft.checks import check_top_k, names_of, plain
+from tritonsoft._validation import check_top_k, names_of, plain
+from tritonsoft.backends import reference
 
 _TENSORS = ("index", "mass", "rest")
 MASS_DTYPES = (torch.float16, torch.bfloat16, torch.float32)

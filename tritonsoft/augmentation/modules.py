@@ -13,6 +13,7 @@ from kornia.constants import Resample
 from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
 
+from tritonsoft._validation import check_ignore_index
 from tritonsoft.augmentation.masks import (
     SoftLabel,
     batched,
@@ -34,8 +35,7 @@ from tritonsoft.augmentation.view import (
     undo,
     whole,
 )
-from tritonsoft.checks import check_ignore_index
-from tritonsoft.conventions import FILTERS, Filter
+from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.conventions import Filter
+from tritonsoft.geometry import Filter
 
 Fill = float | tuple[float, ...]
 

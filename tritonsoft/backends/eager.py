@@ -1,4 +1,4 @@
-"""The reference as a backend: writes what the functions of `tritonsoft.reference` return."""
+"""The reference as a backend: writes what the functions of `tritonsoft.backends.reference` return."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tritonsoft import reference
+from tritonsoft.backends import reference
 from tritonsoft.backends.values import is_subdistribution, labels_in_range
-from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 
 @contextlib.contextmanager

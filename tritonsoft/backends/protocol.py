@@ -16,11 +16,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 
 class Backend(Protocol):
-    """See `tritonsoft.reference` for what each function means."""
+    """See `tritonsoft.backends.reference` for what each function means."""
 
     def crop_resize(self, out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
         """``out (B, K, h, w)`` is the image in its boxes."""

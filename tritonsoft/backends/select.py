@@ -94,14 +94,14 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
 
 
 if TYPE_CHECKING:  # a module that lacks a function, or has another signature, is a type error here
-    from tritonsoft import cpu, kernels
-    from tritonsoft.backends import eager
+    from tritonsoft import kernels
+    from tritonsoft.backends import eager, numba
 
-    _FACES: tuple[Backend, ...] = (eager, cpu, kernels)
+    _FACES: tuple[Backend, ...] = (eager, numba, kernels)
 
 _MODULES = {
     "reference": "tritonsoft.backends.eager",
-    "numba": "tritonsoft.cpu",
+    "numba": "tritonsoft.backends.numba",
     "triton": "tritonsoft.kernels",
 }
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tritonsoft.conventions import MASS_TOLERANCE
+from tritonsoft.geometry import MASS_TOLERANCE
 
 
 def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool:

@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft import scenes
+from tritonsoft.cli import scenes
 from tritonsoft.cli.common import console, describe, fail, free_bytes, parse_device, seconds_of, table_of, working
 from tritonsoft.cli.costs import one_hot_interpolate, soft_resize
 from tritonsoft.cli.kept import shrunken

@@ -8,7 +8,7 @@ import torch
 import typer
 from torch import Tensor
 
-from tritonsoft import scenes
+from tritonsoft.cli import scenes
 from tritonsoft.cli.common import (
     console,
     fail,

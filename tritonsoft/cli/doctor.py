@@ -11,10 +11,10 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft import reference
+from tritonsoft.backends import reference
 from tritonsoft.backends import select as backends
 from tritonsoft.cli.common import console, describe, one_thread, table_of
-from tritonsoft.conventions import FILTERS
+from tritonsoft.geometry import FILTERS
 
 
 def doctor() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonsoft import scenes
+from tritonsoft.cli import scenes
 
 Array = np.ndarray[Any, Any]
 

@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from tritonsoft import memory
+from tritonsoft._validation import has_tangent, should_validate
 from tritonsoft.backends.protocol import Backend
 from tritonsoft.backends.select import backend_for
-from tritonsoft.checks import has_tangent, should_validate
-from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonsoft.checks import check_box_values
-from tritonsoft.conventions import Filter
+from tritonsoft._validation import check_box_values
+from tritonsoft.geometry import Filter
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonsoft.checks import (
+from tritonsoft._validation import (
     check_box_values,
     check_index_values,
     check_weight_values,
     raise_label_values,
     raise_soft_values,
 )
-from tritonsoft.conventions import Classes, Filter, Measure, Reduction
+from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
 

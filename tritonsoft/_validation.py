@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from tritonsoft.backends.select import BACKENDS
 from tritonsoft.backends.values import bad_labels, total_mass
-from tritonsoft.conventions import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
+from tritonsoft.geometry import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
 
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -2,7 +2,7 @@
 
 A crop with a resize is one matrix per axis (`axis_matrix`), so an image goes to ``A_y @ image @ A_x.T`` and a label map
 to the same product with its one-hot planes. Runs on any device; float64 in gives float64 arithmetic throughout.
-Geometry and filters: `tritonsoft.conventions`.
+Geometry and filters: `tritonsoft.geometry`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tritonsoft.conventions import Classes, Measure, Reduction
+from tritonsoft.geometry import Classes, Measure, Reduction
 
 
 def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple
         ends: ``(B, 2)`` float64, the two ends of each box along this axis; mirrored where the second is smaller.
         in_size: number of source pixels.
         out_size: number of output pixels.
-        filter: one of `tritonsoft.conventions.FILTERS`.
+        filter: one of `tritonsoft.geometry.FILTERS`.
 
     Returns:
         The matrices ``(B, out_size, in_size)`` and the weight ``(B, out_size)`` of the taps outside the image, exactly

@@ -1,4 +1,4 @@
-"""The Numba backend: the operators of `tritonsoft.reference` as compiled loops over ranges of output rows.
+"""The Numba backend: the operators of `tritonsoft.backends.reference` as compiled loops over ranges of output rows.
 
 A crop with a resize is, along each axis, a short list of weighted taps per output (`taps`); `images` and `labels` are
 the loops over them.
@@ -11,9 +11,9 @@ Rows are independent and every sum has a fixed order, so that results do not dep
 Nothing is compiled before the first call. The launchers trust their arguments: `tritonsoft.functional` checks them.
 """
 
-from tritonsoft.cpu.images import crop_resize, crop_resize_adjoint
-from tritonsoft.cpu.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
-from tritonsoft.cpu.losses import (
+from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
+from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
+from tritonsoft.backends.numba.losses import (
     area_cross_entropy,
     area_cross_entropy_backward,
     cross_entropy,

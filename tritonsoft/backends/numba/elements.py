@@ -10,7 +10,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from tritonsoft.cpu.threads import jit, unsigned
+from tritonsoft.backends.numba.threads import jit, unsigned
 
 LINE_BYTES = 64
 STREAM_BYTES = 1 << 22  # outputs above this leave the cache anyway

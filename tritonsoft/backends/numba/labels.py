@@ -13,12 +13,12 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import overload
 from torch import Tensor
 
-from tritonsoft.conventions import Filter
-from tritonsoft.cpu.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
-from tritonsoft.cpu.images import crop_resize
-from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
-from tritonsoft.cpu.threads import jit, pool, unsigned
-from tritonsoft.cpu.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
+from tritonsoft.backends.numba.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
+from tritonsoft.backends.numba.images import crop_resize
+from tritonsoft.backends.numba.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
+from tritonsoft.backends.numba.threads import jit, pool, unsigned
+from tritonsoft.backends.numba.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
+from tritonsoft.geometry import Filter
 
 _MARGIN = LINE_BYTES // 4  # elements: one is enough, so many keep lines where they were in their cache lines
 _SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
@@ -413,7 +413,7 @@ def _dense_tile(out: Tensor) -> int:
 def soft_crop_resize(
     out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
 ) -> bool:
-    """Writes `tritonsoft.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
+    """Writes `tritonsoft.backends.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
     batch, num_classes, *size = out.shape
     tile = _dense_tile(out)
     rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
@@ -472,7 +472,7 @@ def soft_crop_resize_top(
     filter: Filter,
     validate: bool,
 ) -> bool:
-    """Writes `tritonsoft.reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
+    """Writes `reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
     batch, num_kept, *size = index.shape
     rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
     outputs = flat(index), flat(mass), flat(rest)

@@ -8,11 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonsoft.conventions import Filter
-from tritonsoft.cpu.elements import LINE_BYTES, fence, flat, narrow, prefetch, streaming, sums_dtype, widen, write
-from tritonsoft.cpu.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
-from tritonsoft.cpu.threads import jit, pool, unsigned
-from tritonsoft.cpu.vectors import ROWS, load, spread, store, transpose_square
+from tritonsoft.backends.numba.elements import (
+    LINE_BYTES,
+    fence,
+    flat,
+    narrow,
+    prefetch,
+    streaming,
+    sums_dtype,
+    widen,
+    write,
+)
+from tritonsoft.backends.numba.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
+from tritonsoft.backends.numba.threads import jit, pool, unsigned
+from tritonsoft.backends.numba.vectors import ROWS, load, spread, store, transpose_square
+from tritonsoft.geometry import Filter
 
 _STEP = 64  # outputs between two requests for rows ahead
 _ROWS_AHEAD = 2
@@ -227,7 +237,7 @@ def _resize(out: Tensor, image: Tensor, taps_y: Taps, taps_x: Taps, fill: float)
 
 
 def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
-    """Writes `tritonsoft.reference.crop_resize` of an image ``(B, K, H, W)`` to ``out (B, K, h, w)``."""
+    """Writes `tritonsoft.backends.reference.crop_resize` of an image ``(B, K, H, W)`` to ``out (B, K, h, w)``."""
     in_size, out_size, dtype = image.shape[2:], out.shape[2:], sums_dtype(out, image)
     taps_y, taps_x = _taps(boxes, in_size, out_size, filter, dtype)
     _resize(out, image, taps_y, taps_x, fill)
@@ -244,7 +254,7 @@ def _taps(
 
 
 def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
-    """Writes `tritonsoft.reference.crop_resize_adjoint` of a gradient ``(B, K, h, w)`` to ``out (B, K, H, W)``."""
+    """Writes `reference.crop_resize_adjoint` of a gradient ``(B, K, h, w)`` to ``out (B, K, H, W)``."""
     in_size, out_size, dtype = out.shape[2:], grad.shape[2:], sums_dtype(out, grad)
     axes = zip(_taps(boxes, in_size, out_size, filter, dtype), in_size, out_size, strict=True)
     taps_y, taps_x = (Taps(*transpose_taps(*taps[:3], *sizes)) for taps, *sizes in axes)

@@ -1,4 +1,4 @@
-"""`tritonsoft.conventions` as tables: the weighted taps of each output along one axis."""
+"""`tritonsoft.geometry` as tables: the weighted taps of each output along one axis."""
 
 import functools
 from typing import Any, NamedTuple
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.conventions import FILTERS
-from tritonsoft.cpu.elements import flat
-from tritonsoft.cpu.threads import jit, unsigned
+from tritonsoft.backends.numba.elements import flat
+from tritonsoft.backends.numba.threads import jit, unsigned
+from tritonsoft.geometry import FILTERS
 
 
 class Taps(NamedTuple):
@@ -30,7 +30,7 @@ def _weight(tap: Any, centre: Any, reach: Any, plateau: Any) -> Any:
 
 @jit
 def _tabulate(ends: Any, in_size: Any, out_size: Any, filter: int, like: Any) -> Any:
-    """Taps of boxes with ``ends`` (boxes, 2): `tritonsoft.conventions` line by line, in its order of operations."""
+    """Taps of boxes with ``ends`` (boxes, 2): `tritonsoft.geometry` line by line, in its order of operations."""
     num_outputs = ends.shape[0] * out_size
     first = np.zeros(num_outputs, np.int32)
     begin = np.zeros(num_outputs + 1, np.int32)

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from tritonsoft.cpu.elements import LINE_BYTES, past_caches
+from tritonsoft.backends.numba.elements import LINE_BYTES, past_caches
 
 ROWS = 8  # rows of an image that are summed side by side: a vector of AVX2, two of NEON
 LANES = 16  # pixels of a loss that are computed side by side: a vector of AVX-512, four of NEON

@@ -16,8 +16,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from tritonsoft.conventions import MASS_TOLERANCE, Classes, Filter, Measure, Reduction
-from tritonsoft.cpu.elements import (
+from tritonsoft.backends.numba.elements import (
     LINE_BYTES,
     borrowed,
     fence,
@@ -30,9 +29,10 @@ from tritonsoft.cpu.elements import (
     widen,
     write,
 )
-from tritonsoft.cpu.labels import TILE, label_rows
-from tritonsoft.cpu.threads import jit, pool, unsigned
-from tritonsoft.cpu.vectors import LANES, all_of, convert, exp, load, spread, store, stream, sum_of, where
+from tritonsoft.backends.numba.labels import TILE, label_rows
+from tritonsoft.backends.numba.threads import jit, pool, unsigned
+from tritonsoft.backends.numba.vectors import LANES, all_of, convert, exp, load, spread, store, stream, sum_of, where
+from tritonsoft.geometry import MASS_TOLERANCE, Classes, Filter, Measure, Reduction
 
 _KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int16)
 _FLOAT32, _FLOAT16, _BFLOAT16, _FLOAT64, _UINT8 = range(5)
@@ -627,7 +627,7 @@ def _overlap_tiles(
 
 @jit
 def _compare(value: Any, slopes: Any, parts: Any, weights: Any, num_tiles: Any, options: Any) -> None:
-    """`tritonsoft.reference.overlap_loss` of the sums of each tile, (tiles, C, 3), so many tiles together."""
+    """`tritonsoft.backends.reference.overlap_loss` of the sums of each tile, (tiles, C, 3), so many tiles together."""
     is_dice, only_present, is_none, is_mean = options
     num_classes = weights.size
     loss = total = 0.0

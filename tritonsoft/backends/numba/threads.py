@@ -18,7 +18,7 @@ import torch
 from numba import njit
 from numba.core.entrypoints import init_all
 
-from tritonsoft.cpu.cache import cache_of
+from tritonsoft.backends.numba.cache import cache_of
 
 # Numba checks a signed index for counting from the end, which keeps a loop from vectorising; an unsigned one it trusts.
 unsigned: Any = np.uint64
