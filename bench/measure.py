@@ -152,7 +152,7 @@ def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
     if not reset.exists():
         call()
         return None
-    memory.blocks.forget()
+    memory.empty_pool()
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")
     before = _status_bytes("VmRSS")

@@ -1,5 +1,6 @@
 """Soft labels for semantic segmentation: label maps shrunk, cropped and flipped with the very filter of their image."""
 
+from tritonsoft import memory
 from tritonsoft.functional import (
     backend_info,
     crop_resize,
@@ -35,6 +36,7 @@ __all__ = [
     "backend_info",
     "crop_resize",
     "crop_resize_pair",
+    "memory",
     "normalize",
     "resize",
     "soft_crop_resize",
