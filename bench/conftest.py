@@ -12,7 +12,8 @@ from bench import measure, report
 from bench.cases import cases
 from bench.report import Busy, Overhead, Point, Row
 from bench.test_busy import ROWS as BUSY_ROWS
-from bench.test_scaling import CALLS, POINTS
+from bench.test_overhead import CALLS
+from bench.test_scaling import POINTS
 
 ROWS = pytest.StashKey[list[Row]]()
 SCALING = pytest.StashKey[list[Point]]()

@@ -126,10 +126,19 @@ def speed_section() -> str:
         parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
     for _, rows in results("-overhead"):
         counts = ["operators", *(name for name in ("kernel_launches", "copies", "synchronizations") if rows[0][name])]
-        headings = ["smallest call", "time", *(f"{name.replace('_', ' ')}" for name in counts)]
+        headings = [
+            "smallest call",
+            "time",
+            "baseline",
+            "its time",
+            "ratio",
+            *(f"{name.replace('_', ' ')}" for name in counts),
+        ]
         lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         for row in rows:
-            cells = [row["call"], f"{float(row['microseconds']):.0f} µs", *(row[name] for name in counts)]
+            times = [f"{float(row[name]):.0f} µs" for name in ("microseconds", "baseline_microseconds")]
+            ratio = f"{float(row['ratio']):.2f}"
+            cells = [row["call"], times[0], row["baseline"], times[1], ratio, *(row[name] for name in counts)]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

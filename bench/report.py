@@ -56,11 +56,14 @@ class Point:
 
 @dataclass
 class Overhead:
-    """What a call on a few pixels costs; the counts of one call, the last three on a GPU only."""
+    """What a call on a few pixels costs on one thread; the counts of one call, the last three on a GPU only."""
 
     device: str
     call: str
     microseconds: float  # median
+    baseline: str
+    baseline_microseconds: float  # median
+    ratio: float  # median over rounds that time both
     operators: int  # of ours
     kernel_launches: int | None = None
     copies: int | None = None
@@ -226,13 +229,14 @@ def print_points(points: Sequence[Point], machine: Machine) -> None:
 
 def print_overheads(overheads: Sequence[Overhead]) -> None:
     """One line for each call."""
-    columns = ("", "µs", "operators", "launches", "copies", "waits")
+    columns = ("", "µs", "baseline", "its µs", "ratio", "operators", "launches", "copies", "waits")
     lines = []
     for row in overheads:
         counts = (row.operators, row.kernel_launches, row.copies, row.synchronizations)
         text = ("" if count is None else str(count) for count in counts)
-        lines.append((row.call, f"{row.microseconds:.0f}", *text))
-    print_lines("calls on a few pixels", columns, (54, 7, 9, 8, 6, 5), lines)
+        times = (f"{row.microseconds:.0f}", row.baseline, f"{row.baseline_microseconds:.0f}", f"{row.ratio:.2f}")
+        lines.append((row.call, *times, *text))
+    print_lines("calls on a few pixels, one thread", columns, (47, 6, 54, 7, 6, 9, 8, 6, 5), lines)
 
 
 def print_busy(rows: Sequence[Busy]) -> None:
