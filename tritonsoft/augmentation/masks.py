@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+from kornia.constants import Resample
 from torch import Tensor
 
 import tritonsoft as ts
@@ -164,6 +165,12 @@ def undo_mask(mask: Tensor, view: View, ignore_index: int, linear: bool) -> Tens
     if linear and mask.is_floating_point():
         return undo(mask, view)
     return undo(mask, view, _outside(mask, ignore_index, None))
+
+
+def asks_for_interpolation(kwargs: dict[str, Any]) -> bool:
+    """Whether ``extra_args`` asks for masks to be averaged; kornia's default asks for the opposite."""
+    resample = kwargs.get("resample")
+    return bool(kwargs.get("antialias")) or (resample is not None and Resample.get(resample) != Resample.NEAREST)
 
 
 def _outside(mask: Tensor, ignore_index: int, fill: float | None) -> float:

@@ -1,0 +1,148 @@
+"""kornia's resize and flips, resampled by tritonsoft."""
+
+from typing import Any, cast
+
+import kornia.augmentation as K
+import torch
+from kornia.constants import Resample
+from kornia.geometry.transform.affwarp import _side_to_image_size
+from torch import Tensor
+
+from tritonsoft.augmentation.box_augmentation import BoxAugmentation, Flags, Params, Size, recorded, size_of
+from tritonsoft.augmentation.view import View, whole
+from tritonsoft.geometry import Filter
+
+
+class Resize(BoxAugmentation, K.Resize):
+    """Resize the whole picture, antialiased and on the half-pixel grid: a drop-in for `kornia.augmentation.Resize`.
+
+    Args:
+        size: ``(h, w)`` of the output in pixels, or the length of one side as an int.
+        side: which side an int ``size`` is: ``"short"``, ``"long"``, ``"vert"`` or ``"horz"``.
+        resample, align_corners, antialias: kornia's sampling; they matter with ``filter=None`` alone.
+        p: probability that the batch is resized.
+        keepdim: keep the rank of the input.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: as in `tritonsoft.functional`; None for kornia's own sampling, bit for bit.
+
+    Shape:
+        Image ``(B, K, H, W)`` of any floating type -> ``(B, K, h, w)``. Mask ``(B, 1, H, W)`` of class ids ->
+        ``(B, C, h, w)`` with ``num_classes``, else ``(B, 1, h, w)``; a mask with C channels is filtered linearly.
+
+    Example:
+        >>> resize = Resize((2, 2), num_classes=2)
+        >>> resize(torch.arange(16.0).reshape(1, 1, 4, 4))
+        tensor([[[[ 2.5000,  4.5000],
+                  [10.5000, 12.5000]]]])
+        >>> label_map = torch.tensor([[[[0, 0, 1, 1]]]]).expand(1, 1, 4, 4)
+        >>> resize.transform_masks(label_map, resize._params, resize.flags)[0, :, 0]
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+
+    def __init__(
+        self,
+        size: int | Size,
+        side: str = "short",
+        resample: str | int | Resample = Resample.BILINEAR.name,
+        align_corners: bool = True,
+        antialias: bool = False,
+        p: float = 1.0,
+        keepdim: bool = False,
+        num_classes: int | None = None,
+        ignore_index: int | None = None,
+        filter: Filter | None = "area",
+    ) -> None:
+        super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
+        self._configure(num_classes, ignore_index, filter)
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        return None
+
+    def output_size(self, source: Size, flags: Flags) -> Size:
+        if not isinstance(flags["size"], int):
+            return super().output_size(source, flags)
+        # kornia's rule: one side is what the generator was made for, whatever the flags have become.
+        drawn: Any = self._param_generator
+        if isinstance(drawn.output_size, int):
+            return cast(Size, _side_to_image_size(drawn.output_size, source[1] / source[0], drawn.side))
+        return cast(Size, tuple(drawn.output_size))
+
+    def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
+        # Of one side, kornia keeps the size of the picture that it drew for; others have their own.
+        own = isinstance(flags["size"], int) and self._recorded_source(params, source) == source
+        kept = recorded(params, "output_size") if own else None
+        return self.output_size(source, flags) if kept is None else (kept[0], kept[1])
+
+
+class _RandomFlip(BoxAugmentation):
+    """What the flips share; the box is the subclass's."""
+
+    resamples = False
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        p_batch: float = 1.0,
+        same_on_batch: bool = False,
+        keepdim: bool = False,
+        num_classes: int | None = None,
+        ignore_index: int | None = None,
+        filter: Filter | None = "area",
+    ) -> None:
+        super().__init__(p, p_batch, same_on_batch, keepdim)
+        self._configure(num_classes, ignore_index, filter)
+
+    def output_size(self, source: Size, flags: Flags) -> Size:
+        return source
+
+    def _past_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
+        return self.view(size_of(shown), params, flags)  # every picture is mirrored about its own middle
+
+
+class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
+    """Mirror pictures left-right at random: a drop-in for `kornia.augmentation.RandomHorizontalFlip`.
+
+    Args:
+        p: probability that a sample is flipped.
+        p_batch: probability that any sample of the batch may be.
+        same_on_batch: flip all samples or none.
+        keepdim: keep the rank of the input.
+        num_classes, ignore_index, filter: as in `Resize`; a flip gives the same with every filter.
+
+    Shape:
+        As `Resize`, with h = H and w = W.
+
+    Example:
+        >>> RandomHorizontalFlip(p=1.0)(torch.tensor([[[[1.0, 2.0, 3.0]]]]))
+        tensor([[[[3., 2., 1.]]]])
+    """
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        x0, y0, x1, y1 = whole(source, params["batch_prob"]).unbind(1)
+        return torch.stack([x1, y0, x0, y1], dim=1)
+
+
+class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
+    """Mirror pictures top-bottom at random: a drop-in for `kornia.augmentation.RandomVerticalFlip`.
+
+    Args:
+        p: probability that a sample is flipped.
+        p_batch: probability that any sample of the batch may be.
+        same_on_batch: flip all samples or none.
+        keepdim: keep the rank of the input.
+        num_classes, ignore_index, filter: as in `Resize`; a flip gives the same with every filter.
+
+    Shape:
+        As `Resize`, with h = H and w = W.
+
+    Example:
+        >>> RandomVerticalFlip(p=1.0)(torch.tensor([[[[1.0], [2.0]]]]))
+        tensor([[[[2.],
+                  [1.]]]])
+    """
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        x0, y0, x1, y1 = whole(source, params["batch_prob"]).unbind(1)
+        return torch.stack([x0, y1, x1, y0], dim=1)
