@@ -4,12 +4,11 @@ from typing import Any
 
 import kornia.augmentation as K
 import torch
-from kornia.augmentation._2d.base import _input_metadata_only
-from kornia.augmentation.utils import override_parameters
 from kornia.constants import Resample
 from torch import Tensor
 
-from tritonsoft._validation import check_ignore_index
+from tritonsoft.augmentation import _kornia
+from tritonsoft.augmentation._kornia import input_metadata_only, override_parameters
 from tritonsoft.augmentation.masks import (
     SoftLabel,
     asks_for_interpolation,
@@ -22,6 +21,7 @@ from tritonsoft.augmentation.masks import (
     unmarked,
 )
 from tritonsoft.augmentation.view import Fill, View, pixel_matrix, sample_image, sample_soft, undo, whole
+from tritonsoft.functional import check_ignore_index
 from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -63,7 +63,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if filter is not None:
             self._refuse_resample(self.flags)
             # The image never needs the matrix; it is made when boxes, keypoints or a caller read it.
-            self._compute_matrix_lazily = True
+            _kornia.defer_matrix(self)
 
     def __repr__(self) -> str:
         ours = f"num_classes={self.num_classes}, ignore_index={self.ignore_index}, filter={self.filter!r}"
@@ -150,12 +150,11 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         drawn = params
         if self._recorded_source(params, source) != source:  # a replay on a picture of another size
             drawn = {**params, "forward_input_shape": torch.tensor(shape)}
-        self._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(stand_in, drawn, flags))
-        self._record_matrix_params(params)
+        _kornia.record_call(self, params, stand_in, drawn, flags)
 
     # --- kornia's contract ------------------------------------------------------------------------------------------
 
-    @_input_metadata_only
+    @input_metadata_only
     def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
         if self.filter is None:
             return super().compute_transformation(input, params, flags)
@@ -188,7 +187,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     ) -> Tensor:
         if self.filter is None:
             return super().transform_inputs(input, params, flags, transform, **kwargs)
-        params, flags = self._process_kwargs_to_params_and_flags(params, flags, **kwargs)
+        params, flags = _kornia.with_overrides(self, params, flags, **kwargs)
         image = self.transform_tensor(input)
         self.validate_tensor(image)
         out = self.apply_transform(image, params, flags)
@@ -212,7 +211,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
             return super().transform_masks(input, params, flags, transform=transform, **kwargs)
         linear = asks_for_interpolation(kwargs)
         fill = self._mask_fill(kwargs)
-        params, flags = self._process_kwargs_to_params_and_flags(params, flags)
+        params, flags = _kornia.with_overrides(self, params, flags)
         batch = params["batch_prob"].numel()
         mask = batched(input, batch)
         if mask.shape[0] != batch:

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import kornia.augmentation as K
 import torch
-from kornia.augmentation.container.image import _get_new_batch_shape
-from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey
 from torch import Tensor, nn
 
+from tritonsoft.augmentation import _kornia
+from tritonsoft.augmentation._kornia import ContainerHooks, ParamItem
 from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
@@ -44,7 +43,7 @@ class _Matrix:
         return cast(Tensor, self.module.generate_transformation_matrix(self.image, self.params, self.flags))
 
 
-class AugmentationSequential(K.AugmentationSequential):
+class AugmentationSequential(ContainerHooks):
     """kornia's `AugmentationSequential` for images with label maps: a drop-in for training semantic segmentation.
 
     A run of neighbouring crops, resizes and flips of this package becomes one box per sample, and image and label map
@@ -89,8 +88,6 @@ class AugmentationSequential(K.AugmentationSequential):
         >>> image.shape, soft.shape, box[0].tolist()  # half a pixel of the old size is a quarter of the new
         (torch.Size([2, 3, 48, 48]), torch.Size([2, 3, 48, 48]), [[-0.25, -0.25, 7.25, 7.25]])
     """
-
-    _transform_matrices: list[Any]
 
     def __init__(
         self,
@@ -152,20 +149,19 @@ class AugmentationSequential(K.AugmentationSequential):
     @property
     def transform_matrix(self) -> Tensor | None:
         """kornia's product of the modules' matrices ``(B, 3, 3)``."""
-        self._transform_matrices = [
-            entry() if isinstance(entry, _Matrix) else entry for entry in self._transform_matrices
-        ]
+        self.matrices = [entry() if isinstance(entry, _Matrix) else entry for entry in self.matrices]
         return cast(Tensor | None, super().transform_matrix)
 
-    def _update_transform_matrix_for_valid_op(self, module: nn.Module) -> None:
-        # A matrix is made when somebody asks for it: on a few pixels it would take as long as the resample, and on a
-        # GPU a copy to it.
-        if isinstance(module, BoxAugmentation) and not torch.compiler.is_exporting():
-            lazy = module._lazy_matrix_args
-            if lazy is not None and isinstance(lazy[0], Tensor):
-                self._transform_matrices.append(_Matrix.of(module, *lazy))
-                return
-        super()._update_transform_matrix_for_valid_op(module)
+    def record_matrix(self, module: nn.Module) -> bool:
+        """A matrix is made when somebody asks for it.
+
+        On a few pixels it would take as long as the resample, and on a GPU a copy to it.
+        """
+        call = _kornia.recorded_call(module) if isinstance(module, BoxAugmentation) else None
+        if call is None:
+            return False
+        self.matrices.append(_Matrix.of(cast(BoxAugmentation, module), *call))
+        return True
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
         """kornia's parameters, drawn in its order; the sizes between modules are known without reading a tensor."""
@@ -179,27 +175,27 @@ class AugmentationSequential(K.AugmentationSequential):
 
     # kornia turns every mask into floats here and back below. Ours stay what they are.
 
-    def _preproc_mask(self, arg: Value, dtype: torch.dtype | None, image_batch: int | None = None) -> Value:
-        for mask in arg if isinstance(arg, list) else [arg]:
-            check_mask(mask)
-        return arg if isinstance(arg, list) else cast(Tensor, self._broadcast_single_mask(arg, image_batch))
+    def receive_mask(self, mask: Value, image_batch: int | None) -> Value:
+        for each in mask if isinstance(mask, list) else [mask]:
+            check_mask(each)
+        return mask if isinstance(mask, list) else _kornia.repeat_single_mask(mask, image_batch)
 
-    def _postproc_mask(self, arg: Value, like: Value) -> Value:
-        if isinstance(arg, list):
-            likes = like if isinstance(like, list) else [like] * len(arg)
-            return [cast(Tensor, self._postproc_mask(*pair)) for pair in zip(arg, likes, strict=True)]
-        before = (like[0] if isinstance(like, list) else like).dtype
-        return arg if arg.is_floating_point() and not before.is_floating_point else arg.to(before)
+    def return_mask(self, mask: Value, given: Value) -> Value:
+        if isinstance(mask, list):
+            all_given = given if isinstance(given, list) else [given] * len(mask)
+            return [cast(Tensor, self.return_mask(*pair)) for pair in zip(mask, all_given, strict=True)]
+        before = (given[0] if isinstance(given, list) else given).dtype
+        return mask if mask.is_floating_point() and not before.is_floating_point else mask.to(before)
 
-    def _arguments_postproc(self, in_args: list[Any], out_args: list[Any], data_keys: list[DataKey]) -> list[Any]:
-        materialized = self.transform_op.materialize(list(out_args), data_keys)
+    def return_arguments(self, given: list[Any], results: list[Any], data_keys: list[DataKey]) -> list[Any]:
+        materialized = self.transform_op.materialize(list(results), data_keys)
         values = [values_of(arg) if are_pending(arg) else arg for arg in materialized]
-        out = super()._arguments_postproc(in_args, values, data_keys)
+        out = super().return_arguments(given, values, data_keys)
         if self.transform_op.labels.num_classes == 1 and not torch.compiler.is_compiling():
             # One channel of masses looks like class ids: the next container must be told.
             pairs = zip(out, materialized, strict=True)
             out = [_marked(value, arg) if are_pending(arg) else value for value, arg in pairs]
-        return cast(list[Any], out)
+        return out
 
 
 def _marked(value: Value, masks: PendingInputs) -> Value:
@@ -218,7 +214,7 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
         for child in cast(list[ParamItem], param.data):
             shape = _shape_after(shape, module.get_submodule(child.name), child)
         return shape
-    return cast(torch.Size, _get_new_batch_shape(param, shape, module))
+    return cast(torch.Size, _kornia.new_batch_shape(param, shape, module))
 
 
 def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:

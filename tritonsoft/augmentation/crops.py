@@ -5,12 +5,15 @@ from typing import Final
 
 import kornia.augmentation as K
 import torch
-from kornia.augmentation.random_generator import RandomGeneratorBase
-from kornia.augmentation.random_generator.base import UniformDistribution
-from kornia.augmentation.utils import _adapted_rsampling
 from kornia.constants import Resample
 from torch import Tensor
 
+from tritonsoft.augmentation._kornia import (
+    RandomGeneratorBase,
+    UniformDistribution,
+    adapted_rsampling,
+    set_param_generator,
+)
 from tritonsoft.augmentation.box_augmentation import (
     BoxAugmentation,
     Flags,
@@ -259,7 +262,7 @@ class _ScaleCropGenerator(RandomGeneratorBase):
         like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
         samplers = {"scale": self.factor_sampler, "across": self.place_sampler, "down": self.place_sampler}
         return {
-            name: _adapted_rsampling((batch_shape[0],), sampler, same_on_batch).to(like)
+            name: adapted_rsampling((batch_shape[0],), sampler, same_on_batch).to(like)
             for name, sampler in samplers.items()
         }
 
@@ -318,7 +321,7 @@ class RandomScaleCrop(BoxAugmentation):
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        self._param_generator = _ScaleCropGenerator((scale[0], scale[1]))
+        set_param_generator(self, _ScaleCropGenerator((scale[0], scale[1])))
         self.flags = {"size": tuple(size), "fill": fill}
         self._configure(num_classes, ignore_index, filter)
 

@@ -5,13 +5,16 @@ from typing import Any, cast
 
 import kornia.augmentation as K
 import torch
-from kornia.augmentation.container.base import ImageSequentialBase
-from kornia.augmentation.container.ops import AugmentationSequentialOps
-from kornia.augmentation.container.params import ParamItem
-from kornia.augmentation.utils import override_parameters
 from kornia.constants import DataKey
 from torch import Tensor, nn
 
+from tritonsoft.augmentation import _kornia
+from tritonsoft.augmentation._kornia import (
+    AugmentationSequentialOps,
+    ImageSequentialBase,
+    ParamItem,
+    override_parameters,
+)
 from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask
 from tritonsoft.augmentation.pending import (
@@ -121,9 +124,9 @@ class FusingOps(AugmentationSequentialOps):
             child = module.get_submodule(child_param.name)
             args = self._transformed(args, keys, child, child_param, extra_args)
             if records:
-                module._update_transform_matrix_by_module(child)
+                _kornia.update_matrix(module, child)
         if records:
-            module._params = param.data
+            _kornia.set_params(module, param.data)
         return args
 
     def _fused(
@@ -210,7 +213,7 @@ class FusingOps(AugmentationSequentialOps):
             self.steps.append(_Resample(View(source, source), batch, image.device))
 
     def _moved(self, arg: Any, key: DataKey, module: Any, param: ParamItem, extra_args: ExtraArgs) -> Any:
-        return self._get_op(key).transform(arg, module, param=param, extra_args=extra_args.get(key, {}))
+        return _kornia.operation_of(self, key).transform(arg, module, param=param, extra_args=extra_args.get(key, {}))
 
     # --- and back ---------------------------------------------------------------------------------------------------
 
@@ -228,7 +231,7 @@ class FusingOps(AugmentationSequentialOps):
                 masks = apply_to_each(as_pending, args[index])
                 out[index] = move_mask(masks, image, "inverse", module, param, extra_args, self.labels)
             else:
-                out[index] = self._get_op(key).inverse(
+                out[index] = _kornia.operation_of(self, key).inverse(
                     args[index], module, param=param, extra_args=extra_args.get(key, {})
                 )
         return out

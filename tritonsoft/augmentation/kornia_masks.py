@@ -5,12 +5,11 @@ from typing import Any, cast
 
 import kornia.augmentation as K
 import torch
-from kornia.augmentation.container.base import ImageSequentialBase
-from kornia.augmentation.container.ops import MaskSequentialOps
-from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample
 from torch import Tensor
 
+from tritonsoft.augmentation import _kornia
+from tritonsoft.augmentation._kornia import ImageSequentialBase, MaskSequentialOps, OperationBase, ParamItem
 from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.masks import batched
 from tritonsoft.augmentation.pending import (
@@ -27,7 +26,7 @@ from tritonsoft.augmentation.pending import (
 ExtraArgs = dict[DataKey, dict[str, Any]]
 
 DRAW_PARAMETERS = (K.AugmentationBase2D, K.AugmentationBase3D, K.MixAugmentationBaseV2, ImageSequentialBase)
-TAKE_MASKS = (*DRAW_PARAMETERS, K.auto.operations.OperationBase)
+TAKE_MASKS = (*DRAW_PARAMETERS, OperationBase)
 _NEAREST = {"resample": Resample.NEAREST, "align_corners": None}  # kornia's default for masks
 _FILLS = ("fill", "fill_value", "pad_value")  # what kornia's modules call what they pad with
 
@@ -42,7 +41,7 @@ def move_mask(
     labels: LabelSettings,
 ) -> PendingInputs:
     """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
-    if isinstance(module, K.auto.operations.OperationBase):
+    if isinstance(module, OperationBase):
         module = module.op
     if not isinstance(module, TAKE_MASKS) or masks == []:
         return masks
@@ -85,7 +84,7 @@ def as_floats(value: Value, image: Tensor | None) -> Value:
     kornia's rule for masks of integers, for all: beside a half-precision image they are float32.
     """
     working = torch.float32 if image is None or image.dtype != torch.float64 else torch.float64
-    return apply_to_each(lambda mask: cast(Tensor, K.AugmentationSequential._cast_mask(mask, working)), value)
+    return apply_to_each(lambda mask: _kornia.cast_mask(mask, working), value)
 
 
 def _move_alike(
@@ -137,14 +136,14 @@ def _move_through_children(
     frames = None
     if isinstance(module, K.VideoSequential):
         clip = cast(PendingInput, masks)
-        frames = clip.value.shape[module._temporal_channel]
-        masks = replace(clip, value=module._input_shape_convert_in(clip.value, frames))
+        frames = _kornia.frame_count(module, clip.value)
+        masks = replace(clip, value=_kornia.frames_as_batch(module, clip.value))
     for child in children if way == "transform" else reversed(children):
         masks = move_mask(masks, image, way, module.get_submodule(child.name), child, extra_args, labels)
     if frames is None:
         return masks
     clip = cast(PendingInput, masks)
-    return replace(clip, value=module._input_shape_convert_back(clip.value, frames))
+    return replace(clip, value=_kornia.batch_as_frames(module, clip.value, frames))
 
 
 def _extra_of_soft(extra: dict[str, Any], flags: dict[str, Any], labels: LabelSettings) -> dict[str, Any]:

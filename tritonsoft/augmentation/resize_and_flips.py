@@ -1,13 +1,13 @@
 """kornia's resize and flips, resampled by tritonsoft."""
 
-from typing import Any, cast
+from typing import cast
 
 import kornia.augmentation as K
 import torch
 from kornia.constants import Resample
-from kornia.geometry.transform.affwarp import _side_to_image_size
 from torch import Tensor
 
+from tritonsoft.augmentation._kornia import param_generator, side_to_image_size
 from tritonsoft.augmentation.box_augmentation import BoxAugmentation, Flags, Params, Size, recorded, size_of
 from tritonsoft.augmentation.view import View, whole
 from tritonsoft.geometry import Filter
@@ -64,9 +64,9 @@ class Resize(BoxAugmentation, K.Resize):
         if not isinstance(flags["size"], int):
             return super().output_size(source, flags)
         # kornia's rule: one side is what the generator was made for, whatever the flags have become.
-        drawn: Any = self._param_generator
+        drawn = param_generator(self)
         if isinstance(drawn.output_size, int):
-            return cast(Size, _side_to_image_size(drawn.output_size, source[1] / source[0], drawn.side))
+            return cast(Size, side_to_image_size(drawn.output_size, source[1] / source[0], drawn.side))
         return cast(Size, tuple(drawn.output_size))
 
     def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
