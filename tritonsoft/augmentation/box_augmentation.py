@@ -13,14 +13,14 @@ from tritonsoft.augmentation.masks import (
     SoftLabel,
     asks_for_interpolation,
     batched,
-    harden,
-    like_input,
+    invert_mask,
     looks_soft,
-    soften,
-    undo_mask,
+    resample_hard,
+    resample_to_soft,
+    restore_rank,
     unmarked,
 )
-from tritonsoft.augmentation.view import Fill, View, pixel_matrix, sample_image, sample_soft, undo, whole
+from tritonsoft.augmentation.view import Fill, View, invert, pixel_matrix, sample_image, sample_soft, whole
 from tritonsoft.functional import check_ignore_index
 from tritonsoft.geometry import FILTERS, Filter
 
@@ -30,16 +30,15 @@ Size = tuple[int, int]
 
 
 class BoxAugmentation(K.GeometricAugmentationBase2D):
-    """What the modules of this package share: an augmentation that shows a box of the picture at some size.
+    """What the modules of this package share: an augmentation that shows a box of the image at some size.
 
     A subclass says which box (`boxes`, from kornia's parameters) and which size (`output_size`, from the configuration
     alone). Everything else follows from these two: images, masks, the matrix that moves boxes and keypoints, the
-    inverse, and how modules fold into one another (`view`). Whatever kornia draws stays kornia's. With ``filter=None``
-    everything is.
+    inverse, and how modules fuse (`view`). The random parameters are kornia's, and with ``filter=None`` so is the rest.
     """
 
-    crops = False  # may hide a part of the picture
-    resamples = True  # moves content by fractions of pixels
+    crops = False  # whether it may hide a part of the image
+    resamples = True  # whether it moves content by fractions of pixels
 
     num_classes: int | None
     ignore_index: int
@@ -80,20 +79,20 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     # --- what a subclass says ---------------------------------------------------------------------------------------
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        """``(B, 4)`` float64 in edges of a picture of (H, W), for the parameters that were drawn; None: all of it."""
+        """``(B, 4)`` float64 in edges of an image of (H, W), for the parameters that were drawn; None: all of it."""
         return sliced(params["src"], source)
 
     def output_size(self, source: Size, flags: Flags) -> Size:
-        """(h, w) that a picture of (H, W) becomes when its parameters are drawn."""
+        """(h, w) that an image of (H, W) becomes when its parameters are drawn."""
         size = flags["size"]
         return int(size[0]), int(size[1])
 
     def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
-        """(h, w) that a picture of (H, W) becomes with these parameters, which may be replayed."""
+        """(h, w) that an image of (H, W) becomes with these parameters, which may be replayed."""
         return self.output_size(source, flags)
 
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
-        """Whether the box may reach outside of the picture, and what an image has there."""
+        """Whether the box may reach outside of the image, and what an image has there."""
         return False, 0.0
 
     # --- the view ---------------------------------------------------------------------------------------------------
@@ -103,17 +102,17 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         return bool(self.p == 1.0 and self.p_batch == 1.0)
 
     def view(self, source: Size, params: Params, flags: Flags, first: Size | None = None) -> View:
-        """What this module shows of a picture of (H, W), its gate included: of a skipped sample, the whole picture.
+        """What this module shows of an image or mask of (H, W); of a sample that its probability skips, all of it.
 
-        A crop shows the picture's own part where the parameters were drawn for its size, and is an error where not.
-        ``first`` is the size of the first picture of the call, which counts where the recorded one cannot be read.
+        A crop drawn for another size is an error: its box does not carry over. ``first`` is the size of the first image
+        of the call, which is taken for the size of the draw where the recorded one cannot be read.
         """
         self._refuse_resample(flags)  # `extra_args` may have brought one
-        if self.crops and self._recorded_source(params, first or source) != source:
+        if self.crops and self._source_or_else(params, first or source) != source:
             if self.always_applies or bool((params["batch_prob"] > 0.5).any()):
                 raise ValueError(
                     f"image and mask must have the size that {type(self).__name__} drew its crops for, "
-                    f"{self._recorded_source(params, first or source)}, got {source}: a crop does not carry over to "
+                    f"{self._source_or_else(params, first or source)}, got {source}: a crop does not carry over to "
                     "another size"
                 )
             return View(source, source)
@@ -135,20 +134,20 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         return View(source, size, boxes, filter, self.crops, pads, fill)
 
     @property
-    def foldable(self) -> bool:
-        """Whether neighbours in a container may fold with this module into one view."""
+    def can_fuse(self) -> bool:
+        """Whether neighbours in a container may fuse with this module into one resample."""
         return self.filter is not None
 
-    def _picture_and_view(self, picture: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
+    def _image_and_view(self, image: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
         """What to sample, and the view of it."""
-        return picture, self.view(size_of(picture), params, flags)
+        return image, self.view(size_of(image), params, flags)
 
     def remember(self, image: Tensor, source: Size, params: Params, flags: Flags) -> None:
         """Leave behind what a forward call would, where a container took over: the matrix is made of it when asked."""
         shape = (*self.transform_tensor(image).shape[:2], *source)
         stand_in = image.new_empty(()).expand(shape)
         drawn = params
-        if self._recorded_source(params, source) != source:  # a replay on a picture of another size
+        if self._source_or_else(params, source) != source:  # a replay on an image of another size
             drawn = {**params, "forward_input_shape": torch.tensor(shape)}
         _kornia.record_call(self, params, stand_in, drawn, flags)
 
@@ -158,11 +157,11 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
         if self.filter is None:
             return super().compute_transformation(input, params, flags)
-        source = self._recorded_source(params, size_of(input))
+        source = self._source_or_else(params, size_of(input))
         boxes = self.boxes(source, params, flags)
         if boxes is None:
             boxes = whole(source, params["batch_prob"])
-        # A half-precision matrix could not tell neighbouring pixels apart beyond 256 or 2048.
+        # bfloat16 and float16 hold whole numbers up to 256 and 2048 only: too few for pixel positions.
         dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
         matrix = pixel_matrix(boxes, self.drawn_size(source, params, flags)).to(dtype)
         return matrix.to(input.device, non_blocking=not torch.compiler.is_compiling()).expand(input.shape[0], 3, 3)
@@ -180,7 +179,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def apply_transform(self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None) -> Tensor:
         if self.filter is None:
             return super().apply_transform(input, params, flags, transform)
-        return sample_image(*self._picture_and_view(input, params, flags))
+        return sample_image(*self._image_and_view(input, params, flags))
 
     def transform_inputs(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
@@ -191,7 +190,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         image = self.transform_tensor(input)
         self.validate_tensor(image)
         out = self.apply_transform(image, params, flags)
-        return like_input(out, input.ndim, batch_first=False) if self.keepdim else out
+        return restore_rank(out, input.ndim, batch_first=False) if self.keepdim else out
 
     def transform_masks(
         self,
@@ -216,20 +215,20 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         mask = batched(input, batch)
         if mask.shape[0] != batch:
             raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(input.shape)}")
-        out = self._sample_mask(*self._picture_and_view(mask, params, flags), linear, fill, is_soft)
+        out = self._sample_mask(*self._image_and_view(mask, params, flags), linear, fill, is_soft)
         # kornia's containers (they send a matrix along) lose track of what is soft; of one class everybody does.
         stays_marked = isinstance(mask, SoftLabel) or self.num_classes == 1
         in_container = self.num_classes is not None and transform is not None and mask.is_floating_point()
         if is_soft is None and (stays_marked or in_container):
             out = out.as_subclass(SoftLabel)
-        return like_input(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
+        return restore_rank(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
     def apply_transform_mask(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None
     ) -> Tensor:
         if self.filter is None:
             return super().apply_transform_mask(input, params, flags, transform)
-        return self._sample_mask(*self._picture_and_view(input, params, flags), linear=False, fill=None)
+        return self._sample_mask(*self._image_and_view(input, params, flags), linear=False, fill=None)
 
     def apply_non_transform_mask(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None
@@ -247,8 +246,8 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if is_soft:
             return sample_soft(unmarked(mask), view)
         if self.num_classes is None:
-            return harden(mask, view, self.ignore_index, fill, linear)
-        return soften(mask, view, self.num_classes, self.ignore_index, None)
+            return resample_hard(mask, view, self.ignore_index, fill, linear)
+        return resample_to_soft(mask, view, self.num_classes, self.ignore_index, None)
 
     def _mask_fill(self, kwargs: dict[str, Any]) -> float | None:
         """What the caller wants outside of a hard mask; None: `ignore_index`."""
@@ -266,12 +265,12 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     def inverse_inputs(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """Back onto a picture of the source's size, zeros where the module hid it (this reads that size)."""
+        """Back onto an image of the source's size, zeros where the module hid it (this reads that size)."""
         if self.filter is None:
             return super().inverse_inputs(input, params, flags, transform, **kwargs)
         flags = override_parameters(flags, kwargs, in_place=False)
         image = self.transform_tensor(input)
-        return undo(image, self._past_view(image, params, flags))
+        return invert(image, self._recorded_view(image, params, flags))
 
     def inverse_masks(
         self,
@@ -292,26 +291,26 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if is_soft is None:
             is_soft = isinstance(mask, SoftLabel) or mask.shape[1] == self.num_classes
         is_soft = is_soft and mask.is_floating_point()
-        view = self._past_view(mask, params, flags)
-        out = undo_mask(unmarked(mask), view, self.ignore_index, is_soft or asks_for_interpolation(kwargs))
+        view = self._recorded_view(mask, params, flags)
+        out = invert_mask(unmarked(mask), view, self.ignore_index, is_soft or asks_for_interpolation(kwargs))
         if is_soft and (isinstance(mask, SoftLabel) or transform is not None) and not told:
             out = out.as_subclass(SoftLabel)
-        return like_input(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
+        return restore_rank(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
-    def past_source(self, params: Params) -> Size:
-        """(H, W) of the picture that the parameters were drawn for, read from the tensor that kornia keeps it in."""
+    def recorded_source(self, params: Params) -> Size:
+        """(H, W) of the image that the parameters were drawn for, read from the tensor that kornia keeps it in."""
         *_, height, width = params["forward_input_shape"].tolist()
         return height, width
 
-    def _recorded_source(self, params: Params, otherwise: Size) -> Size:
-        """The same where reading costs nothing; else another size that is right going forward."""
+    def _source_or_else(self, params: Params, otherwise: Size) -> Size:
+        """`recorded_source` where reading it waits for no device; else ``otherwise``, right going forward."""
         recorded = params.get("forward_input_shape")
         reads_freely = recorded is not None and can_be_read(recorded) and recorded.device.type == "cpu"
-        return self.past_source(params) if reads_freely else otherwise
+        return self.recorded_source(params) if reads_freely else otherwise
 
-    def _past_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
-        """The view that made what is shown."""
-        view = self.view(self.past_source(params), params, flags)
+    def _recorded_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
+        """The view through which the parameters made ``shown`` from its source."""
+        view = self.view(self.recorded_source(params), params, flags)
         if view.size != size_of(shown):
             raise ValueError(
                 f"image and mask must have the size that {type(self).__name__} makes, {view.size}, to go back, got "
@@ -327,10 +326,10 @@ def edges(corners: Tensor) -> Tensor:
 
 
 def sliced(corners: Tensor, canvas: Size, left: int = 0, top: int = 0) -> Tensor:
-    """What kornia's slices of a canvas (H, W) show of the corners, as boxes of a picture at ``left``, ``top`` in it.
+    """kornia's inclusive corner pixels on a padded canvas (H, W), as boxes of the image at ``left``, ``top`` in it.
 
-    Slices end where the canvas does, and these hold a pixel at least. Corners lie beyond it where they were drawn in
-    half precision and rounded, or edited.
+    Clipped to the canvas, as slicing does, to one pixel at least: corners drawn in half precision are rounded and may
+    lie beyond it, and so may those that a caller edited.
     """
     corners = corners.to(torch.float64, copy=True)
     for axis, length, start in ((0, canvas[1], left), (1, canvas[0], top)):
@@ -359,8 +358,8 @@ def can_be_read(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
-def size_of(picture: Tensor) -> Size:
-    return picture.shape[-2], picture.shape[-1]
+def size_of(image: Tensor) -> Size:
+    return image.shape[-2], image.shape[-1]
 
 
 def are_numbers(values: Any, kind: Any) -> bool:

@@ -121,14 +121,14 @@ class AugmentationSequential(ContainerHooks):
 
     @property
     def boxes(self) -> Tensor:
-        """The part of each picture that the last call shows, ``(B, 4)`` float64 in source pixel edges.
+        """The part of each image that the last call shows, ``(B, 4)`` float64 in source pixel edges.
 
         They lie where the image does. `tritonsoft.soft_crop_resize` and `tritonsoft.area_cross_entropy` take them:
         labels need not go through the container at all, and can be made at the size of the logits.
 
         Raises:
             ValueError: the container was not called with an image, or its last call does not show one box of each
-                picture at one resample (a warp of kornia's, or crops that do not fold).
+                image at one resample (a warp of kornia's, or crops that do not fold).
 
         Example:
             >>> _ = torch.manual_seed(0)

@@ -27,10 +27,10 @@ from tritonsoft.augmentation.box_augmentation import (
     sliced,
     tells_apart,
 )
-from tritonsoft.augmentation.view import Fill, View, pad_by_repeating, rows, whole
+from tritonsoft.augmentation.view import Fill, View, expand_boxes, pad_by_repeating, whole
 from tritonsoft.geometry import Filter
 
-_ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in a picture of 8192 pixels
+_ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in an image of 8192 pixels
 _PADDING: Final = ("constant", "reflect", "replicate")
 
 
@@ -39,7 +39,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
 
     Args:
         size: ``(h, w)`` of the output in pixels.
-        scale: range of the box's area as a share of the picture's.
+        scale: range of the box's area as a share of the image's.
         ratio: range of the box's width over its height.
         resample, align_corners, cropping_mode: kornia's sampling; they matter with ``filter=None`` alone.
         same_on_batch: one box for all samples.
@@ -88,7 +88,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         size: ``(h, w)`` of the window in pixels.
         padding: pixels added on every side before the crop: one number, ``(left/right, top/bottom)`` or
             ``(left, top, right, bottom)``.
-        pad_if_needed: pad where the picture is smaller than the window. Otherwise it is stretched, as kornia does.
+        pad_if_needed: pad where the image is smaller than the window. Otherwise it is stretched, as kornia does.
         fill: what a constant padding holds in an image, one value or one per channel.
         padding_mode: ``"constant"``, ``"reflect"`` or ``"replicate"``; the last two repeat labels as well as pixels.
         resample, align_corners, cropping_mode: kornia's sampling; they matter with ``filter=None`` alone.
@@ -145,12 +145,12 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        # A window larger than the (padded) picture is kornia's way of stretching the picture to it.
+        # As in kornia, a window larger than the (padded) image stretches the image to the window.
         left, right, top, bottom = self._border(source, params, flags)
         height, width = canvas = source[0] + top + bottom, source[1] + left + right
         if tells_apart(params["src"].dtype, max(canvas)):
             return sliced(params["src"], canvas, left, top)
-        # Only the start was left to chance: a rounded end must not stretch the window.
+        # Only the window's start is random. Its rounded end must not stretch it: take the size of the flags.
         h, w = min(flags["size"][0], height), min(flags["size"][1], width)
         x0, y0 = params["src"][:, 0].double().unbind(1)
         x0, y0 = x0.clamp(0, width - w) - left, y0.clamp(0, height - h) - top
@@ -160,9 +160,9 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         return max(self._border(source, params, flags)) > 0, fill_of(flags)
 
     @property
-    def foldable(self) -> bool:
-        # Pixels that padding repeats are no part of a box.
-        return super().foldable and self.flags["padding_mode"] == "constant"
+    def can_fuse(self) -> bool:
+        # A box cannot say that its outside repeats pixels of the image: this padding is made before the resample.
+        return super().can_fuse and self.flags["padding_mode"] == "constant"
 
     def _border(self, source: Size, params: Params, flags: Flags) -> tuple[int, int, int, int]:
         """(left, right, top, bottom) that the parameters were drawn with, whatever the flags have become."""
@@ -170,22 +170,22 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         left, right, top, bottom = self.compute_padding((1, 1, *source), flags) if kept is None else kept
         return left, right, top, bottom
 
-    def _picture_and_view(self, picture: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
-        picture, view = super()._picture_and_view(picture, params, flags)
+    def _image_and_view(self, image: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
+        image, view = super()._image_and_view(image, params, flags)
         if flags["padding_mode"] == "constant" or not view.pads:
-            return picture, view
+            return image, view
         assert view.boxes is not None
         border = left, _, top, _ = self._border(view.source, params, flags)
-        picture = pad_by_repeating(picture, border, flags["padding_mode"])
+        image = pad_by_repeating(image, border, flags["padding_mode"])
         x0, y0, x1, y1 = view.boxes.unbind(1)
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
-        return picture, View(size_of(picture), view.size, boxes, view.filter, view.crops)
+        return image, View(size_of(image), view.size, boxes, view.filter, view.crops)
 
-    def past_source(self, params: Params) -> Size:
-        height, width = super().past_source(params)
+    def recorded_source(self, params: Params) -> Size:
+        height, width = super().recorded_source(params)
         if params["padding_size"].shape[0] == 0:
             return height, width
-        # kornia has recorded the padded picture.
+        # kornia has recorded the padded image.
         left, right, top, bottom = params["padding_size"][0].tolist()
         return height - top - bottom, width - left - right
 
@@ -194,7 +194,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
     """Crop the window in the middle: a drop-in for `kornia.augmentation.CenterCrop`.
 
     Args:
-        size: ``(h, w)`` of the window in pixels, or one number for both; not larger than the picture.
+        size: ``(h, w)`` of the window in pixels, or one number for both; not larger than the image.
         align_corners, resample, cropping_mode: kornia's sampling; they matter with ``filter=None`` alone.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
@@ -228,19 +228,19 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        # As kornia's slice, the middle of the size that the flags name now: nothing of it was left to chance.
+        # Nothing here is random: like kornia, take the middle for the size that the flags have now.
         (height, width), (h, w) = source, self.output_size(source, flags)
         if h > height or w > width:
             raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
         top, left = (height - h) // 2, (width - w) // 2
         box = torch.tensor([[left, top, left + w, top + h]], dtype=torch.float64, device="cpu")
-        return rows(box, params["batch_prob"].shape[0], params["batch_prob"].device)
+        return expand_boxes(box, params["batch_prob"].shape[0], params["batch_prob"].device)
 
 
 class _ScaleCropGenerator(RandomGeneratorBase):
     """A factor per sample, and where its window lies: a share of the way across and down.
 
-    In single precision at least: rounded to halves, a window as large as the picture would show what lies outside.
+    In single precision at least: rounded to halves, a window as large as the image would show what lies outside.
     """
 
     def __init__(self, scale: tuple[float, float]) -> None:
@@ -268,11 +268,11 @@ class _ScaleCropGenerator(RandomGeneratorBase):
 
 
 class RandomScaleCrop(BoxAugmentation):
-    """Scale the picture by a random factor, then cut a random window; pad where the picture is too small.
+    """Scale the image by a random factor, then cut a random window; pad where the image is too small.
 
     The standard augmentation of segmentation training, which kornia lacks, as one box: its sides are those of the
-    window divided by the factor. Where the scaled picture is larger than the window, the window lies anywhere inside
-    it; where it is smaller, the picture lies anywhere inside the window. Padding carries no label mass, and a hard mask
+    window divided by the factor. Where the scaled image is larger than the window, the window lies anywhere inside
+    it; where it is smaller, the image lies anywhere inside the window. Padding carries no label mass, and a hard mask
     holds ``ignore_index`` there.
 
     Args:
@@ -340,9 +340,9 @@ class RandomScaleCrop(BoxAugmentation):
         return {"scale": drawn["scale"], "src": corners, "output_size": output_size}
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        # A window as large as the scaled picture must not show a rounding error of what lies outside.
-        boxes, picture = edges(params["src"]), whole(source, params["src"])
-        for edge in (torch.zeros_like(picture), picture[:, 2:].repeat(1, 2)):
+        # A window as large as the scaled image must not reach outside by a rounding error: snap it to the edges.
+        boxes, image = edges(params["src"]), whole(source, params["src"])
+        for edge in (torch.zeros_like(image), image[:, 2:].repeat(1, 2)):
             boxes = torch.where((boxes - edge).abs() < _ROUNDING, edge, boxes)
         return boxes
 

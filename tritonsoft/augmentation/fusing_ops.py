@@ -32,7 +32,7 @@ from tritonsoft.augmentation.pending import (
     values_of,
     with_values,
 )
-from tritonsoft.augmentation.view import View, rows
+from tritonsoft.augmentation.view import View, expand_boxes
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class FusingOps(AugmentationSequentialOps):
         view = steps[0].view
         for step in steps[1:]:
             only_moves = view.filter is None or step.view.filter is None
-            if not only_moves or not step.view.follows(view):
+            if not only_moves or not step.view.can_compose(view):
                 raise ValueError("boxes need one resample: the last call's crops and resizes did not fold into one")
-            view = step.view.after(view)
+            view = step.view.compose(view)
         boxes = view.boxes
         if boxes is None:
             height, width = view.source
             boxes = torch.tensor([[0, 0, width, height]], dtype=torch.float64)
-        return cast(Tensor, rows(boxes, steps[0].batch, steps[0].device))
+        return cast(Tensor, expand_boxes(boxes, steps[0].batch, steps[0].device))
 
     def materialize(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
         """What is pending is done, and images are tensors again."""
@@ -107,7 +107,7 @@ class FusingOps(AugmentationSequentialOps):
     def _transformed(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> list[Any]:
-        if isinstance(module, BoxAugmentation) and module.foldable:
+        if isinstance(module, BoxAugmentation) and module.can_fuse:
             return self._fused(args, keys, module, param, extra_args)
         if is_plain_container(module):
             return self._through_container(args, keys, module, param, extra_args)
@@ -148,7 +148,7 @@ class FusingOps(AugmentationSequentialOps):
         ]
         inputs = all_pending(out)
         views = _views_by_size(inputs, module, params, flags)
-        if any(each.pending_group and not views[each.size].follows(each.pending_group.view) for each in inputs):
+        if any(each.pending_group and not views[each.size].can_compose(each.pending_group.view) for each in inputs):
             out = self._materialize_pending(out, keys)
         groups: dict[tuple[int, Size], FusedGroup] = {}  # inputs of one size and history share one
 

@@ -16,14 +16,14 @@ import tritonsoft as ts
 from tritonsoft.augmentation.masks import (
     asks_for_interpolation,
     batched,
-    harden,
     label_map,
-    like_input,
     looks_soft,
-    soften,
+    resample_hard,
+    resample_to_soft,
+    restore_rank,
     unmarked,
 )
-from tritonsoft.augmentation.view import View, rows, sample_image, sample_soft
+from tritonsoft.augmentation.view import View, expand_boxes, sample_image, sample_soft
 
 Size = tuple[int, int]
 Value = Tensor | list[Tensor]
@@ -49,7 +49,7 @@ class FusedGroup:
         softens = other if self.num_classes is None else self
         return replace(
             other,
-            view=other.view.after(self.view),
+            view=other.view.compose(self.view),
             num_classes=softens.num_classes,
             ignore_index=softens.ignore_index,
             outside=other.outside if other.view.pads else self.outside,
@@ -130,7 +130,9 @@ def materialize(args: list[Any], keys: list[DataKey], labels: LabelSettings) -> 
         else:
             dtype = labels.dtype_of_soft(args[paired].value, first)
             resampled, out[paired] = _resample_pair(batched_image(image), args[paired], group, dtype)
-        out[index] = PendingInput(like_input(resampled, image.ndim, batch_first=False) if group.keepdim else resampled)
+        out[index] = PendingInput(
+            restore_rank(resampled, image.ndim, batch_first=False) if group.keepdim else resampled
+        )
     for index in masks:
         if isinstance(out[index], list):
             dtype = labels.dtype_of_soft(values_of(out[index]), first)
@@ -157,7 +159,7 @@ def _resample_pair(
     resampled, soft = ts.crop_resize_pair(
         image,
         label_map(batched(mask.value, group.batch), num_classes),
-        rows(group.view.boxes, group.batch, image.device),
+        expand_boxes(group.view.boxes, group.batch, image.device),
         group.view.size,
         num_classes,
         ignore_index=group.ignore_index,
@@ -165,7 +167,7 @@ def _resample_pair(
         fill=cast(float, group.view.fill),
         soft_dtype=dtype,
     )
-    return resampled, PendingInput(_restore_rank(soft, mask.value, group), "soft label")
+    return resampled, PendingInput(_restore_mask_rank(soft, mask.value, group), "soft label")
 
 
 def _resample_mask(
@@ -179,19 +181,19 @@ def _resample_mask(
     if kind == "soft label":
         out = sample_soft(mask, group.view)
     elif group.num_classes is not None:
-        out, kind = soften(mask, group.view, group.num_classes, group.ignore_index, dtype), "soft label"
+        out, kind = resample_to_soft(mask, group.view, group.num_classes, group.ignore_index, dtype), "soft label"
     else:
-        out = harden(mask, group.view, group.outside, labels.mask_args.get("fill"), labels.interpolates_masks)
-    return PendingInput(_restore_rank(out, pending.value, group), kind)
+        out = resample_hard(mask, group.view, group.outside, labels.mask_args.get("fill"), labels.interpolates_masks)
+    return PendingInput(_restore_mask_rank(out, pending.value, group), kind)
 
 
-def _restore_rank(out: Tensor, mask: Tensor, group: FusedGroup) -> Tensor:
+def _restore_mask_rank(out: Tensor, mask: Tensor, group: FusedGroup) -> Tensor:
     if not group.keepdim:
         return out
     batch_first = mask.ndim == 3 and mask.shape[0] == group.batch
     if batch_first and not group.unbatched and out.shape[1] != 1:
         return out  # (B, H, W) has no place for the classes
-    return like_input(out, mask.ndim, batch_first and not group.unbatched)
+    return restore_rank(out, mask.ndim, batch_first and not group.unbatched)
 
 
 # --- arguments of a call ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tritonsoft.geometry import Filter
 
 
 class Resize(BoxAugmentation, K.Resize):
-    """Resize the whole picture, antialiased and on the half-pixel grid: a drop-in for `kornia.augmentation.Resize`.
+    """Resize the whole image, antialiased and on the half-pixel grid: a drop-in for `kornia.augmentation.Resize`.
 
     Args:
         size: ``(h, w)`` of the output in pixels, or the length of one side as an int.
@@ -63,15 +63,15 @@ class Resize(BoxAugmentation, K.Resize):
     def output_size(self, source: Size, flags: Flags) -> Size:
         if not isinstance(flags["size"], int):
             return super().output_size(source, flags)
-        # kornia's rule: one side is what the generator was made for, whatever the flags have become.
+        # As in kornia, the length of the side is the generator's, even if the flags have been changed since.
         drawn = param_generator(self)
         if isinstance(drawn.output_size, int):
             return cast(Size, side_to_image_size(drawn.output_size, source[1] / source[0], drawn.side))
         return cast(Size, tuple(drawn.output_size))
 
     def drawn_size(self, source: Size, params: Params, flags: Flags) -> Size:
-        # Of one side, kornia keeps the size of the picture that it drew for; others have their own.
-        own = isinstance(flags["size"], int) and self._recorded_source(params, source) == source
+        # Where one side is given, kornia records the size it computed for its image; others get one of their own.
+        own = isinstance(flags["size"], int) and self._source_or_else(params, source) == source
         kept = recorded(params, "output_size") if own else None
         return self.output_size(source, flags) if kept is None else (kept[0], kept[1])
 
@@ -97,12 +97,12 @@ class _RandomFlip(BoxAugmentation):
     def output_size(self, source: Size, flags: Flags) -> Size:
         return source
 
-    def _past_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
-        return self.view(size_of(shown), params, flags)  # every picture is mirrored about its own middle
+    def _recorded_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
+        return self.view(size_of(shown), params, flags)  # every image is mirrored about its own middle
 
 
 class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
-    """Mirror pictures left-right at random: a drop-in for `kornia.augmentation.RandomHorizontalFlip`.
+    """Mirror images left-right at random: a drop-in for `kornia.augmentation.RandomHorizontalFlip`.
 
     Args:
         p: probability that a sample is flipped.
@@ -125,7 +125,7 @@ class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
 
 
 class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
-    """Mirror pictures top-bottom at random: a drop-in for `kornia.augmentation.RandomVerticalFlip`.
+    """Mirror images top-bottom at random: a drop-in for `kornia.augmentation.RandomVerticalFlip`.
 
     Args:
         p: probability that a sample is flipped.
