@@ -15,7 +15,7 @@ from tritonsoft.geometry import Filter
 
 Fill = float | tuple[float, ...]
 
-_HARD_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
 _SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
@@ -153,25 +153,34 @@ def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:
     """``(B, K, H, W)`` of any type at the nearest pixels, bit for bit; ``fill`` lies outside."""
     if view.is_identity:
         return mask
-    batch, channel_count = mask.shape[:2]
-    boxes = expand_boxes(view.boxes, batch, mask.device)
-    outside = fill if view.pads else 0.0
-    if mask.dtype in _HARD_AS_THEY_ARE:
-        return ts.crop_resize(mask, boxes, view.size, filter="nearest", fill=outside)
-    # The bytes of a pixel are the channels of a channels_last uint8 image: moving them needs no kernel of its own.
-    pixel_bytes = mask.dtype.itemsize
-    as_bytes = mask.contiguous().view(torch.uint8)
-    as_bytes = as_bytes.reshape(batch * channel_count, *mask.shape[2:], pixel_bytes).permute(0, 3, 1, 2)
-    if boxes is not None:
-        boxes = boxes.repeat_interleave(channel_count, dim=0)
-    moved = ts.crop_resize(as_bytes, boxes, view.size, filter="nearest")
-    out = moved.permute(0, 2, 3, 1).contiguous().view(mask.dtype).reshape(batch, channel_count, *view.size)
+    boxes = expand_boxes(view.boxes, mask.shape[0], mask.device)
+    if mask.dtype in _RESAMPLED_AS_THEY_ARE:
+        return ts.crop_resize(mask, boxes, view.size, filter="nearest", fill=fill if view.pads else 0.0)
+    # Other types are gathered from the nearest pixels, which the pixels' numbers, resampled, name along each axis.
+    xs = _nearest_pixels(view.source[1], view.size[1], boxes, 0, mask)
+    ys = _nearest_pixels(view.source[0], view.size[0], boxes, 1, mask)
+    index = ys.clamp(min=0)[:, :, None] * view.source[1] + xs.clamp(min=0)[:, None, :]  # (B, h, w)
+    index = index.flatten(1)[:, None].expand(-1, mask.shape[1], -1)
+    signed = _SIGNED.get(mask.dtype)
+    pixels = (mask if signed is None else mask.view(signed)).flatten(2)
+    out = pixels.gather(2, index).view(mask.dtype).reshape(*mask.shape[:2], *view.size)
     if not view.pads:
         return out
-    inside = ts.crop_resize(
-        _ones(mask, torch.uint8), expand_boxes(view.boxes, batch, mask.device), view.size, filter="nearest"
-    )
-    return _selected(inside == 1, out, fill)
+    inside = (ys >= 0)[:, None, :, None] & (xs >= 0)[:, None, None, :]
+    return _selected(inside, out, fill)
+
+
+def _nearest_pixels(length: int, size: int, boxes: Tensor | None, axis: int, mask: Tensor) -> Tensor:
+    """``(B, size)`` int64: which pixel along an axis each output pixel takes, -1 outside of the image.
+
+    The axis (0: x, 1: y) is resampled as an image of one row that holds the pixels' numbers.
+    """
+    numbers = torch.arange(length, dtype=torch.float32, device=mask.device)  # exact as far as boxes may reach
+    if boxes is not None:
+        zero = torch.zeros_like(boxes[:, 0])
+        boxes = torch.stack([boxes[:, axis], zero, boxes[:, axis + 2], zero + 1], dim=1)
+    row = numbers.expand(mask.shape[0], 1, 1, length)
+    return ts.crop_resize(row, boxes, (1, size), filter="nearest", fill=-1.0)[:, 0, 0].long()
 
 
 def invert(image: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
