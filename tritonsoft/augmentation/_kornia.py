@@ -16,6 +16,8 @@ from kornia.augmentation.container.ops import AugmentationSequentialOps as Augme
 from kornia.augmentation.container.ops import MaskSequentialOps as MaskSequentialOps
 from kornia.augmentation.container.params import ParamItem as ParamItem
 from kornia.augmentation.random_generator import RandomGeneratorBase as RandomGeneratorBase
+from kornia.augmentation.random_generator import ResizedCropGenerator as ResizedCropGenerator
+from kornia.augmentation.random_generator import ResizeGenerator as ResizeGenerator
 from kornia.augmentation.random_generator.base import UniformDistribution as UniformDistribution
 from kornia.augmentation.utils import _adapted_rsampling as adapted_rsampling
 from kornia.augmentation.utils import override_parameters as override_parameters
@@ -30,6 +32,8 @@ __all__ = [
     "OperationBase",
     "ParamItem",
     "RandomGeneratorBase",
+    "ResizeGenerator",
+    "ResizedCropGenerator",
     "UniformDistribution",
     "adapted_rsampling",
     "input_metadata_only",
@@ -106,26 +110,26 @@ Params = dict[str, Any]
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 
-def defer_matrix(module: Any) -> None:
-    """The module's images never need its matrix: make it when boxes, keypoints or a caller read it."""
-    module._compute_matrix_lazily = True
+class ModuleHooks(K.GeometricAugmentationBase2D):
+    """kornia's geometric modules, with names for what their calls leave behind."""
 
+    def defer_matrix(self) -> None:
+        """Images never need the matrix: make it when boxes, keypoints or a caller read it."""
+        self._compute_matrix_lazily = True
 
-def record_call(module: Any, params: Params, image: Tensor, drawn: Params, flags: dict[str, Any]) -> None:
-    """Leave behind what a forward call with ``params`` would; the matrix is made, when read, of the other three."""
-    module._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(image, drawn, flags))
-    module._record_matrix_params(params)
+    def record_call(self, params: Params, image: Tensor, drawn: Params, flags: dict[str, Any]) -> None:
+        """Leave behind what a forward call with ``params`` would; the matrix is made, when read, of the other three."""
+        self._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(image, drawn, flags))
+        self._record_matrix_params(params)
 
+    def recorded_call(self) -> tuple[Tensor, Params, dict[str, Any]] | None:
+        """Image, parameters and flags that `record_call` left, as long as no matrix was made of them."""
+        recorded = self._lazy_matrix_args
+        return recorded if recorded is not None and isinstance(recorded[0], Tensor) else None
 
-def recorded_call(module: Any) -> tuple[Tensor, Params, dict[str, Any]] | None:
-    """Image, parameters and flags of the last call, where `record_call` left them and no matrix was made of them."""
-    recorded = module._lazy_matrix_args
-    return recorded if recorded is not None and isinstance(recorded[0], Tensor) else None
-
-
-def with_overrides(module: Any, params: Params, flags: Any, **overrides: Any) -> tuple[Params, dict[str, Any]]:
-    """Parameters and flags of a call, its keyword arguments in the place of theirs."""
-    return cast(tuple[Params, dict[str, Any]], module._process_kwargs_to_params_and_flags(params, flags, **overrides))
+    # Parameters and flags of a call, its keyword arguments in place of theirs. An alias, for where kornia's container
+    # is compiled: a frame more around it moves the breaks of the graph, and PyTorch 2.13 fails to guard what is left.
+    with_overrides = K.GeometricAugmentationBase2D._process_kwargs_to_params_and_flags
 
 
 def param_generator(module: Any) -> Any:

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import kornia.augmentation as K
 import torch
 from kornia.constants import Resample
 from torch import Tensor
 
-from tritonsoft.augmentation import _kornia
-from tritonsoft.augmentation._kornia import input_metadata_only, override_parameters
+from tritonsoft.augmentation._kornia import ModuleHooks, input_metadata_only, override_parameters
 from tritonsoft.augmentation.masks import (
     SoftLabel,
     asks_for_interpolation,
@@ -29,7 +27,7 @@ Flags = dict[str, Any]
 Size = tuple[int, int]
 
 
-class BoxAugmentation(K.GeometricAugmentationBase2D):
+class BoxAugmentation(ModuleHooks):
     """What the modules of this package share: an augmentation that shows a box of the image at some size.
 
     A subclass says which box (`boxes`, from kornia's parameters) and which size (`output_size`, from the configuration
@@ -62,7 +60,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         if filter is not None:
             self._refuse_resample(self.flags)
             # The image never needs the matrix; it is made when boxes, keypoints or a caller read it.
-            _kornia.defer_matrix(self)
+            self.defer_matrix()
 
     def __repr__(self) -> str:
         ours = f"num_classes={self.num_classes}, ignore_index={self.ignore_index}, filter={self.filter!r}"
@@ -149,7 +147,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
         drawn = params
         if self._source_or_else(params, source) != source:  # a replay on an image of another size
             drawn = {**params, "forward_input_shape": torch.tensor(shape)}
-        _kornia.record_call(self, params, stand_in, drawn, flags)
+        self.record_call(params, stand_in, drawn, flags)
 
     # --- kornia's contract ------------------------------------------------------------------------------------------
 
@@ -186,7 +184,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
     ) -> Tensor:
         if self.filter is None:
             return super().transform_inputs(input, params, flags, transform, **kwargs)
-        params, flags = _kornia.with_overrides(self, params, flags, **kwargs)
+        params, flags = self.with_overrides(params, flags, **kwargs)
         image = self.transform_tensor(input)
         self.validate_tensor(image)
         out = self.apply_transform(image, params, flags)
@@ -210,7 +208,7 @@ class BoxAugmentation(K.GeometricAugmentationBase2D):
             return super().transform_masks(input, params, flags, transform=transform, **kwargs)
         linear = asks_for_interpolation(kwargs)
         fill = self._mask_fill(kwargs)
-        params, flags = _kornia.with_overrides(self, params, flags)
+        params, flags = self.with_overrides(params, flags)
         batch = params["batch_prob"].numel()
         mask = batched(input, batch)
         if mask.shape[0] != batch:

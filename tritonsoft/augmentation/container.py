@@ -157,7 +157,7 @@ class AugmentationSequential(ContainerHooks):
 
         On a few pixels it would take as long as the resample, and on a GPU a copy to it.
         """
-        call = _kornia.recorded_call(module) if isinstance(module, BoxAugmentation) else None
+        call = module.recorded_call() if isinstance(module, BoxAugmentation) else None
         if call is None:
             return False
         self.matrices.append(_Matrix.of(cast(BoxAugmentation, module), *call))
