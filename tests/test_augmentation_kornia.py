@@ -5,8 +5,10 @@ import importlib
 import pathlib
 
 import pytest
+import torch
 
 K = pytest.importorskip("kornia.augmentation", reason="tritonsoft.augmentation builds on kornia")
+TA = pytest.importorskip("tritonsoft.augmentation")
 _kornia = pytest.importorskip("tritonsoft.augmentation._kornia")
 
 ROOM = pathlib.Path(_kornia.__file__).parent
@@ -87,3 +89,48 @@ def test_private_names_of_kornia_are_used_in_one_file_only(path):
         used = {ast.Attribute: "attr", ast.FunctionDef: "name"}.get(type(node))
         if used is not None:
             assert getattr(node, used) not in private, f"line {node.lineno}"
+
+
+# --- the generators --------------------------------------------------------------------------------------------------
+
+RANGES = {
+    "default": {},
+    "too large to fit": {"scale": (0.5, 3.0)},
+    "wide": {"ratio": (2.0, 3.0)},
+    "never fits, wide": {"scale": (1.0, 1.0), "ratio": (8.0, 9.0)},
+    "never fits, tall": {"scale": (1.0, 1.0), "ratio": (0.1, 0.2)},
+    "never fits, whole": {"scale": (1e-9, 1e-9)},
+    "tensors": {"scale": torch.tensor([0.1, 0.9]), "ratio": torch.tensor([0.5, 2.0])},
+}
+
+
+def assert_same_draw(theirs, ours, shape):
+    """The same parameters in the same memory layout, and the same random stream after them."""
+    torch.manual_seed(0)
+    wanted = [theirs.forward_parameters(shape) for _ in range(8)], torch.rand(1)
+    torch.manual_seed(0)
+    drawn = [ours.forward_parameters(shape) for _ in range(8)], torch.rand(1)
+    assert torch.equal(wanted[1], drawn[1])
+    for want, got in zip(wanted[0], drawn[0], strict=True):
+        assert list(want) == list(got)
+        for name, value in want.items():
+            assert torch.equal(value, got[name]), name
+            assert (value.dtype, value.stride()) == (got[name].dtype, got[name].stride()), name
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 37, 200), (1, 3, 16, 16), (2, 1, 300, 20), (0, 3, 8, 8)])
+@pytest.mark.parametrize("same_on_batch", [False, True])
+@pytest.mark.parametrize("ranges", RANGES.values(), ids=RANGES.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_crops_are_drawn_as_kornia_draws_them(shape, same_on_batch, ranges, dtype):
+    theirs, ours = (M.RandomResizedCrop((7, 9), same_on_batch=same_on_batch, **ranges).to(dtype) for M in (K, TA))
+    assert_same_draw(theirs, ours, shape)
+
+
+@pytest.mark.parametrize("size", [7, (3, 5)])
+def test_resizes_have_kornia_s_parameters_which_may_be_edited(size):
+    theirs, ours = K.Resize(size), TA.Resize(size)
+    for shape in ((4, 3, 16, 30), (4, 3, 16, 30), (2, 3, 40, 30), (0, 3, 8, 8)):
+        assert_same_draw(theirs, ours, shape)
+        for value in ours.forward_parameters(shape).values():
+            value.zero_() if 0 not in value.stride() else value[:1].zero_()

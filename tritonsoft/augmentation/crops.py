@@ -27,6 +27,7 @@ from tritonsoft.augmentation.box_augmentation import (
     sliced,
     tells_apart,
 )
+from tritonsoft.augmentation.generators import EagerResizedCropGenerator
 from tritonsoft.augmentation.view import Fill, View, expand_boxes, pad_by_repeating, whole
 from tritonsoft.geometry import Filter
 
@@ -76,6 +77,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
+        set_param_generator(self, EagerResizedCropGenerator(size, scale, ratio))
         self._configure(num_classes, ignore_index, filter)
 
 

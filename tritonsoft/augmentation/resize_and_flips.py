@@ -7,8 +7,9 @@ import torch
 from kornia.constants import Resample
 from torch import Tensor
 
-from tritonsoft.augmentation._kornia import param_generator, side_to_image_size
+from tritonsoft.augmentation._kornia import param_generator, set_param_generator, side_to_image_size
 from tritonsoft.augmentation.box_augmentation import BoxAugmentation, Flags, Params, Size, recorded, size_of
+from tritonsoft.augmentation.generators import EagerResizeGenerator
 from tritonsoft.augmentation.view import View, whole
 from tritonsoft.geometry import Filter
 
@@ -55,6 +56,7 @@ class Resize(BoxAugmentation, K.Resize):
         filter: Filter | None = "area",
     ) -> None:
         super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
+        set_param_generator(self, EagerResizeGenerator(resize_to=size, side=side))
         self._configure(num_classes, ignore_index, filter)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
