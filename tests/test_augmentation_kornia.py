@@ -23,6 +23,8 @@ MAKERS = {
     K.CenterCrop: lambda: K.CenterCrop((4, 4)),
     K.Resize: lambda: K.Resize((4, 4)),
     K.AugmentationSequential: lambda: K.AugmentationSequential(K.RandomHorizontalFlip()),
+    _kornia.ResizedCropGenerator: lambda: _kornia.ResizedCropGenerator((4, 4), (0.1, 1.0), (0.5, 2.0)),
+    _kornia.ResizeGenerator: lambda: _kornia.ResizeGenerator((4, 4)),
     K.VideoSequential: lambda: K.VideoSequential(K.RandomHorizontalFlip()),
 }
 

@@ -88,6 +88,8 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
         "transform_inputs",
         "transform_op",
     ),
+    ResizedCropGenerator: ("device", "dtype", "log_ratio_sampler", "output_size", "ratio", "scale"),
+    ResizeGenerator: ("device", "dtype", "output_size", "side"),
     K.VideoSequential: ("_input_shape_convert_back", "_input_shape_convert_in", "_temporal_channel"),
     ImageSequentialBase: ("transform_inputs", "transform_masks"),
     AugmentationSequentialOps: ("_get_op", "inverse", "preproc_datakeys", "transform"),
