@@ -78,11 +78,11 @@ class EagerResizeGenerator(ResizeGenerator):
 def is_eager(device: torch.device | str | None, *dtypes: torch.dtype) -> bool:
     """Whether numbers are drawn on the CPU, by no compiler, and in types that count pixels without rounding."""
     return (
-        device is not None
+        not torch.compiler.is_compiling()  # asked first: the rest is nothing that a compiler can trace
+        and device is not None
         and torch.device(device).type == "cpu"
         and torch.get_default_device().type == "cpu"
         and all(dtype in (torch.float32, torch.float64) for dtype in dtypes)
-        and not torch.compiler.is_compiling()
     )
 
 
