@@ -1,92 +1,111 @@
-"""Cross-entropy of logits against a label map: what `label_rows` hands a row of its soft label to."""
+"""Cross-entropy of logits against a label map: the epilogues that `label_rows` applies to a row of its soft label."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import flat
-from tritonsoft.backends.numba.labels import TILE, label_rows
+from tritonsoft.backends.numba.elements import Array, flat
+from tritonsoft.backends.numba.labels import TILE, Masses, label_rows
 from tritonsoft.backends.numba.planes import (
-    SCRATCH,
+    STAGED,
     Lines,
-    byte_lines,
-    lines_of,
+    StridedTensor,
     load_line,
-    plane_of,
+    load_lines,
+    padded,
+    select_store,
     store_line,
-    way_out,
-    whole,
+    streaming_in_bytes,
+    strided_tensor,
 )
-from tritonsoft.backends.numba.soft_targets import GROUP, scratch_of, weights_of
-from tritonsoft.backends.numba.softmax import begin, finish, know, meet, write_gradient
-from tritonsoft.backends.numba.sums import divisor_of, finish_sums, put_losses, sums_of
+from tritonsoft.backends.numba.soft_targets import CLASSES_PER_STEP, Scratch, scratch_of, weights_of
+from tritonsoft.backends.numba.softmax import (
+    load_saved_statistics,
+    online_softmax_finalize,
+    online_softmax_init,
+    online_softmax_update,
+    write_gradient,
+)
+from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
 from tritonsoft.backends.numba.threads import pool, unsigned
 from tritonsoft.geometry import Filter, Reduction
 
 
-class _LossTarget(NamedTuple):
-    """Takes the loss of each row of a soft label, which nothing else keeps."""
+class LossEpilogue(NamedTuple):
+    """Computes the loss of each row of a soft label, which itself is not stored."""
 
-    loss: Any  # (B, h, w) flat, or, where there are sums, nothing
-    sums: Any  # of each row: the losses and masses, (B * h, 2) flat
-    mass: Any  # (B, h, w) flat
-    lse: Any
-    logits: Any
-    weights: Any
+    loss: Array  # (B, h, w) flat, where there are no sums
+    sums: Array  # (B * h, 2) flat: of each row's losses and masses, or empty
+    mass: Array  # (B, h, w) flat
+    lse: Array
+    logits: StridedTensor
+    weights: Array
     shape: Any  # (C, h, w)
-    scratch: Any
-    present: Any  # scratch: those of a group of classes that occur
+    scratch: Scratch
+    present: Array  # scratch: which of a step's classes occur
 
-    def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
+    def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
         loss, sums, mass, lse, logits, weights, (num_classes, height, width), scratch, present = self
-        classes, group, online = unsigned(num_classes), unsigned(GROUP), scratch.online
+        classes, group, state = unsigned(num_classes), unsigned(CLASSES_PER_STEP), scratch.state
         pitch = unsigned(masses.pitch)
-        place = sample, row, column, count
-        begin(online)
+        pixels = sample, row, column, count
+        online_softmax_init(state)
         for start in range(unsigned(0), classes, group):
             number, num_present = min(group, classes - start), unsigned(0)
             for k in range(number):
                 present[num_present] = k
                 num_present += unsigned(masses.present[(start + k) * pitch])
-            lines = lines_of(logits, place, start, number, scratch.logits, scratch.pitch, unsigned(scratch.tile))
+            lines = load_lines(logits, pixels, start, number, scratch.logits, scratch.pitch, unsigned(scratch.tile))
             shares = Lines(masses.lines, start * pitch, pitch, unsigned(0))
-            meet(online, lines, shares, weights, start, number, present, num_present, whole(count))
-        finish(online, count)
+            online_softmax_update(state, lines, shares, weights, start, number, present, num_present, padded(count))
+        online_softmax_finalize(state, count)
         start = unsigned((sample * height + row) * width) + column
         for n in range(count):
-            mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
-        put_losses(loss, sums, unsigned(sample * height + row), online, start, count)
+            mass[start + n], lse[start + n] = state.mass[n], state.max_logit[n]
+        store_losses(loss, sums, unsigned(sample * height + row), state, start, count)
 
 
-class _GradientTarget(NamedTuple):
+class GradientEpilogue(NamedTuple):
     """Writes the gradient of that loss."""
 
     out: Any
-    lanes: Any
-    phase: Any
-    grad: Any
+    line_length: int
+    to_boundary: int
+    grad: StridedTensor
     divisor: Any
-    logits: Any
-    weights: Any
-    mass: Any  # (B, h, w) flat
-    lse: Any
+    logits: StridedTensor
+    weights: Array
+    mass: Array  # (B, h, w) flat
+    lse: Array
     shape: Any  # (C, h, w)
-    scratch: Any
+    scratch: Scratch
 
-    def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        out, lanes, phase, grad, divisor, logits, weights, mass, lse, (num_classes, height, width), scratch = self
-        pixels, line, pitch = scratch.pixels, scratch.line, unsigned(masses.pitch)
-        place = sample, row, column, count
-        load_line(grad, place, unsigned(0), pixels.scale, unsigned(0))
-        know(pixels, divisor, mass, lse, unsigned((sample * height + row) * width) + column, count)
+    def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+        (
+            out,
+            line_length,
+            to_boundary,
+            grad,
+            divisor,
+            logits,
+            weights,
+            mass,
+            lse,
+            (num_classes, height, width),
+            scratch,
+        ) = self
+        statistics, line, pitch = scratch.statistics, scratch.line, unsigned(masses.pitch)
+        pixels = sample, row, column, count
+        load_line(grad, pixels, unsigned(0), statistics.grad_loss, unsigned(0))
+        load_saved_statistics(statistics, divisor, mass, lse, unsigned((sample * height + row) * width) + column, count)
         for label in range(unsigned(num_classes)):
-            lines = lines_of(logits, place, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
+            lines = load_lines(logits, pixels, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
             shares, is_present = Lines(masses.lines, label * pitch, pitch, unsigned(0)), masses.present[label * pitch]
-            values, start, way = way_out(out, place, label, line, lanes, phase)
-            write_gradient(values, start, way, pixels, lines, shares, is_present, weights[label], whole(count))
-            if way == SCRATCH:
-                store_line(out, place, label, line, scratch.room, lanes, phase)
+            values, start, how = select_store(out, pixels, label, line, line_length, to_boundary)
+            write_gradient(values, start, how, statistics, lines, shares, is_present, weights[label], padded(count))
+            if how == STAGED:
+                store_line(out, pixels, label, line, scratch.staging, line_length, to_boundary)
 
 
 def area_cross_entropy(
@@ -105,24 +124,24 @@ def area_cross_entropy(
 ) -> bool:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
     batch, num_classes, *size = logits.shape
-    sums, outputs = sums_of(value, reduction, batch * size[0]), (flat(mass), flat(lse))
+    sums, outputs = partial_sums(value, reduction, batch * size[0]), (flat(mass), flat(lse))
     dtype = outputs[0].dtype
     rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
         flat(value),
         sums,
         *outputs,
-        plane_of(logits, dtype),
+        strided_tensor(logits, dtype),
         weights_of(weight, num_classes, dtype),
         (num_classes, *size),
     )
 
     def job(first: int, end: int) -> bool:
-        present = np.empty(GROUP + 1, np.uint64)
-        return rows(_LossTarget(*arguments, scratch_of(TILE, GROUP, dtype), present), first, end)
+        present = np.empty(CLASSES_PER_STEP + 1, np.uint64)
+        return rows(LossEpilogue(*arguments, scratch_of(TILE, CLASSES_PER_STEP, dtype), present), first, end)
 
     in_range = all(pool.run(job, batch * size[0], 0.65 * logits.numel() + 0.25 * num_pixels))
-    finish_sums(value, total, sums, reduction)
+    finish_cross_entropy(value, total, sums, reduction)
     return in_range or not validate
 
 
@@ -145,11 +164,11 @@ def area_cross_entropy_backward(
     dtype = lse_memory.dtype
     rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
-        plane_of(out, dtype),
-        *byte_lines(out),
-        plane_of(grad[:, None], dtype),
+        strided_tensor(out, dtype),
+        *streaming_in_bytes(out),
+        strided_tensor(grad[:, None], dtype),
         divisor_of(total, dtype),
-        plane_of(logits, dtype),
+        strided_tensor(logits, dtype),
         weights_of(weight, num_classes, dtype),
         flat(mass.contiguous()),
         lse_memory,
@@ -157,6 +176,6 @@ def area_cross_entropy_backward(
     )
 
     def job(first: int, end: int) -> None:
-        rows(_GradientTarget(*arguments, scratch_of(TILE, 1, dtype)), first, end)
+        rows(GradientEpilogue(*arguments, scratch_of(TILE, 1, dtype)), first, end)
 
     pool.run(job, batch * size[0], 0.65 * logits.numel() + 0.25 * num_pixels)

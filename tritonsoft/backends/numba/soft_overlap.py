@@ -6,76 +6,89 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import borrowed, fence, flat, prefetch
-from tritonsoft.backends.numba.planes import SCRATCH, byte_lines, lines_of, plane_of, store_line, way_out, whole
+from tritonsoft.backends.numba.elements import Array, borrowed, fence, flat, prefetch
+from tritonsoft.backends.numba.planes import (
+    STAGED,
+    Lines,
+    StridedTensor,
+    load_lines,
+    padded,
+    select_store,
+    store_line,
+    streaming_in_bytes,
+    strided_tensor,
+)
 from tritonsoft.backends.numba.soft_targets import (
-    lines_needed,
-    masses_of,
-    meet_all,
-    others_of,
-    place_of,
-    prepare,
+    Scratch,
+    SoftTarget,
+    Tiles,
+    load_masses,
+    num_lines,
+    pixels_of_tile,
+    prepare_masses,
     scratch_of,
     soft_in_range,
+    softmax_of_tile,
     target_of,
+    tensors_of,
     tiles_of,
     weights_of,
     work_of,
 )
-from tritonsoft.backends.numba.softmax import know, leave, not_negative
+from tritonsoft.backends.numba.softmax import load_saved_statistics, not_negative, store_or_stream
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
-from tritonsoft.backends.numba.vectors import LANES, exp, load, spread, store, sum_of, where
+from tritonsoft.backends.numba.vectors import LANES, broadcast, exp, load, store, sum_of, where
 from tritonsoft.geometry import MASS_TOLERANCE, Classes, Measure, Reduction
 
 
 @jit
 def _overlap_tiles(
-    sums: Any,
-    mass: Any,
-    lse: Any,
-    logits: Any,
-    target: Any,
-    weights: Any,
-    num_classes: Any,
-    tiles: Any,
+    sums: Array,
+    mass: Array,
+    lse: Array,
+    logits: StridedTensor,
+    target: SoftTarget,
+    weights: Array,
+    num_classes: int,
+    tiles: Tiles,
     tolerance: Any,
-    scratch: Any,
+    scratch: Scratch,
     first: int,
     end: int,
 ) -> bool:
-    """Sums of each tile: (tiles, C, 3)."""
+    """Whether masses are in range. Writes ``sums (tiles, C, 3)`` of predicted and labelled mass and their distance."""
     logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
-    online, pitch, one = scratch.online, scratch.pitch, unsigned(1)
+    state, pitch, one = scratch.state, scratch.pitch, unsigned(1)
     for tile in range(first, end):
-        place = place_of(tile, tiles)
-        sample, row, column, count = place
-        if not meet_all(logits, target, weights, num_classes, place, tolerance, scratch):
+        pixels = pixels_of_tile(tile, tiles)
+        sample, row, column, count = pixels
+        if not softmax_of_tile(logits, target, weights, num_classes, pixels, tolerance, scratch):
             return False
         start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
         for n in range(count):
-            mass[start + n], lse[start + n] = online.mass[n], online.largest[n]
-        for n in range(count, whole(count)):
-            online.mass[n] = 0
+            mass[start + n], lse[start + n] = state.mass[n], state.max_logit[n]
+        for n in range(count, padded(count)):
+            state.mass[n] = 0
         for label in range(unsigned(num_classes)):
-            lines = lines_of(logits, place, label, one, scratch.logits, pitch, unsigned(0))
-            masses = masses_of(target, place, label, one, scratch, unsigned(0))
-            predicted = labelled = apart = spread(lse.dtype.type(0), LANES)
-            for n in range(unsigned(0), whole(count), unsigned(LANES)):
-                probability = _predict(lines, n, online.largest, online.mass)
-                share = not_negative(load(masses.numbers, masses.first + n, LANES))
-                difference = probability - share
-                predicted, labelled = predicted + probability, labelled + share
-                apart = apart + where(difference < 0.0, 0.0 - difference, difference)
-            place_of_sums = (unsigned(tile) * unsigned(num_classes) + label) * unsigned(3)
-            sums[place_of_sums] = sum_of(predicted)
-            sums[place_of_sums + unsigned(1)] = sum_of(labelled)
-            sums[place_of_sums + unsigned(2)] = sum_of(apart)
+            lines = load_lines(logits, pixels, label, one, scratch.logits, pitch, unsigned(0))
+            masses = load_masses(target, pixels, label, one, scratch, unsigned(0))
+            predicted = labelled = distance = broadcast(lse.dtype.type(0), LANES)
+            for n in range(unsigned(0), padded(count), unsigned(LANES)):
+                probability = _predicted_mass(lines, n, state.max_logit, state.mass)
+                class_mass = not_negative(load(masses.values, masses.first + n, LANES))
+                difference = probability - class_mass
+                predicted, labelled = predicted + probability, labelled + class_mass
+                distance = distance + where(difference < 0.0, 0.0 - difference, difference)
+            index = (unsigned(tile) * unsigned(num_classes) + label) * unsigned(3)
+            sums[index] = sum_of(predicted)
+            sums[index + unsigned(1)] = sum_of(labelled)
+            sums[index + unsigned(2)] = sum_of(distance)
     return True
 
 
 @jit
-def _compare(value: Any, slopes: Any, parts: Any, weights: Any, num_tiles: Any, options: Any) -> None:
-    """`tritonsoft.backends.reference.overlap_loss` of the sums of each tile, (tiles, C, 3), so many tiles together."""
+def _finish_overlap(value: Array, slopes: Array, parts: Array, weights: Array, num_tiles: Any, options: Any) -> None:
+    """`tritonsoft.backends.reference.overlap_loss` of the sums of tiles ``(tiles, C, 3)``, ``num_tiles`` to a group."""
     is_dice, only_present, is_none, is_mean = options
     num_classes = weights.size
     loss = total = 0.0
@@ -83,10 +96,10 @@ def _compare(value: Any, slopes: Any, parts: Any, weights: Any, num_tiles: Any, 
         for label in range(num_classes):
             predicted = labelled = distance = 0.0
             for tile in range(group * num_tiles, (group + 1) * num_tiles):
-                place = (tile * num_classes + label) * 3
-                predicted += parts[place]
-                labelled += parts[place + 1]
-                distance += parts[place + 2]
+                index = (tile * num_classes + label) * 3
+                predicted += parts[index]
+                labelled += parts[index + 1]
+                distance += parts[index + 2]
             of_class, by_mass, by_distance = 0.0, 0.0, 0.0
             factor: Any = np.float64(weights[label])
             if labelled > 0:
@@ -112,64 +125,66 @@ def _compare(value: Any, slopes: Any, parts: Any, weights: Any, num_tiles: Any, 
 
 
 @jit
-def _predict(logits: Any, n: Any, lse: Any, mass: Any) -> Any:
-    """The masses predicted for a class: its probabilities times the masses of the pixels."""
-    known = load(mass, n, LANES)
-    probability = exp(load(logits.numbers, logits.first + n, LANES) - load(lse, n, LANES))
-    return where(known > 0.0, known * probability, 0.0)
+def _predicted_mass(logits: Lines, n: int, lse: Array, mass: Array) -> Any:
+    """The predicted mass of a class: its probability times the pixel's mass."""
+    pixel_mass = load(mass, n, LANES)
+    probability = exp(load(logits.values, logits.first + n, LANES) - load(lse, n, LANES))
+    return where(pixel_mass > 0.0, pixel_mass * probability, 0.0)
 
 
 @jit
 def _overlap_gradient_tiles(
-    out: Any,
-    slopes_of: Any,
-    logits: Any,
-    target: Any,
-    mass: Any,
-    lse: Any,
-    num_classes: Any,
-    tiles: Any,
-    lanes: Any,
-    phase: Any,
-    scratch: Any,
+    out: StridedTensor,
+    slopes_of: Array,
+    logits: StridedTensor,
+    target: SoftTarget,
+    mass: Array,
+    lse: Array,
+    num_classes: int,
+    tiles: Tiles,
+    line_length: int,
+    to_boundary: int,
+    scratch: Scratch,
     first: int,
     end: int,
 ) -> None:
     out, logits, target, scratch = borrowed(out), borrowed(logits), borrowed(target), borrowed(scratch)
-    pixels, pitch, tile_size, one = scratch.pixels, scratch.pitch, unsigned(scratch.tile), unsigned(1)
-    mean, predicted, slopes, line = pixels.pull, scratch.logits, scratch.slopes, scratch.line
+    statistics, pitch, tile_size, one = scratch.statistics, scratch.pitch, unsigned(scratch.tile), unsigned(1)
+    mean, predicted, slopes, line = statistics.grad_times_mass, scratch.logits, scratch.slopes, scratch.line
     classes = unsigned(num_classes)
     for tile in range(first, end):
-        place = place_of(tile, tiles)
-        sample, row, column, count = place
-        prepare(target, num_classes, place, scratch)
-        know(pixels, lse.dtype.type(1), mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count)
+        pixels = pixels_of_tile(tile, tiles)
+        sample, row, column, count = pixels
+        prepare_masses(target, num_classes, pixels, scratch)
+        load_saved_statistics(
+            statistics, lse.dtype.type(1), mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count
+        )
         mean[:] = 0
-        # What each class pulls, then how much more than the mean of what all pull: the gradient of the softmax.
+        # The gradient of a softmax: that of each probability, less the mean of all under the probabilities.
         for label in range(classes):
-            lines = lines_of(logits, place, label, one, line, pitch, tile_size)
-            masses = masses_of(target, place, label, one, scratch, tile_size)
+            lines = load_lines(logits, pixels, label, one, line, pitch, tile_size)
+            masses = load_masses(target, pixels, label, one, scratch, tile_size)
             of_class = ((unsigned(sample) * classes + label) * unsigned(2)) % unsigned(slopes_of.size)  # of all samples
-            slope, slope_of_distance = slopes_of[of_class], spread(slopes_of[of_class + unsigned(1)], LANES)
-            for n in range(unsigned(0), whole(count), unsigned(LANES)):
-                prefetch(lines.numbers, lines.first + n + lines.ahead)
-                prefetch(masses.numbers, masses.first + n + masses.ahead)
-                probability = _predict(lines, n, pixels.lse, pixels.mass)
-                difference = probability - not_negative(load(masses.numbers, masses.first + n, LANES))
+            slope, slope_of_distance = slopes_of[of_class], broadcast(slopes_of[of_class + unsigned(1)], LANES)
+            for n in range(unsigned(0), padded(count), unsigned(LANES)):
+                prefetch(lines.values, lines.first + n + lines.prefetch_distance)
+                prefetch(masses.values, masses.first + n + masses.prefetch_distance)
+                probability = _predicted_mass(lines, n, statistics.lse, statistics.mass)
+                difference = probability - not_negative(load(masses.values, masses.first + n, LANES))
                 step = where(difference < 0.0, 0.0 - slope_of_distance, 0.0)
                 step = slope + where(difference > 0.0, slope_of_distance, step)
                 store(predicted, label * pitch + n, probability)
                 store(slopes, label * pitch + n, step)
                 store(mean, n, load(mean, n, LANES) + probability * step)
-        for n in range(whole(count)):
-            mean[n] = mean[n] / pixels.mass[n] if pixels.mass[n] > 0 else lse.dtype.type(0)
+        for n in range(padded(count)):
+            mean[n] = mean[n] / statistics.mass[n] if statistics.mass[n] > 0 else lse.dtype.type(0)
         for label in range(classes):
-            values, start, way = way_out(out, place, label, line, lanes, phase)
-            for n in range(unsigned(0), whole(count), unsigned(LANES)):
+            values, start, how = select_store(out, pixels, label, line, line_length, to_boundary)
+            for n in range(unsigned(0), padded(count), unsigned(LANES)):
                 probability, slope = load(predicted, label * pitch + n, LANES), load(slopes, label * pitch + n, LANES)
-                leave(values, start + n, probability * (slope - load(mean, n, LANES)), way)
-            if way == SCRATCH:
-                store_line(out, place, label, line, scratch.room, lanes, phase)
+                store_or_stream(values, start + n, probability * (slope - load(mean, n, LANES)), how)
+            if how == STAGED:
+                store_line(out, pixels, label, line, scratch.staging, line_length, to_boundary)
     fence()
 
 
@@ -192,7 +207,7 @@ def overlap_loss(
     if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
     batch, num_classes = logits.shape[:2]
-    tiles = tiles_of(logits, *others_of(soft, index))
+    tiles = tiles_of(logits, *tensors_of(soft, index))
     number = tiles.number(batch)
     parts = np.zeros(number * num_classes * 3)
     outputs = flat(mass), flat(lse)
@@ -200,7 +215,7 @@ def overlap_loss(
     arguments = (
         parts,
         *outputs,
-        plane_of(logits, dtype),
+        strided_tensor(logits, dtype),
         target_of(soft, index, dtype),
         weights_of(None, num_classes, dtype),
         num_classes,
@@ -209,13 +224,15 @@ def overlap_loss(
     )
 
     def job(first: int, end: int) -> bool:
-        scratch = scratch_of(tiles.size, lines_needed(num_classes, index), dtype)
+        scratch = scratch_of(tiles.size, num_lines(num_classes, index), dtype)
         in_range: bool = _overlap_tiles(*arguments, scratch, first, end)
         return in_range
 
     in_range = all(pool.run(job, number, work_of(1.2, logits, index)))
     options = (measure == "dice", classes == "present", reduction == "none", reduction == "mean")
-    _compare(flat(value), flat(slopes), parts, weights_of(weight, num_classes, dtype), number // len(slopes), options)
+    _finish_overlap(
+        flat(value), flat(slopes), parts, weights_of(weight, num_classes, dtype), number // len(slopes), options
+    )
     return in_range
 
 
@@ -231,19 +248,19 @@ def overlap_loss_backward(
 ) -> None:
     """Writes the gradient of the logits, given that of the values, ``grad (S, C)``."""
     num_classes = logits.shape[1]
-    tiles = tiles_of(logits, out, *others_of(soft, index))
+    tiles = tiles_of(logits, out, *tensors_of(soft, index))
     lse_memory = flat(lse.contiguous())
     dtype = lse_memory.dtype
     arguments = (
-        plane_of(out, dtype),
+        strided_tensor(out, dtype),
         flat((grad[..., None] * slopes).contiguous()),
-        plane_of(logits, dtype),
+        strided_tensor(logits, dtype),
         target_of(soft, index, dtype),
         flat(mass.contiguous()),
         lse_memory,
         num_classes,
         tiles,
-        *byte_lines(out),
+        *streaming_in_bytes(out),
     )
 
     def job(first: int, end: int) -> None:

@@ -8,65 +8,74 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import borrowed, flat, prefetch, sums_dtype
+from tritonsoft.backends.numba.elements import Array, borrowed, flat, prefetch, sums_dtype
 from tritonsoft.backends.numba.planes import (
     UINT8,
     Lines,
-    Plane,
-    lines_of,
+    Pixels,
+    StridedTensor,
     load_element,
     load_line,
-    plane_of,
-    room_of,
-    start_of,
-    whole,
+    load_lines,
+    offset_of,
+    padded,
+    staging_buffer,
+    strided_tensor,
 )
-from tritonsoft.backends.numba.softmax import Online, Pixels, begin, finish, meet, not_negative
+from tritonsoft.backends.numba.softmax import (
+    PixelStatistics,
+    SoftmaxState,
+    not_negative,
+    online_softmax_finalize,
+    online_softmax_init,
+    online_softmax_update,
+)
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
-from tritonsoft.backends.numba.vectors import LANES, all_of, load, spread, store, where
+from tritonsoft.backends.numba.vectors import LANES, all_of, broadcast, load, store, where
 
-_TILE_ELEMENTS = 1 << 17  # logits of a tile: they and their masses stay in a core's own cache, beside those of the next
-_LONGEST_TILE = 1 << 10  # pixels of a tile: a page of each class
-GROUP = 6  # classes that are met at once: an exponential for each, and one for all
+# Logits and masses of a tile fit a core's second-level cache, beside those of the next tile.
+_MAX_TILE_LOGITS = 1 << 17
+_MAX_TILE = 1 << 10  # pixels: a page of each class
+CLASSES_PER_STEP = 6  # of the online softmax: so many exponentials for the classes, and one to rescale the sums
 
 
 class Tiles(NamedTuple):
-    """The pixels of a batch in tiles of some columns of a row."""
+    """A batch of images in tiles of ``size`` neighbours in a row."""
 
-    rows: Any
-    width: Any
-    size: Any
+    rows: int
+    width: int
+    size: int
 
     def number(self, batch: int) -> int:
         return int(batch * self.rows * -(-self.width // self.size))
 
 
 class SoftTarget(NamedTuple):
-    """A soft label: the masses of all classes, or of some entries for each pixel."""
+    """A soft label, dense or sparse: of the latter a pixel has a few masses with their classes."""
 
-    mass: Any  # plane (B, entries, rows, width)
-    index: Any  # plane (B, entries, rows, width): their classes; of kind -1 where there is an entry for each class
-    entries: Any
+    mass: StridedTensor  # (B, C or entries, rows, width)
+    class_index: StridedTensor  # the same shape: their classes; its element type is -1 where the target is dense
+    entries: int
 
 
 class Scratch(NamedTuple):
-    """Memory to work in, of one thread."""
+    """Buffers of one thread."""
 
-    online: Any
-    pixels: Any
-    logits: Any  # lines of some classes
-    masses: Any  # lines of some classes, of all of a sparse target
-    slopes: Any  # lines of all classes
-    line: Any
-    room: Any
-    pitch: Any  # between lines: not a power of two, or they would share their cache sets
-    tile: Any
-    every: Any  # 0, 1, 2, ...
+    state: SoftmaxState
+    statistics: PixelStatistics
+    logits: StridedTensor  # lines of a step's classes
+    masses: Any  # lines of a step's classes, or of all if the target is sparse
+    slopes: Array  # lines of all classes
+    line: Array
+    staging: Any
+    pitch: int  # from line to line: no power of two, which would map all lines to the same cache sets
+    tile: int
+    all_classes: Array  # 0, 1, 2, ...
 
 
 @jit
-def place_of(tile: Any, tiles: Any) -> Any:
-    """Sample, row, first column and number of pixels of a tile."""
+def pixels_of_tile(tile: int, tiles: Tiles) -> Any:
+    """The sample, row, first column and number of pixels of a tile."""
     rows, width, size = tiles
     in_row = (width + size - 1) // size
     column = tile % in_row * size
@@ -74,17 +83,17 @@ def place_of(tile: Any, tiles: Any) -> Any:
 
 
 @jit
-def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: Any, line: Any) -> None:
-    """The masses of all classes of a sparse target, in ``lines``; ``line`` is one to work with."""
+def _load_sparse(target: SoftTarget, num_classes: int, pixels: Pixels, lines: Array, pitch: int, line: Array) -> None:
+    """Scatters the entries of a sparse target to ``lines`` of all classes; ``line`` is a buffer."""
     mass, index, entries = target
-    memory, kind, strides, zero = index.memory, index.kind, index.strides, lines.dtype.type(0)
+    memory, element_type, strides, zero = index.memory, index.element_type, index.strides, lines.dtype.type(0)
     lines[:] = 0
     for entry in range(unsigned(entries)):
-        load_line(mass, place, entry, line, unsigned(0))
-        start = start_of(index, place, entry)
-        for n in range(place[3]):
+        load_line(mass, pixels, entry, line, unsigned(0))
+        start = offset_of(index, pixels, entry)
+        for n in range(pixels[3]):
             offset = start + n * unsigned(strides[3])
-            if kind == UINT8:
+            if element_type == UINT8:
                 label = np.int64(load_element(memory, offset, np.uint8(0)))
             else:
                 label = np.int64(load_element(memory, offset, np.int16(0)))
@@ -93,107 +102,121 @@ def _load_sparse(target: Any, num_classes: Any, place: Any, lines: Any, pitch: A
 
 
 @jit
-def prepare(target: Any, num_classes: Any, place: Any, scratch: Any) -> None:
-    """Before the masses of a tile are asked for."""
-    if target.index.kind >= 0:
-        _load_sparse(target, num_classes, place, scratch.masses, scratch.pitch, scratch.line)
+def prepare_masses(target: SoftTarget, num_classes: int, pixels: Pixels, scratch: Scratch) -> None:
+    """To be called for a tile before `load_masses`."""
+    if target.class_index.element_type >= 0:
+        _load_sparse(target, num_classes, pixels, scratch.masses, scratch.pitch, scratch.line)
 
 
 @jit
-def masses_of(target: Any, place: Any, label: Any, number: Any, scratch: Any, ahead: Any) -> Any:
-    """The masses of some classes from ``label`` on, a line for each."""
-    if target.index.kind < 0:
-        return lines_of(target.mass, place, label, number, scratch.masses, scratch.pitch, ahead)
+def load_masses(
+    target: SoftTarget, pixels: Pixels, label: int, number: int, scratch: Scratch, prefetch_distance: int
+) -> Any:
+    """The lines of ``number`` classes from ``label`` on."""
+    if target.class_index.element_type < 0:
+        return load_lines(target.mass, pixels, label, number, scratch.masses, scratch.pitch, prefetch_distance)
     return Lines(scratch.masses, label * scratch.pitch, scratch.pitch, unsigned(0))
 
 
 @jit
-def meet_all(
-    logits: Any, target: Any, weights: Any, num_classes: Any, place: Any, tolerance: Any, scratch: Any
+def softmax_of_tile(
+    logits: StridedTensor,
+    target: SoftTarget,
+    weights: Array,
+    num_classes: int,
+    pixels: Pixels,
+    tolerance: Any,
+    scratch: Scratch,
 ) -> bool:
-    """Meets all classes of the pixels of a tile, a group at a time: whether masses are in range, within the tolerance.
+    """Computes statistics and losses of a tile's pixels, in ``scratch.state``: whether masses are within the tolerance.
 
-    An infinite tolerance asks for no check.
+    An infinite tolerance means no check.
     """
-    online, pitch, count = scratch.online, scratch.pitch, place[3]
-    prepare(target, num_classes, place, scratch)
-    begin(online)
+    state, pitch, count = scratch.state, scratch.pitch, pixels[3]
+    prepare_masses(target, num_classes, pixels, scratch)
+    online_softmax_init(state)
     in_range = True
-    limit = online.mass.dtype.type(1) + tolerance
-    classes, group, tile = unsigned(num_classes), unsigned(GROUP), unsigned(scratch.tile)
+    limit = state.mass.dtype.type(1) + tolerance
+    classes, group, tile = unsigned(num_classes), unsigned(CLASSES_PER_STEP), unsigned(scratch.tile)
     for start in range(unsigned(0), classes, group):
         number = min(group, classes - start)
-        lines = lines_of(logits, place, start, number, scratch.logits, pitch, tile)
-        masses = masses_of(target, place, start, number, scratch, tile)
-        least = meet(online, lines, masses, weights, start, number, scratch.every, number, whole(count))
-        in_range &= all_of(least >= -tolerance)
-    finish(online, count)
-    for n in range(unsigned(0), whole(count), unsigned(LANES)):
-        in_range &= all_of(load(online.mass, n, LANES) <= limit)  # which NaN is not
+        lines = load_lines(logits, pixels, start, number, scratch.logits, pitch, tile)
+        masses = load_masses(target, pixels, start, number, scratch, tile)
+        min_mass = online_softmax_update(
+            state, lines, masses, weights, start, number, scratch.all_classes, number, padded(count)
+        )
+        in_range &= all_of(min_mass >= -tolerance)
+    online_softmax_finalize(state, count)
+    for n in range(unsigned(0), padded(count), unsigned(LANES)):
+        in_range &= all_of(load(state.mass, n, LANES) <= limit)  # false for NaN
     return in_range or tolerance == np.inf
 
 
 def tiles_of(logits: Tensor, *others: Tensor) -> Tiles:
-    """Rows are one long row where all tensors allow."""
+    """Tiles of planes, which count as a single row where all tensors' strides allow."""
     _, num_classes, height, width = logits.shape
     if all(tensor.stride(-2) == width * tensor.stride(-1) for tensor in (logits, *others)):
         height, width = 1, height * width
-    size = min(_LONGEST_TILE, max(4 * LANES, _TILE_ELEMENTS // num_classes // LANES * LANES))
+    size = min(_MAX_TILE, max(4 * LANES, _MAX_TILE_LOGITS // num_classes // LANES * LANES))
     return Tiles(height, width, min(size, -(-width // LANES) * LANES))
 
 
 def scratch_of(tile: int, num_classes: int, dtype: Any) -> Scratch:
-    """``num_classes``: as many lines for logits, masses and slopes."""
+    """With lines of ``num_classes`` classes."""
     pitch = tile + LANES
     logits, masses, slopes = np.zeros((3, num_classes * pitch), dtype)
-    online, pixels = Online(*np.zeros((4, tile), dtype)), Pixels(*np.zeros((4, tile), dtype))
-    line, every = np.zeros(pitch, dtype), np.arange(num_classes, dtype=np.uint64)
-    return Scratch(online, pixels, logits, masses, slopes, line, room_of(tile), unsigned(pitch), tile, every)
+    state, statistics = SoftmaxState(*np.zeros((4, tile), dtype)), PixelStatistics(*np.zeros((4, tile), dtype))
+    line, all_classes = np.zeros(pitch, dtype), np.arange(num_classes, dtype=np.uint64)
+    return Scratch(
+        state, statistics, logits, masses, slopes, line, staging_buffer(tile), unsigned(pitch), tile, all_classes
+    )
 
 
 def target_of(soft: Tensor, index: Tensor | None, dtype: Any) -> SoftTarget:
-    nothing = Plane(np.empty(0, np.uint8), -1, (0, 0, 0, 0), np.empty(0, dtype), False)
-    return SoftTarget(plane_of(soft, dtype), nothing if index is None else plane_of(index, dtype), soft.shape[1])
+    nothing = StridedTensor(np.empty(0, np.uint8), -1, (0, 0, 0, 0), np.empty(0, dtype), False)
+    return SoftTarget(
+        strided_tensor(soft, dtype), nothing if index is None else strided_tensor(index, dtype), soft.shape[1]
+    )
 
 
 def weights_of(weight: Tensor | None, num_classes: int, dtype: Any) -> Any:
     return np.ones(num_classes, dtype) if weight is None else flat(weight.double().contiguous()).astype(dtype)
 
 
-def others_of(soft: Tensor, index: Tensor | None) -> list[Tensor]:
+def tensors_of(soft: Tensor, index: Tensor | None) -> list[Tensor]:
     return [soft] if index is None else [soft, index]
 
 
-def lines_needed(num_classes: int, index: Tensor | None) -> int:
-    """A sparse target is spread out over all classes; of a dense one, some are at work."""
-    return min(num_classes, GROUP) if index is None else num_classes
+def num_lines(num_classes: int, index: Tensor | None) -> int:
+    """Lines of classes that a target needs: a sparse one is scattered to all classes."""
+    return min(num_classes, CLASSES_PER_STEP) if index is None else num_classes
 
 
 def work_of(nanoseconds: float, logits: Tensor, index: Tensor | None) -> float:
-    """For `pool.run`, where a logit takes so many; a sparse target is spread out before it is met."""
+    """The work for `pool.run`, where a logit takes so many nanoseconds; scattering a sparse target takes more."""
     return (nanoseconds if index is None else nanoseconds + 0.35) * logits.numel()
 
 
 @jit
 def _tiles_in_range(
-    soft: Any, entries: Any, tolerance: Any, tiles: Any, line: Any, total: Any, first: int, end: int
+    soft: StridedTensor, entries: int, tolerance: Any, tiles: Tiles, line: Array, total: Array, first: int, end: int
 ) -> bool:
     soft, line, total = borrowed(soft), borrowed(line), borrowed(total)
     zero, limit, tile_size = total.dtype.type(0), total.dtype.type(1) + tolerance, unsigned(tiles[2])
     for tile in range(first, end):
-        place = place_of(tile, tiles)
+        pixels = pixels_of_tile(tile, tiles)
         total[:] = 0
-        lowest = spread(zero, LANES)
+        lowest = broadcast(zero, LANES)
         for entry in range(unsigned(entries)):
-            shares = lines_of(soft, place, entry, unsigned(1), line, tile_size, tile_size)
-            for n in range(unsigned(0), whole(place[3]), unsigned(LANES)):
-                share = load(shares.numbers, shares.first + n, LANES)
-                prefetch(shares.numbers, shares.first + n + shares.ahead)
-                lowest = where(share < lowest, share, lowest)  # NaN is found by the total
-                store(total, n, load(total, n, LANES) + not_negative(share))
+            masses = load_lines(soft, pixels, entry, unsigned(1), line, tile_size, tile_size)
+            for n in range(unsigned(0), padded(pixels[3]), unsigned(LANES)):
+                mass = load(masses.values, masses.first + n, LANES)
+                prefetch(masses.values, masses.first + n + masses.prefetch_distance)
+                lowest = where(mass < lowest, mass, lowest)  # NaN fails the test of the total
+                store(total, n, load(total, n, LANES) + not_negative(mass))
         if not all_of(lowest >= -tolerance):
             return False
-        for n in range(unsigned(0), whole(place[3]), unsigned(LANES)):
+        for n in range(unsigned(0), padded(pixels[3]), unsigned(LANES)):
             if not all_of(load(total, n, LANES) <= limit):
                 return False
     return True
@@ -202,7 +225,7 @@ def _tiles_in_range(
 def soft_in_range(soft: Tensor, tolerance: float) -> bool:
     """`tritonsoft.backends.values.is_subdistribution`."""
     tiles, dtype = tiles_of(soft), sums_dtype(soft)
-    arguments: Any = (plane_of(soft, dtype), soft.shape[1], dtype(tolerance), tiles)
+    arguments: Any = (strided_tensor(soft, dtype), soft.shape[1], dtype(tolerance), tiles)
 
     def job(first: int, end: int) -> bool:
         result: bool = _tiles_in_range(*arguments, *np.zeros((2, tiles.size), dtype), first, end)

@@ -1,7 +1,7 @@
-"""The softmax of pixels, sixteen side by side, while their classes go by a few at a time.
+"""The online softmax of pixels and its gradient: `LANES` pixels in a vector, a few classes in a step.
 
-The logsumexp and the loss are found while the classes go by, relative to the largest logit so far: all that is summed
-is positive, so that nothing cancels whatever the size of the logits.
+The logsumexp is computed online (Milakov and Gimelshein, arXiv 1805.02867), relative to the largest logit so far, and
+so is the loss: one pass, and all that is summed is positive, which avoids cancellation whatever the size of the logits.
 """
 
 import math
@@ -11,17 +11,17 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from tritonsoft.backends.numba.elements import prefetch, reinterpret
-from tritonsoft.backends.numba.planes import STREAMED
+from tritonsoft.backends.numba.elements import Array, prefetch, reinterpret
+from tritonsoft.backends.numba.planes import NON_TEMPORAL, Lines
 from tritonsoft.backends.numba.threads import jit, unsigned
-from tritonsoft.backends.numba.vectors import LANES, convert, exp, load, spread, store, stream, where
+from tritonsoft.backends.numba.vectors import LANES, broadcast, convert, exp, load, store, stream, where
 
 
-def log(value: Any) -> Any:
-    """The logarithm of a positive number, no subnormal."""
+def log(value: Array) -> Any:
+    """The logarithm of a positive, normal number."""
 
 
-def _log_single(value: Any) -> Any:
+def _log_single(value: Array) -> Any:
     # x = 2^n m with m from sqrt(1/2) to sqrt(2), and ln(m) = 2 artanh(s) with s = (m - 1) / (m + 1), |s| < 0.172.
     bits = np.uint32(reinterpret(value) - np.uint32(0x3F3504F3))
     exponent = np.float32(np.int32(bits) >> 23)
@@ -35,134 +35,156 @@ def _log_single(value: Any) -> Any:
     return np.float32(series + exponent * np.float32(0.6931472))
 
 
-def _log_double(value: Any) -> Any:
+def _log_double(value: Array) -> Any:
     return math.log(value)
 
 
 @overload(log, jit_options={"fastmath": {"contract"}})
-def _(value: Any) -> Any:
+def _(value: Array) -> Any:
     return _log_single if value == types.float32 else _log_double
 
 
-class Online(NamedTuple):
-    """Lines with a number for each pixel."""
+class SoftmaxState(NamedTuple):
+    """Running sums of each pixel, over the classes so far."""
 
-    largest: Any  # logit so far
-    total: Any  # of exponentials relative to it
-    distance: Any  # of the logits from it, times their masses
-    mass: Any
+    max_logit: Array  # in the end the logsumexp
+    sum_exp: Array  # of ``logit - max_logit``
+    loss: Array  # the sum of ``mass * (max_logit - logit)``; in the end the cross-entropy
+    mass: Array  # the sum of the weighted masses
 
 
 @jit
-def begin(online: Any) -> None:
+def online_softmax_init(state: SoftmaxState) -> None:
     """Before the first class."""
-    largest, total, distance, mass = online
-    largest[:] = np.finfo(largest.dtype).min  # finite: infinity less infinity is not a number
-    total[:] = 0
-    distance[:] = 0
+    max_logit, sum_exp, loss, mass = state
+    max_logit[:] = np.finfo(max_logit.dtype).min  # finite, because inf - inf is NaN
+    sum_exp[:] = 0
+    loss[:] = 0
     mass[:] = 0
 
 
 @jit
-def meet(
-    online: Any, logits: Any, masses: Any, weights: Any, first: Any, number: Any, known: Any, num_known: Any, count: Any
+def online_softmax_update(
+    state: SoftmaxState,
+    logits: Lines,
+    masses: Lines,
+    weights: Array,
+    first: int,
+    number: int,
+    present: Array,
+    num_present: int,
+    count: int,
 ) -> Any:
-    """Some classes from ``first`` on, of which ``known[:num_known]`` have masses: the least of these, 0 at most."""
-    largest, total, distance, mass = online
-    lowest = np.finfo(largest.dtype).min
-    least = spread(largest.dtype.type(0), LANES)
+    """Adds ``number`` classes from ``first`` on, of which ``present[:num_present]`` have mass.
+
+    Returns the smallest of these masses, or 0, for each lane.
+    """
+    max_logit, sum_exp, loss, mass = state
+    lowest = np.finfo(max_logit.dtype).min
+    min_mass = broadcast(max_logit.dtype.type(0), LANES)
     for n in range(unsigned(0), count, unsigned(LANES)):
-        before = load(largest, n, LANES)
-        larger = before
+        old_max = load(max_logit, n, LANES)
+        new_max = old_max
         for k in range(number):
             start = logits.first + k * logits.pitch + n
-            logit = load(logits.numbers, start, LANES)
-            larger = where(logit > larger, logit, larger)
-            prefetch(logits.numbers, start + logits.ahead)
-        fall = before - larger
-        fall = where(fall > lowest, fall, lowest)  # times a mass of 0 it is 0
-        exponentials = load(total, n, LANES) * exp(fall)
+            logit = load(logits.values, start, LANES)
+            new_max = where(logit > new_max, logit, new_max)
+            prefetch(logits.values, start + logits.prefetch_distance)
+        max_delta = old_max - new_max
+        max_delta = where(max_delta > lowest, max_delta, lowest)  # finite, so that it is 0 times a mass of 0
+        new_sum = load(sum_exp, n, LANES) * exp(max_delta)
         for k in range(number):
-            logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
-            exponentials = exponentials + exp(logit - larger)
-        labelled = load(mass, n, LANES)
-        apart = load(distance, n, LANES) - labelled * fall
-        for j in range(num_known):
-            k = known[j]
+            logit = load(logits.values, logits.first + k * logits.pitch + n, LANES)
+            new_sum = new_sum + exp(logit - new_max)
+        new_mass = load(mass, n, LANES)
+        new_loss = load(loss, n, LANES) - new_mass * max_delta
+        for j in range(num_present):
+            k = present[j]
             start = masses.first + k * masses.pitch + n
-            share = weights[first + k] * convert(load(masses.numbers, start, LANES), mass)
-            prefetch(masses.numbers, start + masses.ahead)
-            logit = load(logits.numbers, logits.first + k * logits.pitch + n, LANES)
-            apart = apart + where(share > 0.0, share * (larger - logit), 0.0)
-            least = where(share < least, share, least)
-            labelled = labelled + not_negative(share)
-        store(largest, n, larger)
-        store(total, n, exponentials)
-        store(distance, n, apart)
-        store(mass, n, labelled)
-    return least
+            class_mass = weights[first + k] * convert(load(masses.values, start, LANES), mass)
+            prefetch(masses.values, start + masses.prefetch_distance)
+            logit = load(logits.values, logits.first + k * logits.pitch + n, LANES)
+            new_loss = new_loss + where(class_mass > 0.0, class_mass * (new_max - logit), 0.0)
+            min_mass = where(class_mass < min_mass, class_mass, min_mass)
+            new_mass = new_mass + not_negative(class_mass)
+        store(max_logit, n, new_max)
+        store(sum_exp, n, new_sum)
+        store(loss, n, new_loss)
+        store(mass, n, new_mass)
+    return min_mass
 
 
 @jit
-def not_negative(share: Any) -> Any:
-    """A mass below 0 has been rounded, and is none; NaN stays."""
-    return where(share < 0.0, 0.0, share)
+def not_negative(class_mass: Any) -> Any:
+    """A mass below 0 comes from rounding and counts as 0; NaN stays."""
+    return where(class_mass < 0.0, 0.0, class_mass)
 
 
 @jit
-def finish(online: Any, count: Any) -> None:
-    """After the last class: turns ``largest`` into the logsumexp, ``distance`` into the loss."""
-    largest, total, distance, mass = online
-    zero = largest.dtype.type(0)
+def online_softmax_finalize(state: SoftmaxState, count: int) -> None:
+    """After the last class: turns ``max_logit`` into the logsumexp and ``loss`` into the cross-entropy."""
+    max_logit, sum_exp, loss, mass = state
+    zero = max_logit.dtype.type(0)
     for n in range(count):
-        logarithm = log(total[n]) if total[n] > zero else total[n] - np.inf
-        largest[n] += logarithm
-        distance[n] = distance[n] + mass[n] * logarithm if mass[n] > zero else zero
+        logarithm = log(sum_exp[n]) if sum_exp[n] > zero else sum_exp[n] - np.inf
+        max_logit[n] += logarithm
+        loss[n] = loss[n] + mass[n] * logarithm if mass[n] > zero else zero
 
 
-class Pixels(NamedTuple):
-    """Lines of what a gradient knows of each pixel."""
+class PixelStatistics(NamedTuple):
+    """What the gradient of each pixel's logits is made of."""
 
-    scale: Any  # the gradient of its loss
-    pull: Any  # that, times the pixel's mass
-    mass: Any
-    lse: Any
+    grad_loss: Array  # gradient of the pixel's loss
+    grad_times_mass: Array  # ``grad_loss * mass``
+    mass: Array  # the sum of the weighted masses
+    lse: Array
 
 
 @jit
 def write_gradient(
-    out: Any, start: Any, way: Any, pixels: Any, logits: Any, masses: Any, is_known: Any, weight: Any, count: Any
+    out: Array,
+    start: int,
+    how: Any,
+    statistics: PixelStatistics,
+    logits: Lines,
+    masses: Lines,
+    has_mass: Any,
+    weight: Any,
+    count: int,
 ) -> None:
-    """The gradient of one class: its probability times the pull, less what is labelled if that ``is_known``."""
-    scale, pull, mass, lse = pixels
+    """The gradient of one class: ``grad_loss * (mass * probability - class_mass)``, the latter if it ``has_mass``."""
+    grad_loss, grad_times_mass, mass, lse = statistics
     for n in range(unsigned(0), count, unsigned(LANES)):
-        logit = load(logits.numbers, logits.first + n, LANES)
-        prefetch(logits.numbers, logits.first + n + logits.ahead)
-        value = load(pull, n, LANES) * exp(logit - load(lse, n, LANES))
+        logit = load(logits.values, logits.first + n, LANES)
+        prefetch(logits.values, logits.first + n + logits.prefetch_distance)
+        value = load(grad_times_mass, n, LANES) * exp(logit - load(lse, n, LANES))
         value = where(load(mass, n, LANES) > 0.0, value, 0.0)
-        if is_known:
-            share = weight * convert(load(masses.numbers, masses.first + n, LANES), mass)
-            prefetch(masses.numbers, masses.first + n + masses.ahead)
-            # Where nothing is known, the scale may be NaN.
-            value = value - where(share > 0.0, load(scale, n, LANES) * share, 0.0)
-        leave(out, start + n, value, way)
+        if has_mass:
+            class_mass = weight * convert(load(masses.values, masses.first + n, LANES), mass)
+            prefetch(masses.values, masses.first + n + masses.prefetch_distance)
+            # Without mass, the gradient of the loss may be NaN.
+            value = value - where(class_mass > 0.0, load(grad_loss, n, LANES) * class_mass, 0.0)
+        store_or_stream(out, start + n, value, how)
 
 
 @jit
-def leave(out: Any, place: Any, value: Any, way: Any) -> None:
-    if way == STREAMED:
-        stream(out, place, value)
+def store_or_stream(out: Array, index: int, value: Array, how: Any) -> None:
+    """Stores a vector with the store that `select_store` selected."""
+    if how == NON_TEMPORAL:
+        stream(out, index, value)
     else:
-        store(out, place, value)
+        store(out, index, value)
 
 
 @jit
-def know(pixels: Any, divisor: Any, mass: Any, lse: Any, start: Any, count: Any) -> None:
-    """What is known of some pixels; their ``scale`` is there already, but for the divisor.
+def load_saved_statistics(
+    statistics: PixelStatistics, divisor: Any, mass: Array, lse: Array, start: int, count: int
+) -> None:
+    """Completes the statistics, of which ``grad_loss`` has been loaded but not divided.
 
-    Up to whole vectors, older pixels follow: a line with such an end is copied out without it.
+    The padding up to whole vectors is left over from earlier tiles; a padded line is staged and copied without it.
     """
     for n in range(count):
-        pixels.mass[n], pixels.lse[n] = mass[start + n], lse[start + n]
-        pixels.scale[n] /= divisor
-        pixels.pull[n] = pixels.scale[n] * pixels.mass[n]
+        statistics.mass[n], statistics.lse[n] = mass[start + n], lse[start + n]
+        statistics.grad_loss[n] /= divisor
+        statistics.grad_times_mass[n] = statistics.grad_loss[n] * statistics.mass[n]

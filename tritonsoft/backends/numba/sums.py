@@ -1,38 +1,39 @@
-"""Sums over pixels: of their losses, to one loss of all."""
+"""Sums of the pixels' losses: one of each tile, added up in a fixed order."""
 
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import flat
-from tritonsoft.backends.numba.planes import whole
+from tritonsoft.backends.numba.elements import Array, flat
+from tritonsoft.backends.numba.planes import padded
+from tritonsoft.backends.numba.softmax import SoftmaxState
 from tritonsoft.backends.numba.threads import jit, unsigned
-from tritonsoft.backends.numba.vectors import LANES, load, spread, sum_of
+from tritonsoft.backends.numba.vectors import LANES, broadcast, load, sum_of
 from tritonsoft.geometry import Reduction
 
 
 @jit
-def put_losses(loss: Any, sums: Any, place_of_sums: Any, online: Any, start: Any, count: Any) -> None:
-    """Writes the losses of pixels, or adds them and their masses to a place of the sums."""
+def store_losses(loss: Array, sums: Array, index: int, state: SoftmaxState, start: int, count: int) -> None:
+    """Writes the losses of pixels or, where there are ``sums (n, 2)``, adds losses and masses to one of these."""
     if sums.size == 0:
         for n in range(count):
-            loss[start + n] = online.distance[n]
+            loss[start + n] = state.loss[n]
         return
-    for n in range(count, whole(count)):
-        online.distance[n] = 0
-        online.mass[n] = 0
-    total = total_mass = spread(online.mass.dtype.type(0), LANES)
-    for n in range(unsigned(0), whole(count), unsigned(LANES)):
-        total = total + load(online.distance, n, LANES)
-        total_mass = total_mass + load(online.mass, n, LANES)
-    sums[unsigned(2) * place_of_sums] += sum_of(total)
-    sums[unsigned(2) * place_of_sums + unsigned(1)] += sum_of(total_mass)
+    for n in range(count, padded(count)):
+        state.loss[n] = 0
+        state.mass[n] = 0
+    total = total_mass = broadcast(state.mass.dtype.type(0), LANES)
+    for n in range(unsigned(0), padded(count), unsigned(LANES)):
+        total = total + load(state.loss, n, LANES)
+        total_mass = total_mass + load(state.mass, n, LANES)
+    sums[unsigned(2) * index] += sum_of(total)
+    sums[unsigned(2) * index + unsigned(1)] += sum_of(total_mass)
 
 
 @jit
-def add_up(value: Any, total: Any, sums: Any, is_mean: Any) -> None:
-    """The loss of all pixels, and their mass."""
+def _finish_cross_entropy(value: Array, total: Array, sums: Array, is_mean: Any) -> None:
+    """Reduces the sums of losses and masses."""
     loss = mass = 0.0
     for n in range(unsigned(0), unsigned(sums.size), unsigned(2)):
         loss += sums[n]
@@ -41,14 +42,14 @@ def add_up(value: Any, total: Any, sums: Any, is_mean: Any) -> None:
     total[0] = mass
 
 
-def sums_of(value: Tensor, reduction: Reduction, number: int) -> Any:
-    """Losses and masses of so many tiles or rows, 0; nothing where every pixel's loss is wanted."""
+def partial_sums(value: Tensor, reduction: Reduction, number: int) -> Any:
+    """Zeros for the losses and masses of so many tiles or rows; empty where each pixel's loss is wanted."""
     return np.zeros(0 if reduction == "none" else 2 * number)
 
 
-def finish_sums(value: Tensor, total: Tensor, sums: Any, reduction: Reduction) -> None:
+def finish_cross_entropy(value: Tensor, total: Tensor, sums: Array, reduction: Reduction) -> None:
     if reduction != "none":
-        add_up(flat(value), flat(total), sums, reduction == "mean")
+        _finish_cross_entropy(flat(value), flat(total), sums, reduction == "mean")
 
 
 def divisor_of(total: Tensor | None, dtype: Any) -> Any:
