@@ -13,13 +13,13 @@ Then
 
 and the weight of source pixel k in output j is a trapezoid in the distance of the two centres, cut off at ``plateau``:
 
-    weight(k) = clamp(reach - |k + 1/2 - centre|, 0, plateau)
+    weight(k) = clamp(support - |k + 1/2 - centre|, 0, plateau)
 
-    filter       reach                      plateau
+    filter       support                    plateau
     "area"       (max(scale, 1) + 1) / 2    1          overlap of [k, k+1] with a window of width max(scale, 1)
-    "triangle"   max(scale, 1)              reach      a hat of half-width max(scale, 1)
-    "bilinear"   1                          reach      the same hat, whatever the scale
-    "nearest"    1                          reach      the same hat, with the one tap k = floor(centre)
+    "triangle"   max(scale, 1)              support    a hat of half-width max(scale, 1)
+    "bilinear"   1                          support    the same hat, whatever the scale
+    "nearest"    1                          support    the same hat, with the one tap k = floor(centre)
 
 The taps are those pixels that the box touches, ``floor(lo) <= k < ceil(hi)``, so a crop never sees past its own edge.
 Their weights are divided by their sum. Only then do taps outside the image become ``fill`` (images) or lose their
