@@ -33,7 +33,7 @@ def _restore_threads():
 
 @pytest.fixture(params=["OpenMP threads", "own threads"])
 def always_threaded(request, monkeypatch):
-    monkeypatch.setattr(cpu.threads, "WORTH_SHARING", 0)
+    monkeypatch.setattr(cpu.threads, "MIN_SAVED_NANOSECONDS", 0)
     if request.param == "own threads":
         monkeypatch.setattr(cpu.threads.pool, "_team", None)
     elif cpu.threads.pool._team is None:
@@ -107,7 +107,7 @@ def test_a_forked_child_starts_its_own_threads():
     program = """
 import os, torch
 from tritonsoft.backends import numba as cpu
-cpu.threads.WORTH_SHARING = 0
+cpu.threads.MIN_SAVED_NANOSECONDS = 0
 torch.set_num_threads(3)
 labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)
 def soft():

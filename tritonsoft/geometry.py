@@ -13,13 +13,13 @@ Then
 
 and the weight of source pixel k in output j is a trapezoid in the distance of the two centres, cut off at ``plateau``:
 
-    weight(k) = clamp(reach - |k + 1/2 - centre|, 0, plateau)
+    weight(k) = clamp(support - |k + 1/2 - centre|, 0, plateau)
 
-    filter       reach                      plateau
+    filter       support                    plateau
     "area"       (max(scale, 1) + 1) / 2    1          overlap of [k, k+1] with a window of width max(scale, 1)
-    "triangle"   max(scale, 1)              reach      a hat of half-width max(scale, 1)
-    "bilinear"   1                          reach      the same hat, whatever the scale
-    "nearest"    1                          reach      the same hat, with the one tap k = floor(centre)
+    "triangle"   max(scale, 1)              support    a hat of half-width max(scale, 1)
+    "bilinear"   1                          support    the same hat, whatever the scale
+    "nearest"    1                          support    the same hat, with the one tap k = floor(centre)
 
 The taps are those pixels that the box touches, ``floor(lo) <= k < ceil(hi)``, so a crop never sees past its own edge.
 Their weights are divided by their sum. Only then do taps outside the image become ``fill`` (images) or lose their
@@ -33,7 +33,8 @@ logits that fill the box from ``lo`` to ``hi``, pixel k lies at
     position = clamp((k + 1/2 - lo) * n / (hi - lo) - 1/2, 0, n - 1)
 
 of them, counted backwards in a mirrored box, and takes ``1 - f`` of logit floor(position) and ``f`` of the next, with f
-the fraction; where f is 0, all of the first. Pixels whose centre lies in the box, ``lo <= k + 1/2 < hi``, are scored.
+the fraction. Where f is 0, or 1 when rounded to float32, it takes half of the one logit twice: no other is read, so
+that infinity times 0 makes no NaN. Pixels whose centre lies in the box, ``lo <= k + 1/2 < hi``, are scored.
 
 **Arithmetic.** Every backend evaluates ``centre`` and ``position`` in float64, in exactly the order written above. No
 product feeds a sum there, so no compiler can fuse them, and all backends pick the same taps.

@@ -34,17 +34,17 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple
     centre = lo + span * (2 * j + 1) / (2 * out_size)  # (B, out)
 
     stretch = (span / out_size).clamp(min=1)  # (B, 1)
-    reach = {"area": (stretch + 1) / 2, "triangle": stretch}.get(filter, torch.ones_like(stretch))
-    plateau = torch.ones_like(reach) if filter == "area" else reach
-    first = centre.floor() if filter == "nearest" else (centre - reach).floor()
-    last = first if filter == "nearest" else (centre + reach).floor()
+    support = {"area": (stretch + 1) / 2, "triangle": stretch}.get(filter, torch.ones_like(stretch))
+    plateau = torch.ones_like(support) if filter == "area" else support
+    first = centre.floor() if filter == "nearest" else (centre - support).floor()
+    last = first if filter == "nearest" else (centre + support).floor()
     touched_first, touched_last = lo.floor(), hi.ceil() - 1
     first = first.clamp(touched_first, touched_last)
     last = last.clamp(touched_first, touched_last)
 
     num_taps = int((last - first).max()) + 1 if last.numel() else 0
     tap = first[..., None] + torch.arange(num_taps, dtype=torch.float64, device=ends.device)  # (B, out, taps)
-    weight = (reach[..., None] - (tap + 0.5 - centre[..., None]).abs()).clamp(min=0).minimum(plateau[..., None])
+    weight = (support[..., None] - (tap + 0.5 - centre[..., None]).abs()).clamp(min=0).minimum(plateau[..., None])
     weight = weight * (tap <= last[..., None])
     weight = weight / weight.sum(-1, keepdim=True)
 
@@ -226,10 +226,10 @@ def overlap_loss(
 def overlap_backward(grad: Tensor, logits: Tensor, soft: Tensor, mass: Tensor, lse: Tensor) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, given that of the sums, ``grad (B, C, 3)``."""
     share = (logits - lse[:, None]).exp()
-    known = mass[:, None] > 0
-    sign = torch.where(known, mass[:, None] * share - soft, 0).sign()
-    pull = grad[:, :, 0, None, None] + grad[:, :, 2, None, None] * sign  # of the predicted mass
-    return torch.where(known, mass[:, None] * share * (pull - (share * pull).sum(1, keepdim=True)), 0)
+    has_mass = mass[:, None] > 0
+    sign = torch.where(has_mass, mass[:, None] * share - soft, 0).sign()
+    grad_mass = grad[:, :, 0, None, None] + grad[:, :, 2, None, None] * sign  # of the predicted mass
+    return torch.where(has_mass, mass[:, None] * share * (grad_mass - (share * grad_mass).sum(1, keepdim=True)), 0)
 
 
 # --- logits at the size of their label map ---------------------------------------------------------------------------
@@ -252,7 +252,9 @@ def enlarging_taps(ends: Tensor, in_size: int, out_size: int) -> tuple[Tensor, T
     position = ((centre - lo) * in_size / (hi - lo) - 0.5).clamp(0, in_size - 1)
     first = position.floor()
     fraction = position - first
-    between = fraction > 0
+    at_next = fraction >= 1 - 2**-25
+    first = torch.where(at_next, first + 1, first)
+    between = (fraction > 0) & ~at_next
     second = torch.where(between, first + 1, first)
     fraction = torch.where(between, fraction, 0.5)
     mirrored = ends[:, 1:] < ends[:, :1]

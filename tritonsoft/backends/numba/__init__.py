@@ -11,16 +11,11 @@ Rows are independent and every sum has a fixed order, so that results do not dep
 Nothing is compiled before the first call. The launchers trust their arguments: `tritonsoft.functional` checks them.
 """
 
+from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
 from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
-from tritonsoft.backends.numba.losses import (
-    area_cross_entropy,
-    area_cross_entropy_backward,
-    cross_entropy,
-    cross_entropy_backward,
-    overlap_loss,
-    overlap_loss_backward,
-)
+from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_entropy_backward
+from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
 
 __all__ = [
     "area_cross_entropy",

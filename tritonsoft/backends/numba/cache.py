@@ -16,7 +16,7 @@ from numba.core import serialize
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 
 _PACKAGE = Path(__file__).parent
-_told: list[str] = []  # the warning of this process, once it was given
+_warned: list[str] = []  # the warning of this process, once it was given
 
 
 @functools.cache
@@ -32,17 +32,17 @@ def source_stamp() -> str:
     return digest.hexdigest() if files else ""
 
 
-def _tell(directory: str, reason: str) -> None:
+def _warn_once(directory: str, reason: str) -> None:
     """Warns once, however many functions meet the same trouble."""
-    if not _told:
-        _told.append(
+    if not _warned:
+        _warned.append(
             f"the Numba cache in {directory} cannot be used ({reason}): tritonsoft compiles its functions anew, which "
             "takes up to a minute. NUMBA_CACHE_DIR names another directory"
         )
-        warnings.warn(_told[0], RuntimeWarning, stacklevel=2)
+        warnings.warn(_warned[0], RuntimeWarning, stacklevel=2)
 
 
-class _Checked(CompileResultCacheImpl):  # type: ignore[misc]  # Numba is not typed
+class _StampedImpl(CompileResultCacheImpl):  # type: ignore[misc]  # Numba is not typed
     """Keeps beside a function what it was made from, and a digest of it: of damaged code Numba would run what is left.
 
     The stamp stands here, in what is loaded itself, so that no change of Numba's can keep it from being looked at.
@@ -64,7 +64,7 @@ class _Checked(CompileResultCacheImpl):  # type: ignore[misc]  # Numba is not ty
 class _Cache(FunctionCache):  # type: ignore[misc]  # Numba is not typed
     """Numba's cache of one function, without its errors."""
 
-    _impl_class = _Checked
+    _impl_class = _StampedImpl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         with self._without_errors():
@@ -80,7 +80,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # Numba is not typed
         try:
             yield
         except Exception as failure:  # whatever a file holds: unpickling it may raise anything
-            _tell(self.cache_path, f"{type(failure).__name__}: {failure}")
+            _warn_once(self.cache_path, f"{type(failure).__name__}: {failure}")
             # Files that no longer fit each other must not be read again, and deleting needs no room on the disk.
             with contextlib.suppress(OSError):
                 for file in Path(self.cache_path).glob(f"{self._impl.filename_base}.*"):
@@ -92,7 +92,7 @@ def cache_of(function: Callable[..., Any]) -> Any:
     try:
         cache = _Cache(function)
     except (RuntimeError, OSError) as failure:  # no directory that can be written to
-        _tell("__pycache__", str(failure))
+        _warn_once("__pycache__", str(failure))
         return NullCache()
     # What would be kept without a stamp must not be used: it could be that of another version of this package.
-    return cache if source_stamp() and isinstance(cache._impl, _Checked) else NullCache()
+    return cache if source_stamp() and isinstance(cache._impl, _StampedImpl) else NullCache()

@@ -1,4 +1,4 @@
-"""What tensors hold: elements as kernels compute with them, and cache lines of them on their way out."""
+"""Elements of tensors: their memory, conversions to and from the compute dtype, and non-temporal stores."""
 
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from tritonsoft.backends.numba.threads import jit, unsigned
 
+Array = np.ndarray[Any, Any]
+
 LINE_BYTES = 64
-STREAM_BYTES = 1 << 22  # outputs above this leave the cache anyway
+STREAM_BYTES = 1 << 22  # an output above this is written with non-temporal stores: it would not stay in the caches
 
 #
 # Numba has no 16-bit floats on a CPU. Kernels see float16 as int16 and bfloat16 as uint16 and convert the bits.
@@ -29,7 +31,7 @@ _NUMPY_TYPES = {
 
 
 class _Memory:
-    """What NumPy makes an array of, which keeps it, and with it the tensor, alive.
+    """An object with NumPy's array interface, which the array keeps alive, and with it the tensor.
 
     `Tensor.numpy` would do the same and forbid the storage to be resized ever after, which is not ours to forbid.
     """
@@ -42,8 +44,8 @@ class _Memory:
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": kind, "data": place}
 
 
-def flat(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The memory that a tensor spans, as one dense array: kernels apply the strides, so each dtype compiles once."""
+def flat(tensor: Tensor) -> Array:
+    """The memory that a tensor spans, as a contiguous array: kernels apply the strides, so each dtype compiles once."""
     size = tensor.numel()
     if size > 0 and not tensor.is_contiguous():
         size = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -61,7 +63,7 @@ def reinterpret(typing_context: Any, value: Any) -> Any:
     return result(value), generate
 
 
-def _widen_half(value: Any) -> Any:
+def _upcast_half(value: Any) -> Any:
     magnitude = np.uint32(np.uint32(value & 0x7FFF) << 13)
     # Read as a float32 the exponent is short by 112; scaling, unlike adding to it, also normalises the subnormals.
     bits = reinterpret(reinterpret(magnitude) * np.float32(2.0**112))
@@ -70,29 +72,29 @@ def _widen_half(value: Any) -> Any:
     return reinterpret(np.uint32(bits | np.uint32(np.uint32(value & 0x8000) << 16)))
 
 
-def _widen_bfloat(value: Any) -> Any:
+def _upcast_bfloat(value: Any) -> Any:
     return reinterpret(np.uint32(np.uint32(value) << 16))
 
 
-def _widen_byte(value: Any) -> Any:
+def _upcast_byte(value: Any) -> Any:
     return np.float32(value)
 
 
-def _widen_none(value: Any) -> Any:
+def _upcast_none(value: Any) -> Any:
     return value
 
 
-def widen(value: Any) -> Any:
+def upcast(value: Any) -> Any:
     """A stored element as float32 or float64."""
 
 
-@overload(widen)
+@overload(upcast)
 def _(value: Any) -> Any:
-    converters = {types.int16: _widen_half, types.uint16: _widen_bfloat, types.uint8: _widen_byte}
-    return converters.get(value, _widen_none)
+    converters = {types.int16: _upcast_half, types.uint16: _upcast_bfloat, types.uint8: _upcast_byte}
+    return converters.get(value, _upcast_none)
 
 
-def _narrow_half(value: Any, out: Any) -> Any:
+def _downcast_half(value: Any, out: Any) -> Any:
     bits = reinterpret(np.float32(value))
     magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
     odd = np.uint32((magnitude >> 13) & 1)
@@ -105,7 +107,7 @@ def _narrow_half(value: Any, out: Any) -> Any:
     return np.int16(np.uint16(result | np.uint32((bits >> 16) & 0x8000)))
 
 
-def _narrow_bfloat(value: Any, out: Any) -> Any:
+def _downcast_bfloat(value: Any, out: Any) -> Any:
     bits = reinterpret(np.float32(value))
     result = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + np.uint32((bits >> 16) & 1)) >> 16)
     if np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
@@ -113,36 +115,36 @@ def _narrow_bfloat(value: Any, out: Any) -> Any:
     return np.uint16(result)
 
 
-def _narrow_byte(value: Any, out: Any) -> Any:
+def _downcast_byte(value: Any, out: Any) -> Any:
     return np.uint8(min(max(np.rint(value), 0), 255))
 
 
-def _narrow_single(value: Any, out: Any) -> Any:
+def _downcast_single(value: Any, out: Any) -> Any:
     return np.float32(value)
 
 
-def _narrow_none(value: Any, out: Any) -> Any:
+def _downcast_none(value: Any, out: Any) -> Any:
     return value
 
 
-def narrow(value: Any, out: Any) -> Any:
+def downcast(value: Any, out: Any) -> Any:
     """A float32 or float64 as an element of ``out``, rounded to nearest even."""
 
 
-@overload(narrow)
+@overload(downcast)
 def _(value: Any, out: Any) -> Any:
     converters = {
-        types.int16: _narrow_half,
-        types.uint16: _narrow_bfloat,
-        types.uint8: _narrow_byte,
-        types.float32: _narrow_single,
+        types.int16: _downcast_half,
+        types.uint16: _downcast_bfloat,
+        types.uint8: _downcast_byte,
+        types.float32: _downcast_single,
     }
-    return converters.get(out.dtype, _narrow_none)
+    return converters.get(out.dtype, _downcast_none)
 
 
 @intrinsic
 def borrowed(typing_context: Any, arrays: Any) -> Any:
-    """A tuple whose arrays count no references: for those that somebody else keeps alive all the while."""
+    """A tuple of borrowed references: arrays that a caller keeps alive and whose references need no counting."""
 
     def borrow(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         if isinstance(kind, types.Array):
@@ -162,24 +164,24 @@ def borrowed(typing_context: Any, arrays: Any) -> Any:
     return arrays(arrays), generate
 
 
-def past_caches(builder: Any, store: Any) -> None:
-    """Makes a store instruction one that leaves the caches alone."""
+def mark_non_temporal(builder: Any, store: Any) -> None:
+    """Makes a store non-temporal: it bypasses the caches."""
     store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
 
 
 @intrinsic
 def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: Any) -> Any:
-    """Copies one cache line, to an aligned place, past the caches."""
+    """Copies one cache line to an aligned place, with a non-temporal store."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         places = []
         for array_type, array, index in zip(signature.args[::2], arguments[::2], arguments[1::2], strict=True):
             data = context.make_array(array_type)(context, builder, array).data
             places.append(builder.gep(data, [index]))
-        lanes = LINE_BYTES * 8 // out.dtype.bitwidth
-        vector = ir.VectorType(context.get_data_type(out.dtype), lanes).as_pointer()
+        line_length = LINE_BYTES * 8 // out.dtype.bitwidth
+        vector = ir.VectorType(context.get_data_type(out.dtype), line_length).as_pointer()
         value = builder.load(builder.bitcast(places[1], vector), align=out.dtype.bitwidth // 8)
-        past_caches(builder, builder.store(value, builder.bitcast(places[0], vector), align=LINE_BYTES))
+        mark_non_temporal(builder, builder.store(value, builder.bitcast(places[0], vector), align=LINE_BYTES))
         return context.get_dummy_value()
 
     return types.void(out, types.uintp, line, types.uintp), generate
@@ -187,7 +189,7 @@ def _stream_line(typing_context: Any, out: Any, start: Any, line: Any, offset: A
 
 @intrinsic
 def prefetch(typing_context: Any, memory: Any, place: Any) -> Any:
-    """Asks for the cache line of an element, which may lie outside the memory."""
+    """Prefetches the cache line of an element, which may lie outside the memory."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(memory)(context, builder, arguments[0]).data
@@ -195,7 +197,7 @@ def prefetch(typing_context: Any, memory: Any, place: Any) -> Any:
         pointer = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
         signature_of_it = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, signature_of_it, "llvm.prefetch.p0i8")
-        builder.call(function, [pointer, number(0), number(2), number(1)])  # to read, into the second level, data
+        builder.call(function, [pointer, number(0), number(2), number(1)])  # read, second-level cache, data
         return context.get_dummy_value()
 
     return types.void(memory, types.uintp), generate
@@ -203,7 +205,7 @@ def prefetch(typing_context: Any, memory: Any, place: Any) -> Any:
 
 @intrinsic
 def fence(typing_context: Any) -> Any:
-    """Orders the streamed lines before whatever tells another thread that they are there."""
+    """Orders non-temporal stores before the store that tells another thread of them."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.fence("seq_cst")
@@ -213,28 +215,29 @@ def fence(typing_context: Any) -> Any:
 
 
 @jit
-def write(out: Any, start: Any, line: Any, count: Any, lanes: Any, phase: Any) -> None:
-    """Copies ``line[:count]`` to ``out[start:]``, whole cache lines of ``lanes`` elements past the caches.
+def write_line(out: Any, start: Any, line: Any, count: Any, line_length: Any, to_boundary: Any) -> None:
+    """Copies ``line[:count]`` to ``out[start:]``, whole cache lines with non-temporal stores.
 
-    ``phase`` counts the elements from ``out[0]`` on to the next cache line; ``lanes = 0`` is an ordinary copy.
+    ``line_length`` is the elements of a cache line, or 0 for an ordinary copy; ``to_boundary`` those from ``out[0]`` to
+    the next cache line.
     """
     head = count
-    if lanes > unsigned(0):
-        head = min(count, (phase - start) & (lanes - unsigned(1)))
+    if line_length > unsigned(0):
+        head = min(count, (to_boundary - start) & (line_length - unsigned(1)))
     for n in range(head):
         out[start + n] = line[n]
     done = head
-    while done + lanes <= count and lanes > unsigned(0):
+    while done + line_length <= count and line_length > unsigned(0):
         _stream_line(out, start + done, line, done)
-        done += lanes
+        done += line_length
     for n in range(done, count):
         out[start + n] = line[n]
 
 
 def streaming(out: Tensor) -> tuple[Any, Any]:
-    """``lanes`` and ``phase`` of `write`: what is larger than the caches leaves them soon enough by itself."""
-    lanes = LINE_BYTES // out.itemsize if out.nbytes >= STREAM_BYTES else 0
-    return unsigned(lanes), unsigned(-out.data_ptr() % LINE_BYTES // out.itemsize)
+    """``line_length`` and ``to_boundary`` of `write_line`: a small output stays in the caches for who reads it next."""
+    line_length = LINE_BYTES // out.itemsize if out.nbytes >= STREAM_BYTES else 0
+    return unsigned(line_length), unsigned(-out.data_ptr() % LINE_BYTES // out.itemsize)
 
 
 def sums_dtype(*tensors: Tensor) -> type:

@@ -10,27 +10,27 @@ from torch import Tensor
 
 from tritonsoft.backends.numba.elements import (
     LINE_BYTES,
+    downcast,
     fence,
     flat,
-    narrow,
     prefetch,
     streaming,
     sums_dtype,
-    widen,
-    write,
+    upcast,
+    write_line,
 )
 from tritonsoft.backends.numba.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
-from tritonsoft.backends.numba.vectors import ROWS, load, spread, store, transpose_square
+from tritonsoft.backends.numba.vectors import ROWS, broadcast, load, store, transpose_square
 from tritonsoft.geometry import Filter
 
 _STEP = 64  # outputs between two requests for rows ahead
 _ROWS_AHEAD = 2
-_MOST_AHEAD = 4  # rows from one output to the next: of more, the cache would lose some before they are needed
+_MAX_ROWS_AHEAD = 4  # rows from one output to the next: of more, the cache would lose some before they are needed
 
 
 @jit
-def _takes_pairs(taps: Taps, output: Any, width: Any) -> bool:
+def _is_halving(taps: Taps, output: Any, width: Any) -> bool:
     """Whether each output of a line is half the sum of the two neighbours after those of the output before."""
     first, begin, weight, _ = taps
     for n in range(output, output + width):
@@ -64,8 +64,8 @@ def _add_squares(
             prefetch(image, below + ahead + n)
         for n in range(begin, end):
             left, right = unsigned(2) * n, unsigned(2) * n + unsigned(1)
-            sum_left = weight * widen(image[above + left]) + weight_below * widen(image[below + left])
-            sum_right = weight * widen(image[above + right]) + weight_below * widen(image[below + right])
+            sum_left = weight * upcast(image[above + left]) + weight_below * upcast(image[below + left])
+            sum_right = weight * upcast(image[above + right]) + weight_below * upcast(image[below + right])
             sums[sums_begin + n] = half * sum_left + half * sum_right
 
 
@@ -80,8 +80,8 @@ def _resize_rows(
     taps_x: Taps,
     unit: Any,
     fill: Any,
-    lanes: Any,
-    phase: Any,
+    line_length: Any,
+    to_boundary: Any,
     first_row: int,
     end_row: int,
 ) -> None:
@@ -95,7 +95,7 @@ def _resize_rows(
     first_x, begin_x, weight_x, outside_x = taps_x
     planes, channels, in_width, out_height, out_width = shape
     stride_x, stride_channel = unsigned(image_strides[3]), unsigned(image_strides[1])
-    dense = stride_x == channels and (channels == 1 or stride_channel == 1)
+    contiguous = stride_x == channels and (channels == 1 or stride_channel == 1)
     side, num_channels, width = unsigned(ROWS), unsigned(channels), unsigned(out_width)
     per_line = unsigned(LINE_BYTES // image.itemsize)
     zero, one = weight_x.dtype.type(0), weight_x.dtype.type(1)
@@ -108,22 +108,22 @@ def _resize_rows(
     results = np.zeros(side * out_pitch, weight_x.dtype)  # its transpose
     finished = np.empty(count, out.dtype)
     last_box = first_x.size // out_width - 1
-    known_box, left, right, reaches_out, takes_pairs = -1, 0, 0, False, False
+    current_box, left, right, has_padding, is_halving = -1, 0, 0, False, False
     row = first_row
     while row < end_row:
         sample = row // (planes * out_height)
         box = min(sample, last_box)
         output_x = unsigned(box * out_width)
-        if box != known_box:
-            known_box, left, right, reaches_out = box, in_width, 0, False
+        if box != current_box:
+            current_box, left, right, has_padding = box, in_width, 0, False
             for n in range(output_x, output_x + width):
                 num_taps = begin_x[n + unsigned(1)] - begin_x[n]
                 if num_taps > 0:
                     left, right = min(left, first_x[n]), max(right, first_x[n] + num_taps)
-                reaches_out |= outside_x[n] != zero
-            takes_pairs = channels == 1 and _takes_pairs(taps_x, output_x, width)
+                has_padding |= outside_x[n] != zero
+            is_halving = channels == 1 and _is_halving(taps_x, output_x, width)
         # Rows that need not be side by side go one by one: all that happens to one happens in the first cache.
-        at_most = 1 if takes_pairs else ROWS
+        at_most = 1 if is_halving else ROWS
         num_rows = min(at_most, end_row - row, (sample + 1) * planes * out_height - row)
         first_element = unsigned(left * channels)
         num_elements = unsigned(max(left, right) * channels) - first_element
@@ -135,10 +135,10 @@ def _resize_rows(
             begin_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
             is_empty = is_empty and begin_tap == end_tap
             further = output_y + ROWS
-            if dense and i + ROWS < out_height and begin_y[further] < begin_y[further + 1]:
+            if contiguous and i + ROWS < out_height and begin_y[further] < begin_y[further + 1]:
                 # Ask for what the row as far down as all these needs and the one before it does not, up or down.
                 rows = first_y[further] - first_y[further - 1]
-                for y in range(abs(rows) if abs(rows) <= _MOST_AHEAD else 0):
+                for y in range(abs(rows) if abs(rows) <= _MAX_ROWS_AHEAD else 0):
                     base = unsigned(sample * image_strides[0] + plane * image_strides[1])
                     base += unsigned((first_y[further] - (y if rows > 0 else -y)) * image_strides[2])
                     for n in range(first_element, first_element + num_elements, per_line):
@@ -146,38 +146,38 @@ def _resize_rows(
             if begin_tap == end_tap:
                 for n in range(num_elements):
                     lines[line + n] = zero
-            two_rows = dense and end_tap - begin_tap > 1
+            two_rows = contiguous and end_tap - begin_tap > 1
             if two_rows:  # at once
                 y, weights = first_y[output_y], (weight_y[begin_tap], weight_y[begin_tap + 1])
                 above = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
                 above += first_element
                 below = above + unsigned(image_strides[2])
-                if takes_pairs and end_tap - begin_tap == 2:
+                if is_halving and end_tap - begin_tap == 2:
                     ahead = unsigned(2 * _ROWS_AHEAD * image_strides[2])
                     _add_squares(image, above, below, weights, results, unsigned(0), width, ahead)
                     continue
                 for n in range(num_elements):
-                    lines[line + n] = weights[0] * widen(image[above + n]) + weights[1] * widen(image[below + n])
+                    lines[line + n] = weights[0] * upcast(image[above + n]) + weights[1] * upcast(image[below + n])
             for t in range(begin_tap + 2 if two_rows else begin_tap, end_tap):
                 weight, opening = weight_y[t], t == begin_tap
                 y = first_y[output_y] + t - begin_tap
                 base = unsigned(sample * image_strides[0] + plane * image_strides[1] + y * image_strides[2])
-                if dense and opening:
+                if contiguous and opening:
                     for n in range(num_elements):
-                        lines[line + n] = weight * widen(image[base + first_element + n])
-                elif dense:
+                        lines[line + n] = weight * upcast(image[base + first_element + n])
+                elif contiguous:
                     for n in range(num_elements):
-                        lines[line + n] += weight * widen(image[base + first_element + n])
+                        lines[line + n] += weight * upcast(image[base + first_element + n])
                 else:
                     for n in range(num_elements):
                         x, channel = (first_element + n) // num_channels, (first_element + n) % num_channels
-                        value = weight * widen(image[base + x * stride_x + channel * stride_channel])
+                        value = weight * upcast(image[base + x * stride_x + channel * stride_channel])
                         lines[line + n] = value if opening else lines[line + n] + value
-            if takes_pairs:
+            if is_halving:
                 _add_pairs(lines, line, results, unsigned(0), width)
         if is_empty:
             results[:] = 0
-        elif not takes_pairs:
+        elif not is_halving:
             for n in range(unsigned(0), num_elements, side):
                 transpose_square(lines, n, in_pitch, columns, n * side, side)
 
@@ -185,7 +185,7 @@ def _resize_rows(
                 first_tap, last_tap = unsigned(begin_x[output_x + j]), unsigned(begin_x[output_x + j + unsigned(1)])
                 for channel in range(num_channels):
                     place = (unsigned(first_x[output_x + j]) * num_channels + channel - first_element) * side
-                    total = spread(zero, ROWS)
+                    total = broadcast(zero, ROWS)
                     for t in range(first_tap, last_tap):
                         total = total + weight_x[t] * load(columns, place, ROWS)
                         place += num_channels * side
@@ -199,16 +199,16 @@ def _resize_rows(
             if unit != one:
                 for n in range(count):
                     results[line + n] /= unit
-            if fill != zero and (reaches_out or share_y != zero):
+            if fill != zero and (has_padding or share_y != zero):
                 for j in range(width):
                     outside = share_y + outside_x[output_x + j] * (one - share_y)
                     padding = outside * fill if outside != zero else zero
                     for n in range(j * num_channels, (j + unsigned(1)) * num_channels):
                         results[line + n] += padding
             for n in range(count):
-                finished[n] = narrow(results[line + n], out)
+                finished[n] = downcast(results[line + n], out)
             start = unsigned(sample * out_strides[0] + plane * out_strides[1] + i * out_strides[2])
-            write(out, start, finished, count, lanes, phase)
+            write_line(out, start, finished, count, line_length, to_boundary)
         row += num_rows
     fence()
 

@@ -1,6 +1,6 @@
-"""Label maps: a soft label row is a histogram, to which each run of one class adds its weights on its class's line.
+"""Label maps: each row of a soft label is a histogram for each column, to which runs of equal pixels are added.
 
-A run costs the same however long it is, and equal source rows are added once.
+A run adds a difference of prefix sums, so it costs the same however long it is; equal source rows are added once.
 """
 
 import itertools
@@ -13,21 +13,31 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import overload
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import LINE_BYTES, borrowed, fence, flat, narrow, streaming, sums_dtype, write
+from tritonsoft.backends.numba.elements import (
+    LINE_BYTES,
+    Array,
+    borrowed,
+    downcast,
+    fence,
+    flat,
+    streaming,
+    sums_dtype,
+    write_line,
+)
 from tritonsoft.backends.numba.images import crop_resize
 from tritonsoft.backends.numba.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.backends.numba.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 from tritonsoft.geometry import Filter
 
-_MARGIN = LINE_BYTES // 4  # elements: one is enough, so many keep lines where they were in their cache lines
+_MARGIN = LINE_BYTES // 4  # elements; one would do, a cache line of float32 keeps the lines aligned
 _SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
 _NOT_MIRRORED = np.zeros(1, bool)
 TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 
 
 @jit
-def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: Any) -> Any:
+def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: int) -> Any:
     """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared.
 
     After the lines of the classes come that of ignored pixels and that of labels which are neither.
@@ -39,10 +49,10 @@ def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: Any) -> Any
 
 
 @jit
-def _find_runs(values: Any, begin: Any, end: Any, run_end: Any, most: Any) -> bool:
-    """Writes where each run of equal ``values[begin:end]`` ends; overwrites the value that follows.
+def _find_runs(values: Array, begin: int, end: Any, run_end: Array, max_runs: int) -> bool:
+    """Writes where each run of equal ``values[begin:end]`` ends; overwrites ``values[end]``.
 
-    Gives up, and says so, once there are more than ``most``.
+    Returns False, and stops early, once there are more than ``max_runs``.
     """
     one, num_runs = unsigned(1), unsigned(0)
     values[end] = ~values[end - one]
@@ -54,13 +64,13 @@ def _find_runs(values: Any, begin: Any, end: Any, run_end: Any, most: Any) -> bo
             run_end[num_runs] = n + unsigned(trailing_zeros(changes)) + one
             num_runs += one
             changes &= changes - one
-        if num_runs > most:
+        if num_runs > max_runs:
             return False
     return True
 
 
 @jit
-def _find_pairs(box: Any, in_width: Any, out_width: Any, taps_x: Taps, pairs: Any) -> bool:
+def _find_pairs(box: int, in_width: int, out_width: int, taps_x: Taps, pairs: Any) -> bool:
     """For each source pixel of a box: its first output, what it weighs there and in the next; whether that is all."""
     first, begin, weight, _ = taps_x
     first_output, here, next_to_it = pairs
@@ -80,7 +90,7 @@ def _find_pairs(box: Any, in_width: Any, out_width: Any, taps_x: Taps, pairs: An
 
 @jit
 def _add_pixels(
-    mass: Any, line_of: Any, left: Any, right: Any, row_weight: Any, tile_begin: Any, pairs: Any, present: Any
+    mass: Array, line_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any, present: Array
 ) -> None:
     """Adds the pixels of a tile one by one. At its sides they add to what lies between the lines, too."""
     first, here, next_to_it = pairs
@@ -93,7 +103,7 @@ def _add_pixels(
 
 
 @jit
-def _chunk_weights(box: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
+def _chunk_weights(box: int, out_width: int, taps_x: Taps, like: Any) -> Any:
     """What the source pixels of a box weigh in its chunks of outputs.
 
     For each chunk: its first pixel, the end of its pixels, and where its lines begin in the last result. That holds a
@@ -128,29 +138,29 @@ def _chunk_weights(box: Any, out_width: Any, taps_x: Taps, like: Any) -> Any:
     return left, right, line_begin, sums.astype(like.dtype)
 
 
-# --- what becomes of a soft label ------------------------------------------------------------------------------------
+# --- epilogues ------------------------------------------------------------------------------------------------------
 
 
 class Masses(NamedTuple):
     """A tile of one output row of a soft label, in cache: a line of masses for each class."""
 
-    lines: Any  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
-    present: Any  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
+    lines: Array  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
+    present: Array  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
     pitch: Any
 
 
-class DenseTarget(NamedTuple):
+class DenseEpilogue(NamedTuple):
     """Writes the masses of all classes: the soft label itself."""
 
-    out: Any  # (B, C, h, w) flat
+    out: Array  # (B, C, h, w) flat
     shape: Any  # (C, h, w)
-    finished: Any  # (tile,) scratch
-    zeros: Any  # (tile,)
-    lanes: Any
-    phase: Any
+    finished: Array  # (tile,) scratch
+    zeros: Array  # (tile,)
+    line_length: int
+    to_boundary: int
 
-    def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        out, (num_classes, out_height, out_width), finished, zeros, lanes, phase = self
+    def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+        out, (num_classes, out_height, out_width), finished, zeros, line_length, to_boundary = self
         lines, present, pitch = masses
         for label in range(unsigned(num_classes)):
             start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(row)
@@ -158,28 +168,28 @@ class DenseTarget(NamedTuple):
             line = label * unsigned(pitch)
             if present[line]:
                 for n in range(count):
-                    finished[n] = narrow(lines[line + n], out)
-                write(out, start, finished, count, lanes, phase)
+                    finished[n] = downcast(lines[line + n], out)
+                write_line(out, start, finished, count, line_length, to_boundary)
             else:
-                write(out, start, zeros, count, lanes, phase)
+                write_line(out, start, zeros, count, line_length, to_boundary)
 
 
-class TopTarget(NamedTuple):
+class TopKEpilogue(NamedTuple):
     """Writes the largest classes of each pixel, and the mass of all others together."""
 
-    index: Any  # (B, k, h, w) flat
-    mass: Any  # (B, k, h, w) flat
-    rest: Any  # (B, h, w) flat
+    class_index: Array  # (B, k, h, w) flat
+    mass: Array  # (B, k, h, w) flat
+    rest: Array  # (B, h, w) flat
     shape: Any  # (C, k, h, w)
-    best: Any  # (k + 1, tile) scratch: masses, largest first; the last line is what did not fit
-    best_class: Any  # (k, tile) scratch
-    candidate: Any  # (tile,) scratch
-    candidate_class: Any  # (tile,) scratch
+    best: Array  # (k + 1, tile) scratch: masses, largest first; the last line is the sum of all others
+    best_class: Array  # (k, tile) scratch
+    candidate: Array  # (tile,) scratch
+    candidate_class: Array  # (tile,) scratch
 
-    def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-        num_classes, num_kept, out_height, out_width = self.shape
+    def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+        num_classes, num_top, out_height, out_width = self.shape
         best, best_class, candidate, candidate_class = self.best, self.best_class, self.candidate, self.candidate_class
-        pitch, kept = unsigned(candidate.size), unsigned(num_kept)
+        pitch, top = unsigned(candidate.size), unsigned(num_top)
         best[:] = 0
         best_class[:] = 0
         for label in range(unsigned(num_classes)):
@@ -189,9 +199,8 @@ class TopTarget(NamedTuple):
             for n in range(count):
                 candidate[n] = masses.lines[line + n]
                 candidate_class[n] = label
-            # It goes before the first that is smaller, or as large with a larger class; the one that it displaces goes
-            # on as the candidate.
-            for place in range(kept):
+            # Insertion into a sorted list: the entry that the candidate displaces is the next candidate.
+            for place in range(top):
                 begin = place * pitch
                 for n in range(count):
                     mass, held = candidate[n], best[begin + n]
@@ -202,31 +211,31 @@ class TopTarget(NamedTuple):
                     best_class[begin + n] = label_here if larger else label_held
                     candidate_class[n] = label_held if larger else label_here
             for n in range(count):
-                best[kept * pitch + n] += candidate[n]
-        for place in range(kept):
-            start = (unsigned(sample * num_kept) + place) * unsigned(out_height) + unsigned(row)
+                best[top * pitch + n] += candidate[n]
+        for place in range(top):
+            start = (unsigned(sample * num_top) + place) * unsigned(out_height) + unsigned(row)
             start = start * unsigned(out_width) + column
             for n in range(count):
-                self.mass[start + n] = narrow(best[place * pitch + n], self.mass)
-                self.index[start + n] = best_class[place * pitch + n]
+                self.mass[start + n] = downcast(best[place * pitch + n], self.mass)
+                self.class_index[start + n] = best_class[place * pitch + n]
         start = unsigned(sample * out_height + row) * unsigned(out_width) + column
         for n in range(count):
-            self.rest[start + n] = narrow(best[kept * pitch + n], self.rest)
+            self.rest[start + n] = downcast(best[top * pitch + n], self.rest)
 
 
-def deliver(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> None:
-    """Calls the method of that name of a target, a named tuple: Numba compiles no methods by itself."""
+def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+    """Calls an epilogue's method of that name, which Numba does not do for named tuples."""
 
 
-@overload(deliver)
-def _(self: Any, masses: Any, sample: Any, row: Any, column: Any, count: Any) -> Any:
-    return self.instance_class.deliver
+@overload(apply_epilogue)
+def _(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> Any:
+    return self.instance_class.apply_epilogue
 
 
 @jit
 def _label_rows(
-    target: Any,
-    labels: Any,
+    epilogue: Any,
+    labels: Array,
     label_strides: Any,
     shape: Any,
     taps_y: Taps,
@@ -237,10 +246,10 @@ def _label_rows(
     first_row: int,
     end_row: int,
 ) -> bool:
-    """Output rows of a soft label, to the target; ``taps_x`` are those of the boxes with their sides in order.
+    """Computes output rows of a soft label for an epilogue; ``taps_x`` are those of the boxes not mirrored.
 
-    A tile of every class's line is summed up in cache, a chunk of it at a time. Returns whether every label that was
-    read is a class or ``ignore_index``.
+    A tile of columns is accumulated in cache for all classes, a chunk of outputs at a time. Returns whether every label
+    that was read is a class or ``ignore_index``.
     """
     first_y, begin_y, weight_y, _ = taps_y
     num_classes, in_width, out_height, out_width = shape
@@ -249,21 +258,21 @@ def _label_rows(
     # A pixel at the left side of a tile may add to what lies before its line.
     mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
     present = np.zeros(mass.size, np.uint8)
-    # An atomic count of references would wait for all streamed lines to drain.
-    target, masses = borrowed(target), borrowed(Masses(mass, present, pitch))
+    # An atomic reference count would wait until all non-temporal stores have drained.
+    epilogue, masses = borrowed(epilogue), borrowed(Masses(mass, present, pitch))
     pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
     line_of = np.empty(in_width, np.uint32)  # where the line of each pixel's class begins
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
-    known_box = min(first_row // out_height, last_box)
+    current_box = min(first_row // out_height, last_box)
     pairs = np.zeros(in_width, np.int32), np.zeros(in_width, weight_y.dtype), np.zeros(in_width, weight_y.dtype)
-    paired_box, are_pairs, in_range = -1, False, True
-    chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(known_box, out_width, taps_x, weight_y)
+    pairs_box, are_pairs, in_range = -1, False, True
+    chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(current_box, out_width, taps_x, weight_y)
     for row in range(first_row, end_row):
         sample, i = row // out_height, row % out_height
         box = min(sample, last_box)
-        if box != known_box:
-            known_box = box
+        if box != current_box:
+            current_box = box
             chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(box, out_width, taps_x, weight_y)
 
         output_y = box * out_height + i
@@ -298,8 +307,8 @@ def _label_rows(
                         pixels[x] = labels[base + x * stride_x]
 
                 if not _find_runs(pixels, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
-                    if paired_box != box:
-                        paired_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
+                    if pairs_box != box:
+                        pairs_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
                     if are_pairs:
                         for x in range(left, right):
                             line_of[x] = _line_of(pixels[x], num_classes, ignore_index, pitch)
@@ -339,7 +348,7 @@ def _label_rows(
                         last = line + count - one
                         for n in range(count // unsigned(2)):
                             mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
-            deliver(target, masses, sample, i, column, count)
+            apply_epilogue(epilogue, masses, sample, i, column, count)
             in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
             for label in range(unsigned(num_classes + 2)):
                 line = label * unsigned(pitch)
@@ -361,23 +370,23 @@ def label_rows(
     dtype: Any,
     tile: int,
 ) -> tuple[Callable[[Any, int, int], bool], int]:
-    """What hands a range of rows of a soft label to a target, and how many source pixels that reads for all rows.
+    """A function that applies an epilogue to a range of rows of a soft label, and the source pixels that all rows read.
 
-    Rows count through all samples. It returns whether all labels that it read are allowed.
+    Rows are counted through all samples. The function returns whether all labels that it read are allowed.
     """
     (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
-    most = 64 * out_height * out_width
+    max_runs = 64 * out_height * out_width
     if boxes is None:
         mirrored = _NOT_MIRRORED
-        taps_y = whole_taps(in_height, out_height, filter, np.float64 if in_height * in_width > most else dtype)
+        taps_y = whole_taps(in_height, out_height, filter, np.float64 if in_height * in_width > max_runs else dtype)
         taps_x = whole_taps(in_width, out_width, filter, np.float64)
     else:
         ends_y, ends_x = ends_of(boxes)
         areas = abs((ends_y[:, 1] - ends_y[:, 0]) * (ends_x[:, 1] - ends_x[:, 0]))
-        # Mirroring the finished row instead of the taps keeps a flip exact to the bit, whatever is added together.
+        # The finished row is mirrored, not the taps: sums in the same order make a flip exact to the bit.
         mirrored = ends_x[:, 1] < ends_x[:, 0]
-        taps_y = taps_of(ends_y, in_height, out_height, filter, np.float64 if areas.max() > most else dtype)
+        taps_y = taps_of(ends_y, in_height, out_height, filter, np.float64 if areas.max() > max_runs else dtype)
         taps_x = taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64)
     limits = torch.iinfo(torch.int32)
     wide = np.int32 if labels.dtype != torch.int64 and limits.min <= ignore_index <= limits.max else np.int64
@@ -392,17 +401,17 @@ def label_rows(
         tile,
     )
 
-    def rows(target: Any, first: int, end: int) -> bool:
-        in_range: bool = _label_rows(target, *arguments, first, end)
+    def rows(epilogue: Any, first: int, end: int) -> bool:
+        in_range: bool = _label_rows(epilogue, *arguments, first, end)
         return in_range
 
     return rows, pixels_read(taps_y, taps_x, len(mirrored)) * labels.shape[0] // len(mirrored)
 
 
-def _dense_target(out: Tensor, tile: int) -> DenseTarget:
+def _dense_epilogue(out: Tensor, tile: int) -> DenseEpilogue:
     memory = flat(out)
     finished, zeros = np.empty(tile, memory.dtype), np.zeros(tile, memory.dtype)
-    return DenseTarget(memory, tuple(out.shape[1:]), finished, zeros, *streaming(out))
+    return DenseEpilogue(memory, tuple(out.shape[1:]), finished, zeros, *streaming(out))
 
 
 def _dense_tile(out: Tensor) -> int:
@@ -418,7 +427,7 @@ def soft_crop_resize(
     tile = _dense_tile(out)
     rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
     work = 0.25 * (out.numel() + num_pixels)
-    in_range = all(pool.run(lambda first, end: rows(_dense_target(out, tile), first, end), batch * size[0], work))
+    in_range = all(pool.run(lambda first, end: rows(_dense_epilogue(out, tile), first, end), batch * size[0], work))
     return in_range or not validate
 
 
@@ -449,11 +458,11 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, vali
     height = outs[-1].shape[2]
 
     def job(first: int, end: int) -> bool:
-        # All sizes of a band before the next band: memory gives the label map away once, the cache does the rest.
+        # All sizes of a band before the next band, so that the label map is read from memory once.
         in_range = True
         for out, (rows, _) in zip(outs, rows_of, strict=True):
             ratio = out.shape[2] // height
-            in_range &= rows(_dense_target(out, _dense_tile(out)), first * ratio, end * ratio)
+            in_range &= rows(_dense_epilogue(out, _dense_tile(out)), first * ratio, end * ratio)
         return in_range
 
     work = 0.25 * sum(out.numel() + num_pixels for out, (_, num_pixels) in zip(outs, rows_of, strict=True))
@@ -473,16 +482,16 @@ def soft_crop_resize_top(
     validate: bool,
 ) -> bool:
     """Writes `reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
-    batch, num_kept, *size = index.shape
+    batch, num_top, *size = index.shape
     rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
     outputs = flat(index), flat(mass), flat(rest)
 
-    def target() -> TopTarget:
-        best, candidate = np.empty((num_kept + 1) * TILE, np.float32), np.empty(TILE, np.float32)
-        best_class, candidate_class = np.empty(num_kept * TILE, outputs[0].dtype), np.empty(TILE, outputs[0].dtype)
-        shape = (num_classes, num_kept, *size)
-        return TopTarget(*outputs, shape, best, best_class, candidate, candidate_class)
+    def epilogue() -> TopKEpilogue:
+        best, candidate = np.empty((num_top + 1) * TILE, np.float32), np.empty(TILE, np.float32)
+        best_class, candidate_class = np.empty(num_top * TILE, outputs[0].dtype), np.empty(TILE, outputs[0].dtype)
+        shape = (num_classes, num_top, *size)
+        return TopKEpilogue(*outputs, shape, best, best_class, candidate, candidate_class)
 
     work = 0.5 * (mass.numel() + num_pixels)
-    in_range = all(pool.run(lambda first, end: rows(target(), first, end), batch * size[0], work))
+    in_range = all(pool.run(lambda first, end: rows(epilogue(), first, end), batch * size[0], work))
     return in_range or not validate

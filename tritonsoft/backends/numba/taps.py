@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import flat
+from tritonsoft.backends.numba.elements import Array, flat
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.geometry import FILTERS
 
@@ -14,18 +14,18 @@ from tritonsoft.geometry import FILTERS
 class Taps(NamedTuple):
     """The taps of each output along one axis; ``n`` counts the outputs of all boxes, one box after the other."""
 
-    first: np.ndarray[Any, Any]  # (n,) int32: the first source pixel
-    begin: np.ndarray[Any, Any]  # (n + 1,) int32: where the weights of each output begin
-    weight: np.ndarray[Any, Any]  # (begin[-1],) the sums' dtype: normalised weights of the taps inside the image
-    outside: np.ndarray[Any, Any]  # (n,) the sums' dtype: the weight of the taps outside, exactly 0 if there are none
+    first: Array  # (n,) int32: the first source pixel
+    begin: Array  # (n + 1,) int32: where the weights of each output begin
+    weight: Array  # (begin[-1],) the sums' dtype: normalised weights of the taps inside the image
+    outside: Array  # (n,) the sums' dtype: the weight of the taps outside, exactly 0 if there are none
 
 
 _AREA, _NEAREST = FILTERS.index("area"), FILTERS.index("nearest")
 
 
 @jit
-def _weight(tap: Any, centre: Any, reach: Any, plateau: Any) -> Any:
-    return min(max(reach - abs(tap + 0.5 - centre), 0.0), plateau)
+def _weight(tap: Any, centre: Any, support: Any, plateau: Any) -> Any:
+    return min(max(support - abs(tap + 0.5 - centre), 0.0), plateau)
 
 
 @jit
@@ -46,14 +46,14 @@ def _tabulate(ends: Any, in_size: Any, out_size: Any, filter: int, like: Any) ->
             end_touched: Any = np.int64(np.ceil(hi))
             span = hi - lo
             stretch = max(span / out_size, 1.0)
-            reach = (stretch + 1.0) / 2.0 if filter == _AREA else 1.0 if filter > 1 else stretch
-            plateau = 1.0 if filter == _AREA else reach
+            support = (stretch + 1.0) / 2.0 if filter == _AREA else 1.0 if filter > 1 else stretch
+            plateau = 1.0 if filter == _AREA else support
             for n in range(unsigned(box * out_size), unsigned((box + 1) * out_size)):
                 j: Any = np.int64(n) - box * out_size
                 j = out_size - 1 - j if mirrored else j
                 centre = lo + span * (2.0 * j + 1.0) / (2.0 * out_size)
-                begin_tap: Any = max(np.int64(np.floor(centre - reach)), first_touched)
-                end_tap: Any = min(np.int64(np.floor(centre + reach)) + 1, end_touched)
+                begin_tap: Any = max(np.int64(np.floor(centre - support)), first_touched)
+                end_tap: Any = min(np.int64(np.floor(centre + support)) + 1, end_touched)
                 if filter == _NEAREST:
                     begin_tap = min(max(np.int64(np.floor(centre)), first_touched), end_touched - 1)
                     end_tap = begin_tap + 1
@@ -63,9 +63,9 @@ def _tabulate(ends: Any, in_size: Any, out_size: Any, filter: int, like: Any) ->
                     # A tap without weight must not be read: infinity times zero is not a number.
                     begin_inside: Any = max(begin_tap, 0)
                     end_inside: Any = min(end_tap, in_size)
-                    while begin_inside < end_inside and _weight(begin_inside, centre, reach, plateau) == 0.0:
+                    while begin_inside < end_inside and _weight(begin_inside, centre, support, plateau) == 0.0:
                         begin_inside += 1
-                    while begin_inside < end_inside and _weight(end_inside - 1, centre, reach, plateau) == 0.0:
+                    while begin_inside < end_inside and _weight(end_inside - 1, centre, support, plateau) == 0.0:
                         end_inside -= 1
                     first[n] = begin_inside
                     begin[next_n] = begin[n] + max(end_inside - begin_inside, 0)
@@ -74,15 +74,15 @@ def _tabulate(ends: Any, in_size: Any, out_size: Any, filter: int, like: Any) ->
                 else:
                     sum_inside, sum_outside = 0.0, 0.0
                     for tap in range(begin_tap, min(end_tap, 0)):
-                        sum_outside += _weight(tap, centre, reach, plateau)
+                        sum_outside += _weight(tap, centre, support, plateau)
                     for tap in range(max(begin_tap, in_size), end_tap):
-                        sum_outside += _weight(tap, centre, reach, plateau)
+                        sum_outside += _weight(tap, centre, support, plateau)
                     begin_inside = first[n] - begin[n]
                     for t in range(begin[n], begin[next_n]):
-                        sum_inside += _weight(begin_inside + t, centre, reach, plateau)
+                        sum_inside += _weight(begin_inside + t, centre, support, plateau)
                     for t in range(begin[n], begin[next_n]):
-                        share = _weight(begin_inside + t, centre, reach, plateau)
-                        weight[unsigned(t)] = share / (sum_inside + sum_outside)
+                        tap_weight = _weight(begin_inside + t, centre, support, plateau)
+                        weight[unsigned(t)] = tap_weight / (sum_inside + sum_outside)
                     outside[n] = sum_outside / (sum_inside + sum_outside)
     return first, begin, weight, outside
 
@@ -109,7 +109,7 @@ def transpose_taps(first: Any, begin: Any, weight: Any, in_size: int, out_size: 
     return first_output, begin_back, weight_back, np.zeros(num_boxes * in_size, weight.dtype)
 
 
-def ends_of(boxes: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def ends_of(boxes: Tensor) -> tuple[Array, Array]:
     """The ends of the boxes along y and along x, each ``(boxes, 2)`` float64."""
     ends = flat(boxes.double().contiguous()).reshape(boxes.shape)
     return np.ascontiguousarray(ends[:, 1::2]), np.ascontiguousarray(ends[:, 0::2])
@@ -126,5 +126,5 @@ def whole_taps(in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
     return taps_of(np.array([[0.0, in_size]]), in_size, out_size, filter, dtype)
 
 
-def taps_of(ends: np.ndarray[Any, Any], in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
+def taps_of(ends: Array, in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
     return Taps(*_tabulate(ends, in_size, out_size, FILTERS.index(filter), np.empty(0, dtype)))

@@ -23,9 +23,9 @@ from tritonsoft.backends.numba.cache import cache_of
 # Numba checks a signed index for counting from the end, which keeps a loop from vectorising; an unsigned one it trusts.
 unsigned: Any = np.uint64
 
-# Nanoseconds of one core that other threads must take off the caller: what handing rows over costs is half of that on
-# an idle machine, and more where cores are busy (bench/NOTES.md).
-WORTH_SHARING = 1_000_000
+# Nanoseconds by which sharing must shorten a call: waking helpers takes half of that on an idle machine, and more where
+# cores are busy (bench/NOTES.md).
+MIN_SAVED_NANOSECONDS = 1_000_000
 
 if numba.config.DISABLE_JIT:
     raise RuntimeError(
@@ -117,7 +117,8 @@ class _Pool:
         self._starting = threading.Lock()
         self._open: list[_Call] = []
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._known = threading.local()  # of the OpenMP team of each calling thread: its size, and its threads' clocks
+        # Of each calling thread's OpenMP team: its size and the clocks of its threads' processor times.
+        self._team_clocks = threading.local()
 
     def _after_fork(self) -> None:
         self._start()  # threads do not survive a fork
@@ -129,7 +130,7 @@ class _Pool:
         ``work`` is about how many nanoseconds one thread takes.
         """
         num_threads = min(torch.get_num_threads(), num_rows)
-        if num_threads == 1 or work - work / num_threads < WORTH_SHARING:
+        if num_threads == 1 or work - work / num_threads < MIN_SAVED_NANOSECONDS:
             return [job(0, num_rows)]
         call = _Call(job, num_rows, min(num_rows, 4 * num_threads))  # several each: boxes of a batch differ in cost
         if self._team is not None and self._team_is_running(num_threads):
@@ -143,18 +144,18 @@ class _Pool:
     def _team_is_running(self, num_threads: int) -> bool:
         """Whether each of the OpenMP threads has a core at this moment: the clocks of their processor times move.
 
-        The first call of a thread waits for its team once, to know these clocks.
+        In its first call, a thread waits for its whole team once, to get these clocks.
         """
-        if getattr(self._known, "num_threads", 0) != num_threads:
-            self._get_to_know_team(num_threads)
+        if getattr(self._team_clocks, "num_threads", 0) != num_threads:
+            self._measure_team(num_threads)
         try:
-            first, second = ([time.clock_gettime_ns(clock) for clock in self._known.clocks] for _ in range(2))
+            first, second = ([time.clock_gettime_ns(clock) for clock in self._team_clocks.clocks] for _ in range(2))
         except OSError:  # a thread has ended
-            self._known.num_threads = 0
+            self._team_clocks.num_threads = 0
             return False
         return all(before < after for before, after in zip(first, second, strict=True))
 
-    def _get_to_know_team(self, num_threads: int) -> None:
+    def _measure_team(self, num_threads: int) -> None:
         caller, clocks = threading.get_ident(), []
 
         def note(_: Any) -> None:
@@ -163,7 +164,7 @@ class _Pool:
 
         assert self._team is not None
         self._team(_Body(note), None, num_threads, 0)
-        self._known.clocks, self._known.num_threads = clocks, num_threads
+        self._team_clocks.clocks, self._team_clocks.num_threads = clocks, num_threads
 
     def _drain_together(self, call: _Call, num_threads: int) -> None:
         with self._starting, contextlib.suppress(RuntimeError):  # Python starts no threads once its main one has ended

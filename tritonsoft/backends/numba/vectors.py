@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from tritonsoft.backends.numba.elements import LINE_BYTES, past_caches
+from tritonsoft.backends.numba.elements import LINE_BYTES, mark_non_temporal
 
 ROWS = 8  # rows of an image that are summed side by side: a vector of AVX2, two of NEON
 LANES = 16  # pixels of a loss that are computed side by side: a vector of AVX-512, four of NEON
@@ -58,10 +58,10 @@ class _Memory:
 
     def stream(self, index: Any, value: Any) -> None:
         align = min(self._bytes, LINE_BYTES)
-        past_caches(self._builder, self._builder.store(value, self._place(index), align=align))
+        mark_non_temporal(self._builder, self._builder.store(value, self._place(index), align=align))
 
 
-def _spread(builder: Any, value: Any, count: int) -> Any:
+def _broadcast(builder: Any, value: Any, count: int) -> Any:
     """A vector of ``count`` times the value."""
     vector = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
     vector = builder.insert_element(vector, value, ir.IntType(32)(0))
@@ -85,11 +85,11 @@ def _call(builder: Any, name: str, *arguments: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def spread(typing_context: Any, value: Any, count: Any) -> Any:
-    """The value ``count`` times."""
+def broadcast(typing_context: Any, value: Any, count: Any) -> Any:
+    """A vector of ``count`` times the value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _spread(builder, arguments[0], count.literal_value)
+        return _broadcast(builder, arguments[0], count.literal_value)
 
     return _Vector(value, count.literal_value)(value, count), generate
 
@@ -117,7 +117,7 @@ def store(typing_context: Any, array: Any, start: Any, vector: Any) -> Any:
 
 @intrinsic
 def stream(typing_context: Any, array: Any, start: Any, vector: Any) -> Any:
-    """`store` past the caches, from the beginning of a cache line or, for a shorter vector, a multiple of its size."""
+    """A non-temporal `store`, from the beginning of a cache line or, for a shorter vector, a multiple of its size."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _Memory(context, builder, array, arguments[0], vector.count).stream(*arguments[1:])
@@ -147,7 +147,7 @@ def _elementwise(emit: Callable[..., Any], kinds: tuple[Any, ...], gives_truth: 
         vectors = [
             argument
             if isinstance(kind, _Vector)
-            else _spread(builder, context.cast(builder, argument, kind, vector.dtype), vector.count)
+            else _broadcast(builder, context.cast(builder, argument, kind, vector.dtype), vector.count)
             for kind, argument in zip(kinds, arguments, strict=True)
         ]
         return emit(builder, *vectors)
@@ -219,8 +219,8 @@ def _power_of_two(typing_context: Any, shifted: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         count, number = shifted.count, ir.IntType(32)
         bits = builder.bitcast(arguments[0], ir.VectorType(number, count))
-        exponent = builder.sub(bits, _spread(builder, number(0x4B400000 - 127), count))
-        bits = builder.shl(exponent, _spread(builder, number(23), count))
+        exponent = builder.sub(bits, _broadcast(builder, number(0x4B400000 - 127), count))
+        bits = builder.shl(exponent, _broadcast(builder, number(23), count))
         return builder.bitcast(bits, arguments[0].type)
 
     return shifted(shifted), generate
@@ -298,7 +298,7 @@ def add_difference(typing_context: Any, sums: Any, start: Any, weight: Any, tabl
         total = _Memory(context, builder, sums, arguments[0], CHUNK)
         values = _Memory(context, builder, table, arguments[3], CHUNK)
         difference = builder.fsub(values.load(end), values.load(begin))
-        difference = builder.fmul(_spread(builder, weight, CHUNK), difference)
+        difference = builder.fmul(_broadcast(builder, weight, CHUNK), difference)
         total.store(start, builder.fadd(total.load(start), difference))
         return context.get_dummy_value()
 

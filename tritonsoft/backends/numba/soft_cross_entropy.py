@@ -1,0 +1,193 @@
+"""Cross-entropy of logits against a soft label, forward and backward."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from tritonsoft.backends.numba.elements import Array, borrowed, fence, flat
+from tritonsoft.backends.numba.planes import (
+    STAGED,
+    StridedTensor,
+    load_line,
+    load_lines,
+    padded,
+    select_store,
+    store_line,
+    streaming_in_bytes,
+    strided_tensor,
+)
+from tritonsoft.backends.numba.soft_targets import (
+    Scratch,
+    SoftTarget,
+    Tiles,
+    load_masses,
+    num_lines,
+    pixels_of_tile,
+    prepare_masses,
+    scratch_of,
+    soft_in_range,
+    softmax_of_tile,
+    target_of,
+    tensors_of,
+    tiles_of,
+    weights_of,
+    work_of,
+)
+from tritonsoft.backends.numba.softmax import load_saved_statistics, write_gradient
+from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
+from tritonsoft.backends.numba.threads import jit, pool, unsigned
+from tritonsoft.geometry import MASS_TOLERANCE, Reduction
+
+
+@jit
+def _cross_entropy_tiles(
+    loss: Array,
+    sums: Array,
+    mass: Array,
+    lse: Array,
+    logits: StridedTensor,
+    target: SoftTarget,
+    weights: Array,
+    num_classes: int,
+    tiles: Tiles,
+    tolerance: Any,
+    scratch: Scratch,
+    first: int,
+    end: int,
+) -> bool:
+    """Whether masses are in range. Writes losses, or ``sums (tiles, 2)`` of losses and masses."""
+    logits, target, scratch = borrowed(logits), borrowed(target), borrowed(scratch)
+    state = scratch.state
+    for tile in range(first, end):
+        pixels = pixels_of_tile(tile, tiles)
+        sample, row, column, count = pixels
+        if not softmax_of_tile(logits, target, weights, num_classes, pixels, tolerance, scratch):
+            return False
+        start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
+        for n in range(count):
+            mass[start + n], lse[start + n] = state.mass[n], state.max_logit[n]
+        store_losses(loss, sums, unsigned(tile), state, start, count)
+    return True
+
+
+@jit
+def _cross_entropy_gradient_tiles(
+    out: StridedTensor,
+    grad: StridedTensor,
+    divisor: Any,
+    logits: StridedTensor,
+    target: SoftTarget,
+    weights: Array,
+    mass: Array,
+    lse: Array,
+    num_classes: int,
+    tiles: Tiles,
+    line_length: int,
+    to_boundary: int,
+    scratch: Scratch,
+    first: int,
+    end: int,
+) -> None:
+    out, grad, logits, target = borrowed(out), borrowed(grad), borrowed(logits), borrowed(target)
+    scratch = borrowed(scratch)
+    statistics, line, pitch, one = scratch.statistics, scratch.line, scratch.pitch, unsigned(1)
+    tile_size = unsigned(scratch.tile)
+    for tile in range(first, end):
+        pixels = pixels_of_tile(tile, tiles)
+        sample, row, column, count = pixels
+        prepare_masses(target, num_classes, pixels, scratch)
+        load_line(grad, pixels, unsigned(0), statistics.grad_loss, unsigned(0))
+        load_saved_statistics(
+            statistics, divisor, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count
+        )
+        for label in range(unsigned(num_classes)):
+            lines = load_lines(logits, pixels, label, one, line, pitch, tile_size)
+            masses = load_masses(target, pixels, label, one, scratch, tile_size)
+            values, start, how = select_store(out, pixels, label, line, line_length, to_boundary)
+            write_gradient(values, start, how, statistics, lines, masses, True, weights[label], padded(count))
+            if how == STAGED:
+                store_line(out, pixels, label, line, scratch.staging, line_length, to_boundary)
+    fence()
+
+
+def cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """Writes the loss of logits ``(B, C, h, w)``; of each pixel ``(B, h, w)`` the weighted mass and the logsumexp."""
+    # Weights change the masses that the loop sums, and several entries of a sparse target add up.
+    checked = weight is not None or index is not None
+    if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
+        return False
+    batch, num_classes = logits.shape[:2]
+    tiles = tiles_of(logits, *tensors_of(soft, index))
+    number = tiles.number(batch)
+    sums, outputs = partial_sums(value, reduction, number), (flat(mass), flat(lse))
+    dtype = outputs[0].dtype
+    arguments = (
+        flat(value),
+        sums,
+        *outputs,
+        strided_tensor(logits, dtype),
+        target_of(soft, index, dtype),
+        weights_of(weight, num_classes, dtype),
+        num_classes,
+        tiles,
+        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
+    )
+
+    def job(first: int, end: int) -> bool:
+        scratch = scratch_of(tiles.size, num_lines(num_classes, index), dtype)
+        in_range: bool = _cross_entropy_tiles(*arguments, scratch, first, end)
+        return in_range
+
+    in_range = all(pool.run(job, number, work_of(0.65, logits, index)))
+    finish_cross_entropy(value, total, sums, reduction)
+    return in_range
+
+
+def cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    num_classes = logits.shape[1]
+    grad = grad[:, None]
+    tiles = tiles_of(logits, out, grad, *tensors_of(soft, index))
+    lse_memory = flat(lse.contiguous())
+    dtype = lse_memory.dtype
+    arguments = (
+        strided_tensor(out, dtype),
+        strided_tensor(grad, dtype),
+        divisor_of(total, dtype),
+        strided_tensor(logits, dtype),
+        target_of(soft, index, dtype),
+        weights_of(weight, num_classes, dtype),
+        flat(mass.contiguous()),
+        lse_memory,
+        num_classes,
+        tiles,
+        *streaming_in_bytes(out),
+    )
+
+    def job(first: int, end: int) -> None:
+        scratch = scratch_of(tiles.size, num_lines(num_classes, index), dtype)
+        _cross_entropy_gradient_tiles(*arguments, scratch, first, end)
+
+    pool.run(job, tiles.number(len(logits)), work_of(0.65, logits, index))
