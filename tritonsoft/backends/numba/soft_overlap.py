@@ -87,7 +87,7 @@ def _overlap_tiles(
 
 
 @jit
-def _finish_overlap(value: Array, slopes: Array, parts: Array, weights: Array, num_tiles: Any, options: Any) -> None:
+def finish_overlap(value: Array, slopes: Array, parts: Array, weights: Array, num_tiles: Any, options: Any) -> None:
     """`tritonsoft.backends.reference.overlap_loss` of the sums of tiles ``(tiles, C, 3)``, ``num_tiles`` to a group."""
     is_dice, only_present, is_none, is_mean = options
     num_classes = weights.size
@@ -230,7 +230,7 @@ def overlap_loss(
 
     in_range = all(pool.run(job, number, work_of(1.2, logits, index)))
     options = (measure == "dice", classes == "present", reduction == "none", reduction == "mean")
-    _finish_overlap(
+    finish_overlap(
         flat(value), flat(slopes), parts, weights_of(weight, num_classes, dtype), number // len(slopes), options
     )
     return in_range
