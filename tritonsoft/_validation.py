@@ -210,12 +210,12 @@ def check_hard_target(labels: Any, logits: Tensor, of_soft_labels: str) -> Tenso
     if not isinstance(labels, Tensor) or labels.is_floating_point():
         kind = name_of(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to {of_soft_labels}")
-    labels = check_labels(labels)
-    if labels.device != logits.device:
-        raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
-    if labels.shape[0] != logits.shape[0]:
-        raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
-    return labels
+    label_map = check_labels(labels)
+    if label_map.device != logits.device:
+        raise ValueError(f"labels must be on the device of logits, {logits.device}, got {label_map.device}")
+    if label_map.shape[0] != logits.shape[0]:
+        raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {label_map.shape[0]}")
+    return label_map
 
 
 def check_vector(vector: Any, argument: str) -> None:

@@ -75,10 +75,10 @@ def upsampled_cross_entropy(
         >>> logits = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2) * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
         >>> labels = torch.tensor([[[0, 0, 1, 255]]])
         >>> upsampled_cross_entropy(logits, labels)
-        tensor(2.2759)
+        tensor(2.2742)
         >>> enlarged = torch.nn.functional.interpolate(logits, (1, 4), mode="bilinear")
         >>> torch.nn.functional.cross_entropy(enlarged, labels, ignore_index=255)
-        tensor(2.2759)
+        tensor(2.2742)
     """
     logits = _validation.check_logits(logits, labels, "labels")
     labels = _validation.check_hard_target(labels, logits, "soft_cross_entropy, at their own size")
@@ -201,6 +201,42 @@ def decode(
     bias = _per_class(bias, "bias", logits)
     out, score = ops.decode(backend, validate, logits.detach(), boxes, size, bias, scores, ignore_index, dtype)
     return (out, score) if scores else out
+
+
+def confusion_matrix(
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int | None = None,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """How many pixels of each class (rows) `decode` gives each class (columns): ``(C, C)`` int64.
+
+    `tritonsoft.metrics.ConfusionMatrix` and `tritonsoft.metrics.MeanIoU` add these up.
+
+    Args:
+        logits: ``(B, C, h, w)``.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
+        boxes: as for `upsampled_cross_entropy`.
+        bias: as for `decode`.
+        ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
+        validate: check the values of labels, boxes and bias on a GPU as well.
+        backend: see the module's docstring.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2)
+        >>> confusion_matrix(logits, torch.tensor([[[0, 1, 1, 255]]]))
+        tensor([[1, 0],
+                [1, 1]])
+    """
+    logits = _validation.check_logits(logits, labels, "labels")
+    labels = _validation.check_hard_target(labels, logits, "the metrics of soft labels")
+    ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
+    bias = _per_class(bias, "bias", logits)
+    return ops.confusion_matrix(backend, validate, logits.detach(), labels, boxes, bias, ignore_index)
 
 
 class UpsampledCrossEntropyLoss(WeightedLoss):

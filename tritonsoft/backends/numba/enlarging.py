@@ -168,9 +168,9 @@ def scratch_of(
 @jit
 def _load_labels_as(
     labels: LabelMap, like: Any, start: int, count: int, begin: int, num_classes: int, line: Array
-) -> bool:
+) -> Any:
     memory, stride = labels.memory, labels.strides[2]
-    in_range = True
+    in_range: Any = True
     for n in range(count):
         value = np.int64(load_element(memory, unsigned(start + n * stride), like))
         known = value != labels.ignore_index
@@ -183,7 +183,7 @@ def _load_labels_as(
 @jit
 def load_labels(
     labels: LabelMap, sample: int, row: int, first: int, end: int, column: int, num_classes: int, line: Array
-) -> bool:
+) -> Any:
     """Writes the classes of the columns from ``first`` to ``end`` to the line that begins at ``column``: -1 is none.
 
     Returns whether all are classes or ignored.
