@@ -49,6 +49,7 @@ from tritonsoft._validation import (
     names_of,
     plain,
 )
+from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images

@@ -4,10 +4,11 @@ import copy
 from typing import Any
 
 import torch
+from kornia.constants import Resample
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.augmentation.view import View, rows, sample_hard, sample_soft, undo
+from tritonsoft.augmentation.view import View, expand_boxes, invert, sample_hard, sample_soft
 
 _LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _WIDER = {torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
@@ -40,7 +41,7 @@ class SoftLabel(Tensor):
         if not isinstance(result, SoftLabel):
             return result
         if result.is_floating_point():
-            # The container hands it out by `to`; and a loss is no label.
+            # `to` is how kornia's container hands a mask out, and fewer than 3 dimensions are a loss or a score.
             return result.as_subclass(Tensor) if func is Tensor.to or result.ndim < 3 else result
         if func in _CASTS:
             raise TypeError(
@@ -93,7 +94,7 @@ def batched(mask: Tensor, batch: int) -> Tensor:
     return mask
 
 
-def like_input(out: Tensor, rank: int, batch_first: bool) -> Tensor:
+def restore_rank(out: Tensor, rank: int, batch_first: bool) -> Tensor:
     """The result of `batched` with the rank it came in, as far as its channels allow (kornia's ``keepdim``)."""
     if rank == 3 and batch_first and out.shape[1] == 1:
         return out.squeeze(1)
@@ -119,7 +120,7 @@ def label_map(mask: Tensor, num_classes: int) -> Tensor:
             f"mask in {ids.dtype} cannot tell num_classes={num_classes} labels apart: its integers are exact up to "
             f"{exact_up_to}. Give it as integers, or as float32"
         )
-    # What no int32 holds (it is out of range anyway) becomes something that differs from it.
+    # What no int32 can hold is clamped: it then differs from the float it came from, and is found out of range below.
     limit = min(2.0**31 - 256, torch.finfo(ids.dtype).max)
     integers = ids.nan_to_num(nan=-1.0).clamp(-limit, limit).to(torch.int32)
     whole = integers == ids
@@ -128,11 +129,13 @@ def label_map(mask: Tensor, num_classes: int) -> Tensor:
             f"mask with one channel must hold class ids in 0..{num_classes - 1} (num_classes={num_classes}), got "
             f"{ids[~whole][0].item()}"
         )
-    # Where no value may be looked at, what is no id becomes one out of range: it carries no mass.
+    # Values may not be read on a GPU or by a compiler: there, a fraction becomes a label out of range, without mass.
     return torch.where(whole, integers, torch.full((), -(2**31), dtype=torch.int32, device=ids.device))
 
 
-def soften(mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None) -> Tensor:
+def resample_to_soft(
+    mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None
+) -> Tensor:
     """``(B, 1, H, W)`` class ids -> the soft label ``(B, C, h, w)`` that ``view`` shows."""
     if mask.shape[1] != 1:
         raise ValueError(
@@ -143,7 +146,7 @@ def soften(mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype:
         dtype = mask.dtype if mask.is_floating_point() else torch.float32
     return ts.soft_crop_resize(
         label_map(mask, num_classes),
-        rows(view.boxes, mask.shape[0], mask.device),
+        expand_boxes(view.boxes, mask.shape[0], mask.device),
         view.size,
         num_classes,
         ignore_index=ignore_index,
@@ -152,22 +155,28 @@ def soften(mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype:
     )
 
 
-def harden(mask: Tensor, view: View, ignore_index: int, fill: float | None, linear: bool) -> Tensor:
+def resample_hard(mask: Tensor, view: View, ignore_index: int, fill: float | None, linear: bool) -> Tensor:
     """``(B, K, H, W)`` -> ``(B, K, h, w)``, the type kept: the nearest pixels or, if ``linear``, filtered ones."""
     if linear and mask.is_floating_point():
         return sample_soft(mask, view)
     return sample_hard(mask, view, _outside(mask, ignore_index, fill) if view.pads else 0.0)
 
 
-def undo_mask(mask: Tensor, view: View, ignore_index: int, linear: bool) -> Tensor:
+def invert_mask(mask: Tensor, view: View, ignore_index: int, linear: bool) -> Tensor:
     """Back onto the source: masses through the filter (``linear``), class ids at the nearest pixels."""
     if linear and mask.is_floating_point():
-        return undo(mask, view)
-    return undo(mask, view, _outside(mask, ignore_index, None))
+        return invert(mask, view)
+    return invert(mask, view, _outside(mask, ignore_index, None))
+
+
+def asks_for_interpolation(kwargs: dict[str, Any]) -> bool:
+    """Whether ``extra_args`` asks for masks to be averaged; kornia's default asks for the opposite."""
+    resample = kwargs.get("resample")
+    return bool(kwargs.get("antialias")) or (resample is not None and Resample.get(resample) != Resample.NEAREST)
 
 
 def _outside(mask: Tensor, ignore_index: int, fill: float | None) -> float:
-    """What a hard mask holds outside of the picture: no class, unless the caller names one.
+    """What a hard mask holds outside of the image: no class, unless the caller names one.
 
     Binary masks and planes, one per class or not, have no value for "unknown": nothing of them is outside.
     """

@@ -1,4 +1,4 @@
-"""What crops, resizes and flips do to a picture: a box per sample and a size. Chains of them are one box, too.
+"""What crops, resizes and flips do to an image: a box per sample and a size. Chains of them are one box, too.
 
 Nothing here knows kornia; nothing here loops over the batch or reads a tensor's value.
 """
@@ -15,44 +15,45 @@ from tritonsoft.geometry import Filter
 
 Fill = float | tuple[float, ...]
 
-_HARD_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
 _SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 @dataclass(frozen=True)
 class View:
-    """The part of a picture that an augmentation shows, and the size at which it shows it."""
+    """The part of an image that an augmentation shows, and the size at which it shows it."""
 
-    source: tuple[int, int]  # (H, W) of the picture
+    source: tuple[int, int]  # (H, W) of the image
     size: tuple[int, int]  # (h, w) that it becomes
-    boxes: Tensor | None = None  # (B, 4) float64 in edges of the picture, on the parameters' device; None: all of it
+    boxes: Tensor | None = None  # (B, 4) float64 in edges of the image, on the parameters' device; None: all of it
     filter: Filter | None = None  # None: pixels are only moved, so every filter gives the same
-    crops: bool = False  # may hide a part of the picture
-    pads: bool = False  # may show what lies outside of the picture
+    crops: bool = False  # whether it may hide a part of the image
+    pads: bool = False  # whether it may show what lies outside of the image
     fill: Fill = 0.0  # what an image has there, one value or one per channel
 
     @property
     def is_identity(self) -> bool:
         return self.boxes is None and self.size == self.source
 
-    def follows(self, first: "View") -> bool:
-        """Whether `first`, then this, is one view of the picture that `first` sees.
+    def can_compose(self, first: "View") -> bool:
+        """Whether `first`, then this, can be one resample of the image that `first` reads.
 
-        Padding around a crop must not show what the crop hid, and one resample has one filter.
+        Not if the two have different filters, and not if this one pads after a crop: the padding would show what the
+        crop hid.
         """
         same_filter = self.filter is None or first.filter is None or self.filter == first.filter
         return same_filter and not (first.crops and self.pads)
 
-    def after(self, first: "View") -> "View":
-        """`first`, then this, as one view; only where this one `follows` it."""
+    def compose(self, first: "View") -> "View":
+        """`first`, then this, as one view; only where this one `can_compose` it."""
         if self.boxes is None or first.boxes is None:
             boxes = first.boxes if self.boxes is None else _scaled(self.boxes, first.size, first.source)
         else:
             x0, y0, x1, y1 = first.boxes.unbind(1)
             u0, v0, u1, v1 = self.boxes.unbind(1)
             height, width = first.size
-            # The product first: of integers it is exact, and so is the quotient of a pure crop or flip.
+            # Multiply before dividing: products of integers are exact, and so is the quotient for a pure crop or flip.
             boxes = torch.stack(
                 [
                     x0 + (x1 - x0) * u0 / width,
@@ -78,7 +79,7 @@ class View:
         return replace(self, boxes=boxes)
 
     def inverse(self) -> "View":
-        """From what is shown back to the picture; what was hidden becomes padding."""
+        """From what is shown back to the image; what was hidden becomes padding."""
         if self.boxes is None:
             return View(source=self.size, size=self.source, filter=self.filter)
         (height, width), (h, w) = self.source, self.size
@@ -89,7 +90,7 @@ class View:
 
 
 def _scaled(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Boxes in a picture of ``size`` as boxes in the same picture before it was resized from ``to``."""
+    """Boxes in an image of ``size`` as boxes in the same image before it was resized from ``to``."""
     if size == to:
         return boxes
     u0, v0, u1, v1 = boxes.unbind(1)
@@ -98,7 +99,7 @@ def _scaled(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor
 
 
 def whole(source: tuple[int, int], like: Tensor) -> Tensor:
-    """The whole picture as boxes, one per row of ``like``: ``(B, 4)`` float64."""
+    """The whole image as boxes, one per row of ``like``: ``(B, 4)`` float64."""
     height, width = source
     zero = torch.zeros(like.shape[0], dtype=torch.float64, device=like.device)
     return torch.stack([zero, zero, zero + width, zero + height], dim=1)
@@ -116,14 +117,14 @@ def pixel_matrix(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return matrix
 
 
-def rows(boxes: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
-    """Boxes where the picture is, one per picture, copied without waiting for the device."""
+def expand_boxes(boxes: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    """Boxes where the image is, one per image, copied without waiting for the device."""
     if boxes is None:
         return None
     if boxes.shape[0] not in (1, batch):
         raise ValueError(f"image or mask must have the batch of its parameters, {boxes.shape[0]}, got {batch}")
     boxes = boxes.expand(batch, 4)
-    # From pageable memory CUDA takes its copy before the call returns; under torch.compile, Inductor gets this wrong.
+    # Safe without pinned memory: CUDA stages a pageable copy before the call returns. Inductor does not keep to that.
     return boxes.to(device, non_blocking=not torch.compiler.is_compiling())
 
 
@@ -131,10 +132,10 @@ def sample_image(image: Tensor, view: View) -> Tensor:
     """``(B, K, H, W)`` -> ``(B, K, h, w)``; a view that changes nothing gives the image itself."""
     if view.is_identity:
         return image
-    boxes, filter = rows(view.boxes, image.shape[0], image.device), view.filter or "area"
+    boxes, filter = expand_boxes(view.boxes, image.shape[0], image.device), view.filter or "area"
     if not isinstance(view.fill, tuple):
         return ts.crop_resize(image, boxes, view.size, filter=filter, fill=view.fill)
-    # One value per channel: what is missing of the weight of 1 is filled.
+    # One fill per channel: it weighs what the pixels inside of the image leave of the total weight of 1.
     inside = ts.crop_resize(_ones(image), boxes, view.size, filter=filter)
     return ts.crop_resize(image, boxes, view.size, filter=filter) + (1 - inside) * channels(view.fill, image)
 
@@ -144,7 +145,7 @@ def sample_soft(soft: Tensor, view: View) -> Tensor:
     if view.is_identity:
         return soft
     return ts.crop_resize(
-        soft, rows(view.boxes, soft.shape[0], soft.device), view.size, filter=view.filter or "area", fill=0.0
+        soft, expand_boxes(view.boxes, soft.shape[0], soft.device), view.size, filter=view.filter or "area", fill=0.0
     )
 
 
@@ -152,45 +153,56 @@ def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:
     """``(B, K, H, W)`` of any type at the nearest pixels, bit for bit; ``fill`` lies outside."""
     if view.is_identity:
         return mask
-    batch, channel_count = mask.shape[:2]
-    boxes = rows(view.boxes, batch, mask.device)
-    outside = fill if view.pads else 0.0
-    if mask.dtype in _HARD_AS_THEY_ARE:
-        return ts.crop_resize(mask, boxes, view.size, filter="nearest", fill=outside)
-    # The bytes of a pixel are the channels of a channels_last uint8 image: moving them needs no kernel of its own.
-    pixel_bytes = mask.dtype.itemsize
-    as_bytes = mask.contiguous().view(torch.uint8)
-    as_bytes = as_bytes.reshape(batch * channel_count, *mask.shape[2:], pixel_bytes).permute(0, 3, 1, 2)
-    if boxes is not None:
-        boxes = boxes.repeat_interleave(channel_count, dim=0)
-    moved = ts.crop_resize(as_bytes, boxes, view.size, filter="nearest")
-    out = moved.permute(0, 2, 3, 1).contiguous().view(mask.dtype).reshape(batch, channel_count, *view.size)
+    boxes = expand_boxes(view.boxes, mask.shape[0], mask.device)
+    if mask.dtype in _RESAMPLED_AS_THEY_ARE:
+        return ts.crop_resize(mask, boxes, view.size, filter="nearest", fill=fill if view.pads else 0.0)
+    # Other types are gathered from the nearest pixels, which the pixels' numbers, resampled, name along each axis.
+    xs = _nearest_pixels(view.source[1], view.size[1], boxes, 0, mask)
+    ys = _nearest_pixels(view.source[0], view.size[0], boxes, 1, mask)
+    index = ys.clamp(min=0)[:, :, None] * view.source[1] + xs.clamp(min=0)[:, None, :]  # (B, h, w)
+    index = index.flatten(1)[:, None].expand(-1, mask.shape[1], -1)
+    signed = _SIGNED.get(mask.dtype)
+    pixels = (mask if signed is None else mask.view(signed)).flatten(2)
+    out = pixels.gather(2, index).view(mask.dtype).reshape(*mask.shape[:2], *view.size)
     if not view.pads:
         return out
-    inside = ts.crop_resize(_ones(mask, torch.uint8), rows(view.boxes, batch, mask.device), view.size, filter="nearest")
-    return _selected(inside == 1, out, fill)
+    inside = (ys >= 0)[:, None, :, None] & (xs >= 0)[:, None, None, :]
+    return _selected(inside, out, fill)
 
 
-def undo(picture: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
-    """From what ``view`` shows back onto a picture of its source's size; zeros (or ``hard_fill``) where it hid it.
+def _nearest_pixels(length: int, size: int, boxes: Tensor | None, axis: int, mask: Tensor) -> Tensor:
+    """``(B, size)`` int64: which pixel along an axis each output pixel takes, -1 outside of the image.
+
+    The axis (0: x, 1: y) is resampled as an image of one row that holds the pixels' numbers.
+    """
+    numbers = torch.arange(length, dtype=torch.float32, device=mask.device)  # exact as far as boxes may reach
+    if boxes is not None:
+        zero = torch.zeros_like(boxes[:, 0])
+        boxes = torch.stack([boxes[:, axis], zero, boxes[:, axis + 2], zero + 1], dim=1)
+    row = numbers.expand(mask.shape[0], 1, 1, length)
+    return ts.crop_resize(row, boxes, (1, size), filter="nearest", fill=-1.0)[:, 0, 0].long()
+
+
+def invert(image: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
+    """From what ``view`` shows back onto an image of its source's size; zeros (or ``hard_fill``) where it hid it.
 
     A pixel belongs to what was shown where its centre lies in the box, and takes its value from that side of the box's
     edge alone, as the way there did.
     """
     back = view.inverse()
     if view.boxes is None:
-        return sample_image(picture, back) if hard_fill is None else sample_hard(picture, back, hard_fill)
-    boxes = rows(view.boxes, picture.shape[0], picture.device)
+        return sample_image(image, back) if hard_fill is None else sample_hard(image, back, hard_fill)
+    boxes = expand_boxes(view.boxes, image.shape[0], image.device)
     assert boxes is not None
-    shown = _centres_within(boxes, view.source)
+    visible = _centres_within(boxes, view.source)
     if hard_fill is not None:
         # With the box's edge on a pixel's centre, that pixel may be nearest to what lies beyond the edge.
-        shown = shown & (sample_hard(_ones(picture, torch.uint8), back, 0) == 1)
-        return _selected(shown, sample_hard(picture, back, hard_fill), hard_fill)
-    weight = sample_image(_ones(picture), back)
-    shown, one = shown & (weight > 0), torch.ones_like(weight)
-    weight = torch.where(shown, weight, one)  # nothing divides by zero, nor do gradients
-    return torch.where(shown, sample_image(picture, back) / weight, torch.zeros_like(one))
+        visible = visible & (sample_hard(_ones(image, torch.uint8), back, 0) == 1)
+        return _selected(visible, sample_hard(image, back, hard_fill), hard_fill)
+    weight = sample_image(_ones(image), back)
+    visible, one = visible & (weight > 0), torch.ones_like(weight)
+    weight = torch.where(visible, weight, one)  # nothing divides by zero, nor do gradients
+    return torch.where(visible, sample_image(image, back) / weight, torch.zeros_like(one))
 
 
 def _centres_within(boxes: Tensor, source: tuple[int, int]) -> Tensor:
@@ -204,20 +216,20 @@ def _centres_within(boxes: Tensor, source: tuple[int, int]) -> Tensor:
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 
-def _selected(shown: Tensor, mask: Tensor, fill: float) -> Tensor:
-    """The mask where it is ``shown``, elsewhere ``fill``, which its type can hold."""
+def _selected(visible: Tensor, mask: Tensor, fill: float) -> Tensor:
+    """The mask where it is ``visible``, elsewhere ``fill``, which its type can hold."""
     signed = _SIGNED.get(mask.dtype)
     if signed is None:
-        return torch.where(shown, mask, torch.full((), fill, dtype=mask.dtype, device=mask.device))
+        return torch.where(visible, mask, torch.full((), fill, dtype=mask.dtype, device=mask.device))
     if fill > torch.iinfo(signed).max:
         fill = int(fill) - 2 ** (8 * mask.dtype.itemsize)
-    return _selected(shown, mask.view(signed), fill).view(mask.dtype)
+    return _selected(visible, mask.view(signed), fill).view(mask.dtype)
 
 
-def _ones(picture: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """One channel of ones as large as the picture, in the memory of a single number."""
-    one = torch.ones((), dtype=picture.dtype if dtype is None else dtype, device=picture.device)
-    return one.expand(picture.shape[0], 1, *picture.shape[2:])
+def _ones(image: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """One channel of ones as large as the image, in the memory of a single number."""
+    one = torch.ones((), dtype=image.dtype if dtype is None else dtype, device=image.device)
+    return one.expand(image.shape[0], 1, *image.shape[2:])
 
 
 def channels(values: Sequence[float], image: Tensor) -> Tensor:
@@ -228,15 +240,15 @@ def channels(values: Sequence[float], image: Tensor) -> Tensor:
     return torch.cat(filled)
 
 
-def pad_by_repeating(picture: Tensor, border: tuple[int, int, int, int], mode: str) -> Tensor:
+def pad_by_repeating(image: Tensor, border: tuple[int, int, int, int], mode: str) -> Tensor:
     """``(B, K, H, W)`` of any type with ``border`` (left, right, top, bottom) added by ``reflect`` or ``replicate``."""
-    signed = _SIGNED.get(picture.dtype)
+    signed = _SIGNED.get(image.dtype)
     if signed is not None:
-        return pad_by_repeating(picture.view(signed), border, mode).view(picture.dtype)
+        return pad_by_repeating(image.view(signed), border, mode).view(image.dtype)
     left, right, top, bottom = border
-    down = _repeated_index(picture.shape[2], top, bottom, mode, picture.device)
-    across = _repeated_index(picture.shape[3], left, right, mode, picture.device)
-    return picture[:, :, down[:, None], across]
+    down = _repeated_index(image.shape[2], top, bottom, mode, image.device)
+    across = _repeated_index(image.shape[3], left, right, mode, image.device)
+    return image[:, :, down[:, None], across]
 
 
 def _repeated_index(length: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:

@@ -1,0 +1,258 @@
+"""Applies a container's modules one by one, as kornia calls for it, and lets modules that are boxes fuse."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import kornia.augmentation as K
+import torch
+from kornia.constants import DataKey
+from torch import Tensor, nn
+
+from tritonsoft.augmentation import _kornia
+from tritonsoft.augmentation._kornia import (
+    AugmentationSequentialOps,
+    ImageSequentialBase,
+    ParamItem,
+    override_parameters,
+)
+from tritonsoft.augmentation.box_augmentation import BoxAugmentation
+from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask
+from tritonsoft.augmentation.pending import (
+    FusedGroup,
+    LabelSettings,
+    PendingInput,
+    Size,
+    all_pending,
+    apply_to_each,
+    are_pending,
+    as_pending,
+    batched_image,
+    image_of,
+    materialize,
+    values_of,
+    with_values,
+)
+from tritonsoft.augmentation.view import View, expand_boxes
+
+
+@dataclass(frozen=True)
+class _Resample:
+    """A resample of the image, or a module that left the image where it was."""
+
+    view: View
+    batch: int
+    device: torch.device
+
+
+class FusingOps(AugmentationSequentialOps):
+    """Applies one module to all data of a container, postponing what can be done at once later."""
+
+    def __init__(self, data_keys: list[DataKey] | None, labels: LabelSettings) -> None:
+        super().__init__(data_keys)
+        self.labels = labels
+        # What the last call did to positions; of modules that are no box, the names.
+        self.steps: list[_Resample | str] = []
+
+    def composed_box(self) -> Tensor:
+        """The steps as one box per image, where the image is."""
+        warps = [step for step in self.steps if isinstance(step, str)]
+        if warps:
+            raise ValueError(f"boxes need modules that show a box of the picture, which {', '.join(warps)} do not")
+        steps = [step for step in self.steps if not isinstance(step, str)]
+        if not steps:
+            raise ValueError("boxes are those of the last call with an image: call the container first")
+        view = steps[0].view
+        for step in steps[1:]:
+            only_moves = view.filter is None or step.view.filter is None
+            if not only_moves or not step.view.can_compose(view):
+                raise ValueError("boxes need one resample: the last call's crops and resizes did not fold into one")
+            view = step.view.compose(view)
+        boxes = view.boxes
+        if boxes is None:
+            height, width = view.source
+            boxes = torch.tensor([[0, 0, width, height]], dtype=torch.float64)
+        return cast(Tensor, expand_boxes(boxes, steps[0].batch, steps[0].device))
+
+    def materialize(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
+        """What is pending is done, and images are tensors again."""
+        out = self._materialize_pending(args, keys)
+        return [
+            arg.value if isinstance(arg, PendingInput) and key == DataKey.INPUT else arg
+            for arg, key in zip(out, keys, strict=True)
+        ]
+
+    def _materialize_pending(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
+        if not any(pending.pending_group for pending in all_pending(args)):
+            return args
+        first = next((args[index] for index, key in enumerate(keys) if key == DataKey.INPUT), None)
+        if first is not None:
+            group = first.pending_group
+            self.steps.append(_Resample(group.view, group.batch, first.value.device))
+        return materialize(args, keys, self.labels)
+
+    # --- kornia's two entry points ----------------------------------------------------------------------------------
+
+    def transform(
+        self, *arg: Any, module: nn.Module, param: ParamItem, extra_args: ExtraArgs, data_keys: Any = None
+    ) -> Any:
+        return _one_or_all(self._transformed(list(arg), self.preproc_datakeys(data_keys), module, param, extra_args))
+
+    def inverse(
+        self, *arg: Any, module: nn.Module, param: ParamItem, extra_args: ExtraArgs, data_keys: Any = None
+    ) -> Any:
+        return _one_or_all(self._inverted(list(arg), self.preproc_datakeys(data_keys), module, param, extra_args))
+
+    # --- there ------------------------------------------------------------------------------------------------------
+
+    def _transformed(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        if isinstance(module, BoxAugmentation) and module.can_fuse:
+            return self._fused(args, keys, module, param, extra_args)
+        if is_plain_container(module):
+            return self._through_container(args, keys, module, param, extra_args)
+        return self._applied(self.materialize(args, keys), keys, module, param, extra_args)
+
+    def _through_container(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """The children of a nested container, one by one, with the bookkeeping of its own ``transform_inputs``."""
+        records = isinstance(module, K.AugmentationSequential) and DataKey.INPUT in keys
+        if records:
+            module.clear_state()
+        for child_param in cast(list[ParamItem], param.data):
+            child = module.get_submodule(child_param.name)
+            args = self._transformed(args, keys, child, child_param, extra_args)
+            if records:
+                _kornia.update_matrix(module, child)
+        if records:
+            _kornia.set_params(module, param.data)
+        return args
+
+    def _fused(
+        self, args: list[Any], keys: list[DataKey], module: BoxAugmentation, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """Images and masks become pending, with this module's view added to theirs."""
+        params = cast(dict[str, Tensor], param.data)
+        flags = override_parameters(module.flags, extra_args.get(DataKey.INPUT, {}), in_place=False)
+        image = image_of(args, keys)
+        if "batch_prob" not in params:  # kornia's rule: then all samples are transformed
+            params["batch_prob"] = torch.ones(1 if image is None else batched_image(image).shape[0], dtype=torch.bool)
+        out: list[Any] = [
+            classify(arg, image, param, self.labels)
+            if key == DataKey.MASK
+            else as_pending(arg)
+            if key == DataKey.INPUT
+            else arg
+            for arg, key in zip(args, keys, strict=True)
+        ]
+        inputs = all_pending(out)
+        views = _views_by_size(inputs, module, params, flags)
+        if any(each.pending_group and not views[each.size].can_compose(each.pending_group.view) for each in inputs):
+            out = self._materialize_pending(out, keys)
+        groups: dict[tuple[int, Size], FusedGroup] = {}  # inputs of one size and history share one
+
+        def extended(pending: PendingInput) -> PendingInput:
+            key = (id(pending.pending_group), pending.size)
+            if key not in groups:
+                group = FusedGroup(
+                    view=views[pending.size],
+                    batch=params["batch_prob"].numel(),
+                    num_classes=module.num_classes,
+                    ignore_index=module.ignore_index,
+                    # A label map that becomes soft later must not hold another value for the same until then.
+                    outside=module.ignore_index if self.labels.num_classes is None else self.labels.ignore_index,
+                    keepdim=module.keepdim,
+                    unbatched=image is not None and image.ndim < 4,
+                )
+                groups[key] = group if pending.pending_group is None else pending.pending_group.then(group)
+            return PendingInput(pending.value, pending.kind, groups[key])
+
+        first = next((arg for arg, key in zip(out, keys, strict=True) if key == DataKey.INPUT), None)
+        if first is not None:
+            # Of several images the first: its size is what the parameters were drawn for.
+            module.remember(first.value, first.size, params, flags)
+        return [
+            apply_to_each(extended, arg)
+            if key in (DataKey.INPUT, DataKey.MASK)
+            else self._moved(arg, key, module, param, extra_args)
+            for arg, key in zip(out, keys, strict=True)
+        ]
+
+    def _applied(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """A module that is no box, by kornia's own operations."""
+        image = image_of(args, keys)
+        if image is not None:
+            self._record_step(module, image)
+        if isinstance(module, K.RandomTransplantation):  # it draws its parameters from image and masks together
+            floats = [as_floats(values_of(arg), image) if are_pending(arg) else arg for arg in args]
+            out = super().transform(*floats, module=module, param=param, extra_args=extra_args, data_keys=keys)
+            pairs = zip(args, out, strict=True)
+            return [with_values(arg, value) if isinstance(arg, PendingInput) else value for arg, value in pairs]
+        out = list(args)
+        order = sorted(range(len(args)), key=lambda index: keys[index] != DataKey.INPUT)
+        if isinstance(module, TAKE_MASKS):
+            # Boxes, keypoints and masks read the matrix that an image leaves behind: the first one's.
+            order = sorted(range(len(args)), key=lambda index: (keys[index] != DataKey.INPUT, -index))
+        for index in order:
+            if keys[index] == DataKey.MASK:
+                masks = apply_to_each(as_pending, args[index])
+                out[index] = move_mask(masks, image, "transform", module, param, extra_args, self.labels)
+            else:
+                out[index] = self._moved(args[index], keys[index], module, param, extra_args)
+        return out
+
+    def _record_step(self, module: nn.Module, image: Tensor) -> None:
+        source = (image.shape[-2], image.shape[-1])
+        if isinstance(module, TAKE_MASKS) and not isinstance(module, K.IntensityAugmentationBase2D):
+            self.steps.append(type(module).__name__)
+        elif not self.steps:
+            batch = image.shape[0] if image.ndim > 3 else 1
+            self.steps.append(_Resample(View(source, source), batch, image.device))
+
+    def _moved(self, arg: Any, key: DataKey, module: Any, param: ParamItem, extra_args: ExtraArgs) -> Any:
+        return _kornia.operation_of(self, key).transform(arg, module, param=param, extra_args=extra_args.get(key, {}))
+
+    # --- and back ---------------------------------------------------------------------------------------------------
+
+    def _inverted(
+        self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        if is_plain_container(module):
+            for child in reversed(cast(list[ParamItem], param.data)):
+                args = self._inverted(args, keys, module.get_submodule(child.name), child, extra_args)
+            return args
+        out = list(args)
+        image = image_of(args, keys)
+        for index, key in enumerate(keys):
+            if key == DataKey.MASK:
+                masks = apply_to_each(as_pending, args[index])
+                out[index] = move_mask(masks, image, "inverse", module, param, extra_args, self.labels)
+            else:
+                out[index] = _kornia.operation_of(self, key).inverse(
+                    args[index], module, param=param, extra_args=extra_args.get(key, {})
+                )
+        return out
+
+
+def is_plain_container(module: nn.Module) -> bool:
+    """Whether a nested container does nothing but apply its children one after the other."""
+    plain = (ImageSequentialBase.transform_inputs, K.AugmentationSequential.transform_inputs)
+    return isinstance(module, ImageSequentialBase) and type(module).transform_inputs in plain
+
+
+def _views_by_size(
+    inputs: list[PendingInput], module: BoxAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
+) -> dict[Size, View]:
+    """What the module shows of the images and masks of each size."""
+    views: dict[Size, View] = {}
+    for each in inputs:
+        if each.size not in views:
+            views[each.size] = module.view(each.size, params, flags, inputs[0].size)
+    return views
+
+
+def _one_or_all(args: list[Any]) -> Any:
+    return args[0] if len(args) == 1 else args

@@ -1,0 +1,246 @@
+"""Images and masks on their way through a container's modules, and what is still to be done to them.
+
+A module that is a box resamples nothing: it adds its view to the `FusedGroup` of each image and mask, which become a
+`PendingInput`. `materialize` reads the pixels, once for a whole group, and an image together with its label map.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from kornia.constants import DataKey
+from torch import Tensor
+
+import tritonsoft as ts
+from tritonsoft.augmentation.masks import (
+    asks_for_interpolation,
+    batched,
+    label_map,
+    looks_soft,
+    resample_hard,
+    resample_to_soft,
+    restore_rank,
+    unmarked,
+)
+from tritonsoft.augmentation.view import View, expand_boxes, sample_image, sample_soft
+
+Size = tuple[int, int]
+Value = Tensor | list[Tensor]
+Kind = Literal["soft label", "label map", "hard planes"]
+_Before = TypeVar("_Before")
+_After = TypeVar("_After")
+
+
+@dataclass(frozen=True)
+class FusedGroup:
+    """Consecutive modules that are boxes, as the one view that they come to."""
+
+    view: View
+    batch: int
+    num_classes: int | None  # of the members that make soft labels
+    ignore_index: int
+    outside: int  # what the member that pads puts into hard masks
+    keepdim: bool  # kornia restores the rank where every module does
+    unbatched: bool  # whether the image came without a batch
+
+    def then(self, other: "FusedGroup") -> "FusedGroup":
+        """This group, and the other one's members after it."""
+        softens = other if self.num_classes is None else self
+        return replace(
+            other,
+            view=other.view.compose(self.view),
+            num_classes=softens.num_classes,
+            ignore_index=softens.ignore_index,
+            outside=other.outside if other.view.pads else self.outside,
+            keepdim=self.keepdim and other.keepdim,
+        )
+
+
+@dataclass(frozen=True)
+class PendingInput:
+    """An image or a mask, and what the modules so far have left to be done to it."""
+
+    value: Tensor
+    kind: Kind | None = None  # of a mask; None: not yet looked at
+    pending_group: FusedGroup | None = None
+
+    @property
+    def size(self) -> Size:
+        """(H, W) of what the modules have made of it."""
+        if self.pending_group is not None:
+            return self.pending_group.view.size
+        return self.value.shape[-2], self.value.shape[-1]
+
+
+PendingInputs = PendingInput | list[PendingInput]  # a list of masks, one per sample, is a list of pending inputs
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What a container and its modules say of label maps; the same for every call."""
+
+    num_classes: int | None  # of the modules that make soft labels, which agree
+    ignore_index: int
+    soft_dtype: torch.dtype | None
+    mask_args: dict[str, Any] = field(default_factory=dict)  # the `extra_args` of masks
+    soft_follows_image: bool = True  # whether soft labels are interpolated like their image in kornia's modules
+
+    @property
+    def interpolates_masks(self) -> bool:
+        return asks_for_interpolation(self.mask_args)
+
+    def dtype_of_soft(self, mask: Value, image: Tensor | None) -> torch.dtype:
+        """The type of the soft label made of a mask beside this image."""
+        for each_mask in mask if isinstance(mask, list) else [mask]:
+            if each_mask.is_floating_point():
+                return each_mask.dtype
+        if self.soft_dtype is not None:
+            return self.soft_dtype
+        return torch.float64 if image is not None and image.dtype == torch.float64 else torch.float32
+
+    def classify_mask(self, given: PendingInput, batch: int, way: str) -> PendingInput:
+        """The mask with its kind, which its channels tell when it comes in, and which then goes along with it."""
+        if given.kind is not None:
+            return given
+        mask = batched(given.value, batch)
+        # Of one class, floats are class ids on the way there and what the container made of them on the way back.
+        masses_of_one = way == "inverse" and self.num_classes == mask.shape[1] and mask.is_floating_point()
+        kind: Kind = "label map" if mask.shape[1] == 1 else "hard planes"
+        if looks_soft(mask, self.num_classes) or masses_of_one:
+            kind = "soft label"
+        return PendingInput(unmarked(given.value), kind, given.pending_group)
+
+
+# --- materializing ---------------------------------------------------------------------------------------------------
+
+
+def materialize(args: list[Any], keys: list[DataKey], labels: LabelSettings) -> list[Any]:
+    """What is pending is done: one resample of each image, with the first mask that can share it, and of each mask."""
+    out = list(args)
+    images = [index for index, key in enumerate(keys) if key == DataKey.INPUT]
+    masks = [index for index, key in enumerate(keys) if key == DataKey.MASK]
+    first = args[images[0]].value if images else None
+    for index in images:
+        image, group = args[index].value, args[index].pending_group
+        resamples = not group.view.is_identity and not isinstance(group.view.fill, tuple)
+        paired = next((index for index in masks if _pairs_with(out[index], group)), None) if resamples else None
+        if paired is None:
+            resampled = sample_image(batched_image(image), group.view)
+        else:
+            dtype = labels.dtype_of_soft(args[paired].value, first)
+            resampled, out[paired] = _resample_pair(batched_image(image), args[paired], group, dtype)
+        out[index] = PendingInput(
+            restore_rank(resampled, image.ndim, batch_first=False) if group.keepdim else resampled
+        )
+    for index in masks:
+        if isinstance(out[index], list):
+            dtype = labels.dtype_of_soft(values_of(out[index]), first)
+            out[index] = [_resample_mask(mask, dtype, labels, sample) for sample, mask in enumerate(out[index])]
+        elif out[index].pending_group is not None:
+            out[index] = _resample_mask(out[index], labels.dtype_of_soft(out[index].value, first), labels)
+    return out
+
+
+def _pairs_with(mask: Any, group: FusedGroup) -> bool:
+    """Whether the pair operator can take this mask: class ids that the image's group makes soft."""
+    return (
+        isinstance(mask, PendingInput)
+        and mask.pending_group is group
+        and group.num_classes is not None
+        and mask.kind == "label map"
+    )
+
+
+def _resample_pair(
+    image: Tensor, mask: PendingInput, group: FusedGroup, dtype: torch.dtype
+) -> tuple[Tensor, PendingInput]:
+    num_classes = cast(int, group.num_classes)
+    resampled, soft = ts.crop_resize_pair(
+        image,
+        label_map(batched(mask.value, group.batch), num_classes),
+        expand_boxes(group.view.boxes, group.batch, image.device),
+        group.view.size,
+        num_classes,
+        ignore_index=group.ignore_index,
+        filter=group.view.filter or "area",
+        fill=cast(float, group.view.fill),
+        soft_dtype=dtype,
+    )
+    return resampled, PendingInput(_restore_mask_rank(soft, mask.value, group), "soft label")
+
+
+def _resample_mask(
+    pending: PendingInput, dtype: torch.dtype, labels: LabelSettings, sample: int | None = None
+) -> PendingInput:
+    """One mask, or that of one sample."""
+    group, kind = cast(FusedGroup, pending.pending_group), pending.kind
+    if sample is not None:
+        group = replace(group, view=group.view.sample(sample), batch=1)
+    mask = batched(pending.value, group.batch)
+    if kind == "soft label":
+        out = sample_soft(mask, group.view)
+    elif group.num_classes is not None:
+        out, kind = resample_to_soft(mask, group.view, group.num_classes, group.ignore_index, dtype), "soft label"
+    else:
+        out = resample_hard(mask, group.view, group.outside, labels.mask_args.get("fill"), labels.interpolates_masks)
+    return PendingInput(_restore_mask_rank(out, pending.value, group), kind)
+
+
+def _restore_mask_rank(out: Tensor, mask: Tensor, group: FusedGroup) -> Tensor:
+    if not group.keepdim:
+        return out
+    batch_first = mask.ndim == 3 and mask.shape[0] == group.batch
+    if batch_first and not group.unbatched and out.shape[1] != 1:
+        return out  # (B, H, W) has no place for the classes
+    return restore_rank(out, mask.ndim, batch_first and not group.unbatched)
+
+
+# --- arguments of a call ---------------------------------------------------------------------------------------------
+
+
+def as_pending(arg: Any) -> PendingInput:
+    return arg if isinstance(arg, PendingInput) else PendingInput(arg)
+
+
+def are_pending(arg: Any) -> bool:
+    """Whether an argument is an image or masks that a module has seen."""
+    return isinstance(arg, PendingInput) or (
+        isinstance(arg, list) and len(arg) > 0 and isinstance(arg[0], PendingInput)
+    )
+
+
+def all_pending(args: list[Any]) -> list[PendingInput]:
+    """The images and masks among the arguments, those of lists one by one."""
+    found: list[PendingInput] = []
+    for arg in args:
+        if are_pending(arg):
+            found += arg if isinstance(arg, list) else [arg]
+    return found
+
+
+def values_of(pending: PendingInputs) -> Value:
+    return [each.value for each in pending] if isinstance(pending, list) else pending.value
+
+
+def with_values(pending: PendingInputs, value: Value) -> PendingInputs:
+    """The inputs with what a module made of them, in the types they had."""
+    if isinstance(pending, list):
+        pairs = zip(pending, value, strict=True)
+        return [replace(each, value=mask.to(each.value.dtype)) for each, mask in pairs]
+    return replace(pending, value=cast(Tensor, value).to(pending.value.dtype))
+
+
+def apply_to_each(function: Callable[[_Before], _After], value: _Before | list[_Before]) -> _After | list[_After]:
+    """The function of one value, or of each of a list."""
+    return [function(each) for each in value] if isinstance(value, list) else function(value)
+
+
+def image_of(args: list[Any], keys: list[DataKey]) -> Tensor | None:
+    """The first image of a call."""
+    images = (as_pending(arg).value for arg, key in zip(args, keys, strict=True) if key == DataKey.INPUT)
+    return next(images, None)
+
+
+def batched_image(image: Tensor) -> Tensor:
+    return batched(image, -1)  # an image (K, H, W) is never (B, H, W)
