@@ -21,7 +21,7 @@ pytest.importorskip("numba")
 import tritonsoft as ts
 from tritonsoft.backends import numba as cpu
 from tritonsoft.backends import reference
-from tritonsoft.backends.numba.taps import ends_of, taps_of
+from tritonsoft.backends.numba.taps import tables_of_boxes
 
 
 @pytest.fixture(autouse=True)
@@ -410,8 +410,8 @@ def test_a_pixel_without_weight_is_not_read():
 
 def test_vast_boxes_need_little_memory():
     image, labels, _ = _inputs()
-    boxes = torch.tensor([[-(2.0**24), -(2.0**24), 2.0**24, 2.0**24]]).expand(3, 4)
-    taps = taps_of(ends_of(boxes)[1], 83, 64, "triangle", np.float32)
+    boxes = torch.tensor([[-(2.0**24), -(2.0**24), 2.0**24, 2.0**24]]).expand(3, 4).contiguous()
+    _, taps, _ = tables_of_boxes(boxes.double(), (61, 83), (64, 64), "triangle", torch.float32, torch.float32)
     assert taps.weight.size <= 3 * 4 * 83
     assert (_crop_resize(image, boxes, (8, 8)) - 0.5).abs().max() < 1e-3
     assert _soft(labels, boxes, (8, 8)).sum() < 1e-3
@@ -483,8 +483,11 @@ with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
     import numpy as np
     from tritonsoft.backends.numba import taps, threads
+    from tritonsoft.geometry import FILTERS
+    like = np.empty(0, np.float32)
     results = [
-        float((taps.taps_of(np.array([[0.0, size]]), 64, 8, "area", np.float32).weight ** 2).sum()) for size in (20, 24)
+        float((taps._tabulate(np.array([[0.0, size]]), 64, 8, FILTERS.index("area"), like)[2] ** 2).sum())
+        for size in (20, 24)
     ]
 messages = [str(each.message) for each in warned if issubclass(each.category, RuntimeWarning)]
 hits = sum(taps._tabulate.stats.cache_hits.values())

@@ -6,20 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, borrowed, flat
+from tritonsoft.backends.numba.elements import LIKE, Array, borrowed, compute_dtype, flat
 from tritonsoft.backends.numba.enlarging import (
     BLOCK_ROWS,
     Enlarging,
+    EnlargingArguments,
     LabelMap,
     Scratch,
     enlarged,
+    enlarging_arguments,
     enlarging_of,
     label_columns_beside,
     label_map,
     label_rows_beside,
     load_labels,
+    new_scratch,
     rows_beside,
-    scratch_of,
     tile_columns,
 )
 from tritonsoft.backends.numba.planes import padded, store_element
@@ -124,12 +126,12 @@ def _count_blocks(
     labels: LabelMap,
     bias: Array,
     columns: int,
-    line: Array,
     scratch: Scratch,
     first_block: int,
     end_block: int,
-) -> bool:
+) -> Any:
     """Whether all labels are in range."""
+    line = np.empty(scratch.pitch, np.int64)
     enlarging, labels, scratch = borrowed(enlarging), borrowed(labels), borrowed(scratch)
     blocks, in_range = (labels.height + BLOCK_ROWS - 1) // BLOCK_ROWS, True
     for sample in range(first_block // blocks, (end_block - 1) // blocks + 1):
@@ -152,8 +154,43 @@ def _count_blocks(
     return in_range
 
 
-def _bias_of(bias: Tensor | None, num_classes: int, dtype: Any) -> Any:
-    return np.zeros(num_classes, dtype) if bias is None else flat(bias.double().contiguous()).astype(dtype)
+@jit
+def _decode(
+    out: Array,
+    element_type: int,
+    score: Array,
+    size: Any,
+    arguments: EnlargingArguments,
+    bias: Array,
+    columns: int,
+    logits_width: int,
+    first_block: int,
+    end_block: int,
+) -> None:
+    enlarging = enlarging_of(arguments, bias)
+    scratch = new_scratch(enlarging, logits_width, columns, False, False, bias)
+    _decode_blocks(out, element_type, score, size, enlarging, bias, columns, scratch, first_block, end_block)
+
+
+@jit
+def _count(
+    counts: Array,
+    arguments: EnlargingArguments,
+    labels: LabelMap,
+    bias: Array,
+    columns: int,
+    logits_width: int,
+    first_block: int,
+    end_block: int,
+) -> Any:
+    enlarging = enlarging_of(arguments, bias)
+    scratch = new_scratch(enlarging, logits_width, columns, False, False, bias)
+    return _count_blocks(counts, enlarging, labels, bias, columns, scratch, first_block, end_block)
+
+
+def _bias_of(bias: Tensor | None, num_classes: int, dtype: torch.dtype) -> Array:
+    kind = LIKE[dtype].dtype
+    return np.zeros(num_classes, kind) if bias is None else flat(bias.double().contiguous()).astype(kind)
 
 
 def decode(
@@ -166,30 +203,24 @@ def decode(
 ) -> None:
     """Writes the class of each pixel ``(B, H, W)`` in its box, and its probability."""
     batch, num_classes = logits.shape[:2]
-    size = tuple(out.shape[1:])
-    dtype = np.float64 if logits.dtype == torch.float64 else np.float32
-    enlarging = enlarging_of(logits, boxes, size, dtype)
+    size, dtype = tuple(out.shape[1:]), compute_dtype(logits)
     if boxes is not None:
         out.fill_(ignore_index)
         if score is not None:
             score.zero_()
-    blocks, columns = batch * -(-size[0] // BLOCK_ROWS), tile_columns(num_classes, size[1])
     arguments = (
         flat(out).view(np.uint8),
         _DTYPES.index(out.dtype),
-        np.empty(0, dtype) if score is None else flat(score),
+        LIKE[dtype] if score is None else flat(score),
         size,
-        enlarging,
+        enlarging_arguments(logits, boxes, size, dtype),
         _bias_of(bias, num_classes, dtype),
-        columns,
+        tile_columns(num_classes, size[1]),
+        logits.shape[3],
     )
-
-    def job(first: int, end: int) -> None:
-        scratch = scratch_of(enlarging, logits.shape[3], columns, False, False, dtype)
-        _decode_blocks(*arguments, scratch, first, end)
-
     nanoseconds = _NANOSECONDS + (0 if score is None else _NANOSECONDS_OF_SCORE)
-    pool.run(job, blocks, nanoseconds * out.numel() * num_classes)
+    blocks, work = batch * -(-size[0] // BLOCK_ROWS), nanoseconds * out.numel() * num_classes
+    pool.run(lambda first, end: _decode(*arguments, first, end), blocks, work)
 
 
 def confusion_matrix(
@@ -203,22 +234,20 @@ def confusion_matrix(
 ) -> bool:
     """Writes how many pixels of each class (rows) were decoded as each (columns), ``(C, C)``."""
     batch, num_classes = logits.shape[:2]
-    dtype = np.float64 if logits.dtype == torch.float64 else np.float32
-    enlarging = enlarging_of(logits, boxes, labels.shape[1:], dtype)
-    blocks, columns = batch * -(-labels.shape[1] // BLOCK_ROWS), tile_columns(num_classes, labels.shape[2])
+    dtype = compute_dtype(logits)
     arguments = (
-        enlarging,
+        enlarging_arguments(logits, boxes, labels.shape[1:], dtype),
         label_map(labels, ignore_index),
         _bias_of(bias, num_classes, dtype),
-        columns,
+        tile_columns(num_classes, labels.shape[2]),
+        logits.shape[3],
     )
 
     def job(first: int, end: int) -> tuple[bool, Array]:
-        scratch = scratch_of(enlarging, logits.shape[3], columns, False, False, dtype)
-        part, line = np.zeros(num_classes**2, np.int64), np.empty(scratch.pitch, np.int64)
-        in_range: bool = _count_blocks(part, *arguments, line, scratch, first, end)
-        return in_range, part
+        part = np.zeros(num_classes**2, np.int64)
+        return _count(part, *arguments, first, end), part
 
+    blocks = batch * -(-labels.shape[1] // BLOCK_ROWS)
     parts = pool.run(job, blocks, _NANOSECONDS * labels.numel() * num_classes)
     counts.copy_(torch.from_numpy(np.sum([part for _, part in parts], axis=0)).view(counts.shape))
     return all(in_range for in_range, _ in parts) or not validate

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, flat
+from tritonsoft.backends.numba.elements import LIKE, Array, flat
 from tritonsoft.backends.numba.planes import (
     StagingBuffer,
     StridedTensor,
+    TensorArguments,
     load_element,
     load_line,
     padded,
     staging_buffer,
     store_line,
     strided_tensor,
+    tensor_arguments,
 )
 from tritonsoft.backends.numba.softmax import SoftmaxState
 from tritonsoft.backends.numba.threads import jit, unsigned
@@ -55,6 +57,15 @@ class Taps(NamedTuple):
     scored: Array  # of each sample the first pixel in its box, and the one after the last
     size: int  # pixels of the axis
     pitch: int  # from one sample's line to the next: 0 if all have the same
+
+
+class EnlargingArguments(NamedTuple):
+    """What `enlarging_of` makes an `Enlarging` of."""
+
+    logits: TensorArguments
+    num_classes: int
+    rows: Taps
+    columns: Taps
 
 
 class Enlarging(NamedTuple):
@@ -110,25 +121,32 @@ def _fill_taps(taps: Taps, ends: Array, in_size: int, batch: int) -> None:
         taps.scored[2 * sample], taps.scored[2 * sample + 1] = start, max(end, start)
 
 
-def _taps(ends: Any, in_size: int, out_size: int, dtype: Any) -> Taps:
+def _taps(ends: Any, in_size: int, out_size: int, dtype: torch.dtype) -> Taps:
     batch = len(ends)
     first, second = np.empty((2, batch * out_size), np.int64)
-    fraction, scored = np.empty(batch * out_size, dtype), np.empty(2 * batch, np.int64)
+    fraction, scored = np.empty(batch * out_size, LIKE[dtype].dtype), np.empty(2 * batch, np.int64)
     taps = Taps(first, second, fraction, scored, out_size, out_size if batch > 1 else 0)
     low, high = ends.min(1), ends.max(1)
     _fill_taps(taps, np.stack((low, high, ends[:, 1] < ends[:, 0]), 1).astype(np.float64).ravel(), in_size, batch)
     return taps
 
 
-def enlarging_of(logits: Tensor, boxes: Tensor | None, size: Any, dtype: Any) -> Enlarging:
+def enlarging_arguments(logits: Tensor, boxes: Tensor | None, size: Any, dtype: torch.dtype) -> EnlargingArguments:
     height, width = size
     ends = np.array([[0, 0, width, height]], np.float64) if boxes is None else boxes.double().numpy()
-    return Enlarging(
-        strided_tensor(logits, dtype),
+    return EnlargingArguments(
+        tensor_arguments(logits, dtype),
         logits.shape[1],
         _taps(ends[:, 1::2], logits.shape[2], height, dtype),
         _taps(ends[:, 0::2], logits.shape[3], width, dtype),
     )
+
+
+@jit
+def enlarging_of(arguments: EnlargingArguments, like: Array) -> Any:
+    """``like`` has the compute dtype."""
+    logits = strided_tensor(arguments.logits, like)
+    return Enlarging(logits, arguments.num_classes, arguments.rows, arguments.columns)
 
 
 def label_map(labels: Tensor, ignore_index: int) -> LabelMap:
@@ -144,24 +162,26 @@ def tile_columns(num_classes: int, width: int) -> int:
     return -(-width // (tiles * LANES)) * LANES
 
 
-def scratch_of(
-    enlarging: Enlarging, logits_width: int, columns: int, has_exps: bool, has_grads: bool, dtype: Any
-) -> Scratch:
-    pitch = columns + LANES  # no power of two, which would map all lines to the same cache sets
+@jit
+def new_scratch(
+    enlarging: Enlarging, logits_width: int, columns: int, has_exps: bool, has_grads: bool, like: Array
+) -> Any:
+    """For tiles of so many label columns, in the compute dtype, that of ``like``."""
+    dtype, pitch = like.dtype, columns + LANES  # no power of two, which would map all lines to the same cache sets
     size = enlarging.num_classes * pitch
-    nothing = np.zeros(0, dtype)
+    state = SoftmaxState(np.zeros(pitch, dtype), np.zeros(pitch, dtype), np.zeros(pitch, dtype), np.zeros(pitch, dtype))
     return Scratch(
-        lines=np.zeros(2 * size, dtype),
-        held=np.full(4, -1, np.int64),
-        grads=np.zeros(2 * size, dtype) if has_grads else nothing,
-        exps=np.zeros(size, dtype) if has_exps else nothing,
-        state=SoftmaxState(*np.zeros((4, pitch), dtype)),
-        lse=np.zeros(pitch, dtype),
-        scale=np.zeros(pitch, dtype),
-        label=np.zeros(pitch, np.int64),
-        line=np.zeros(max(logits_width, pitch), dtype),
-        staging=staging_buffer(logits_width),
-        pitch=pitch,
+        np.zeros(2 * size, dtype),
+        np.full(4, -1, np.int64),
+        np.zeros(2 * size if has_grads else 0, dtype),
+        np.zeros(size if has_exps else 0, dtype),
+        state,
+        np.zeros(pitch, dtype),
+        np.zeros(pitch, dtype),
+        np.zeros(pitch, np.int64),
+        np.zeros(max(logits_width, pitch), dtype),
+        staging_buffer(logits_width),
+        pitch,
     )
 
 
@@ -295,7 +315,7 @@ def label_columns_beside(enlarging: Enlarging, sample: int, first_column: int, e
 
 
 @jit
-def _most_label_columns(enlarging: Enlarging, batch: int, width: int, step: int) -> int:
+def _most_label_columns(enlarging: EnlargingArguments, batch: int, width: int, step: int) -> int:
     most = 0
     for sample in range(batch):
         for first in range(0, width, step):
@@ -304,7 +324,7 @@ def _most_label_columns(enlarging: Enlarging, batch: int, width: int, step: int)
     return most
 
 
-def tile_logits(enlarging: Enlarging, batch: int, width: int) -> tuple[int, int]:
+def tile_logits(enlarging: EnlargingArguments, batch: int, width: int) -> tuple[int, int]:
     """Columns of logits of a tile, of which the gradient is gathered, and the most label columns that touch one."""
     samples = batch if enlarging.columns.pitch > 0 else min(batch, 1)
     columns = tile_columns(enlarging.num_classes, enlarging.columns.size)

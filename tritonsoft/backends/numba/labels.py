@@ -4,7 +4,7 @@ A run adds a difference of prefix sums, so it costs the same however long it is;
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,18 +14,28 @@ from numba.extending import overload
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import (
+    LIKE,
     LINE_BYTES,
     Array,
+    array_at,
     borrowed,
+    compute_dtype,
     downcast,
     fence,
-    flat,
     streaming,
-    sums_dtype,
     write_line,
 )
 from tritonsoft.backends.numba.images import crop_resize
-from tritonsoft.backends.numba.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
+from tritonsoft.backends.numba.taps import (
+    Taps,
+    TapTable,
+    max_area,
+    pixels_read,
+    table_of_whole,
+    tables_of_boxes,
+    taps_at,
+    transpose_taps,
+)
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.backends.numba.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
 from tritonsoft.geometry import Filter
@@ -360,6 +370,24 @@ def _label_rows(
     return in_range
 
 
+@jit
+def label_rows_at(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
+    """`_label_rows` of the arguments of `LabelRows`."""
+    address, like, strides, shape, taps_y, like_y, taps_x, like_x, mirrored, ignore_index, tile = arguments
+    labels, taps_y, taps_x = array_at(address, 0, like), taps_at(taps_y, like_y), taps_at(taps_x, like_x)
+    return _label_rows(
+        epilogue, labels, strides, shape, taps_y, taps_x, mirrored, ignore_index, tile, first_row, end_row
+    )
+
+
+class LabelRows(NamedTuple):
+    """A label map and its boxes, for compiled functions that give `label_rows_at` an epilogue."""
+
+    arguments: Any
+    num_pixels: int  # source pixels that all rows read
+    tables: tuple[TapTable, TapTable]  # to which the arguments point
+
+
 def label_rows(
     labels: Tensor,
     boxes: Tensor | None,
@@ -367,51 +395,84 @@ def label_rows(
     num_classes: int,
     ignore_index: int,
     filter: str,
-    dtype: Any,
+    dtype: torch.dtype,
     tile: int,
-) -> tuple[Callable[[Any, int, int], bool], int]:
-    """A function that applies an epilogue to a range of rows of a soft label, and the source pixels that all rows read.
-
-    Rows are counted through all samples. The function returns whether all labels that it read are allowed.
-    """
-    (in_height, in_width), (out_height, out_width) = labels.shape[1:], size
+) -> LabelRows:
+    """What computes the rows of a soft label, which are counted through all samples."""
+    in_size, num_boxes = labels.shape[1:], 1
     # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
-    max_runs = 64 * out_height * out_width
+    max_pixels = 64 * size[0] * size[1]
     if boxes is None:
+        dtype_y = torch.float64 if in_size[0] * in_size[1] > max_pixels else dtype
+        taps_y = table_of_whole(in_size[0], size[0], filter, dtype_y)
+        taps_x = table_of_whole(in_size[1], size[1], filter, torch.float64)
         mirrored = _NOT_MIRRORED
-        taps_y = whole_taps(in_height, out_height, filter, np.float64 if in_height * in_width > max_runs else dtype)
-        taps_x = whole_taps(in_width, out_width, filter, np.float64)
     else:
-        ends_y, ends_x = ends_of(boxes)
-        areas = abs((ends_y[:, 1] - ends_y[:, 0]) * (ends_x[:, 1] - ends_x[:, 0]))
+        boxes, num_boxes = boxes.double().contiguous(), len(boxes)
+        dtype_y = torch.float64 if max_area(boxes.data_ptr(), num_boxes) > max_pixels else dtype
         # The finished row is mirrored, not the taps: sums in the same order make a flip exact to the bit.
-        mirrored = ends_x[:, 1] < ends_x[:, 0]
-        taps_y = taps_of(ends_y, in_height, out_height, filter, np.float64 if areas.max() > max_runs else dtype)
-        taps_x = taps_of(np.sort(ends_x), in_width, out_width, filter, np.float64)
-    limits = torch.iinfo(torch.int32)
-    wide = np.int32 if labels.dtype != torch.int64 and limits.min <= ignore_index <= limits.max else np.int64
+        taps_y, taps_x, mirrored = tables_of_boxes(boxes, in_size, size, filter, dtype_y, torch.float64, sort_x=True)
+    wide = np.int32 if labels.dtype != torch.int64 and -(2**31) <= ignore_index < 2**31 else np.int64
     arguments = (
-        flat(labels),
+        labels.data_ptr(),
+        LIKE[labels.dtype],
         labels.stride(),
-        (wide(num_classes), in_width, out_height, out_width),
-        taps_y,
-        taps_x,
+        (wide(num_classes), in_size[1], *size),
+        taps_y.arguments,
+        LIKE[dtype_y],
+        taps_x.arguments,
+        LIKE[torch.float64],
         mirrored,
         wide(ignore_index),
         tile,
     )
-
-    def rows(epilogue: Any, first: int, end: int) -> bool:
-        in_range: bool = _label_rows(epilogue, *arguments, first, end)
-        return in_range
-
-    return rows, pixels_read(taps_y, taps_x, len(mirrored)) * labels.shape[0] // len(mirrored)
+    num_pixels = pixels_read(taps_y, taps_x, num_boxes) * labels.shape[0] // num_boxes
+    return LabelRows(arguments, num_pixels, (taps_y, taps_x))
 
 
-def _dense_epilogue(out: Tensor, tile: int) -> DenseEpilogue:
-    memory = flat(out)
-    finished, zeros = np.empty(tile, memory.dtype), np.zeros(tile, memory.dtype)
-    return DenseEpilogue(memory, tuple(out.shape[1:]), finished, zeros, *streaming(out))
+@jit
+def _soft_rows(
+    out: int, like: Array, shape: Any, line_length: int, to_boundary: int, rows: Any, first: int, end: int
+) -> Any:
+    """Rows of a soft label at an address."""
+    tile = rows[10]
+    finished, zeros = np.empty(tile, like.dtype), np.zeros(tile, like.dtype)
+    epilogue = DenseEpilogue(
+        array_at(out, 0, like), shape, finished, zeros, unsigned(line_length), unsigned(to_boundary)
+    )
+    return label_rows_at(epilogue, rows, first, end)
+
+
+def _soft_arguments(out: Tensor, rows: LabelRows) -> Any:
+    """Those of `_soft_rows`."""
+    return out.data_ptr(), LIKE[out.dtype], tuple(out.shape[1:]), *streaming(out), rows.arguments
+
+
+@jit
+def _top_rows(
+    class_index: int,
+    mass: int,
+    rest: int,
+    like_index: Array,
+    like_mass: Array,
+    shape: Any,
+    rows: Any,
+    first: int,
+    end: int,
+) -> Any:
+    """Rows of the largest classes at these addresses."""
+    num_top, dtype, index_dtype = shape[1], np.float32, like_index.dtype
+    epilogue = TopKEpilogue(
+        array_at(class_index, 0, like_index),
+        array_at(mass, 0, like_mass),
+        array_at(rest, 0, like_mass),
+        shape,
+        np.empty((num_top + 1) * TILE, dtype),
+        np.empty(num_top * TILE, index_dtype),
+        np.empty(TILE, dtype),
+        np.empty(TILE, index_dtype),
+    )
+    return label_rows_at(epilogue, rows, first, end)
 
 
 def _dense_tile(out: Tensor) -> int:
@@ -425,9 +486,10 @@ def soft_crop_resize(
     """Writes `tritonsoft.backends.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
     batch, num_classes, *size = out.shape
     tile = _dense_tile(out)
-    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, sums_dtype(out), tile)
-    work = 0.25 * (out.numel() + num_pixels)
-    in_range = all(pool.run(lambda first, end: rows(_dense_epilogue(out, tile), first, end), batch * size[0], work))
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, compute_dtype(out), tile)
+    arguments = _soft_arguments(out, rows)
+    work = 0.25 * (out.numel() + rows.num_pixels)
+    in_range = all(pool.run(lambda first, end: _soft_rows(*arguments, first, end), batch * size[0], work))
     return in_range or not validate
 
 
@@ -452,20 +514,23 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, vali
     if any(fine.shape[2] != 2 * coarse.shape[2] for fine, coarse in itertools.pairwise(outs)):
         return all(soft_crop_resize(out, labels, None, ignore_index, "area", validate) for out in outs)
     rows_of = [
-        label_rows(labels, None, out.shape[2:], out.shape[1], ignore_index, "area", sums_dtype(out), _dense_tile(out))
+        label_rows(
+            labels, None, out.shape[2:], out.shape[1], ignore_index, "area", compute_dtype(out), _dense_tile(out)
+        )
         for out in outs
     ]
+    arguments_of = [_soft_arguments(out, rows) for out, rows in zip(outs, rows_of, strict=True)]
     height = outs[-1].shape[2]
 
     def job(first: int, end: int) -> bool:
         # All sizes of a band before the next band, so that the label map is read from memory once.
         in_range = True
-        for out, (rows, _) in zip(outs, rows_of, strict=True):
+        for out, arguments in zip(outs, arguments_of, strict=True):
             ratio = out.shape[2] // height
-            in_range &= rows(_dense_epilogue(out, _dense_tile(out)), first * ratio, end * ratio)
+            in_range &= _soft_rows(*arguments, first * ratio, end * ratio)
         return in_range
 
-    work = 0.25 * sum(out.numel() + num_pixels for out, (_, num_pixels) in zip(outs, rows_of, strict=True))
+    work = 0.25 * sum(out.numel() + rows.num_pixels for out, rows in zip(outs, rows_of, strict=True))
     in_range = all(pool.run(job, labels.shape[0] * height, work))
     return in_range or not validate
 
@@ -483,15 +548,16 @@ def soft_crop_resize_top(
 ) -> bool:
     """Writes `reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
     batch, num_top, *size = index.shape
-    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, np.float32, TILE)
-    outputs = flat(index), flat(mass), flat(rest)
-
-    def epilogue() -> TopKEpilogue:
-        best, candidate = np.empty((num_top + 1) * TILE, np.float32), np.empty(TILE, np.float32)
-        best_class, candidate_class = np.empty(num_top * TILE, outputs[0].dtype), np.empty(TILE, outputs[0].dtype)
-        shape = (num_classes, num_top, *size)
-        return TopKEpilogue(*outputs, shape, best, best_class, candidate, candidate_class)
-
-    work = 0.5 * (mass.numel() + num_pixels)
-    in_range = all(pool.run(lambda first, end: rows(epilogue(), first, end), batch * size[0], work))
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, torch.float32, TILE)
+    arguments = (
+        index.data_ptr(),
+        mass.data_ptr(),
+        rest.data_ptr(),
+        LIKE[index.dtype],
+        LIKE[mass.dtype],
+        (num_classes, num_top, *size),
+        rows.arguments,
+    )
+    work = 0.5 * (mass.numel() + rows.num_pixels)
+    in_range = all(pool.run(lambda first, end: _top_rows(*arguments, first, end), batch * size[0], work))
     return in_range or not validate

@@ -9,21 +9,30 @@ from tritonsoft.backends.numba.elements import Array, borrowed, flat
 from tritonsoft.backends.numba.enlarging import (
     BLOCK_ROWS,
     Enlarging,
+    EnlargingArguments,
     LabelMap,
     Scratch,
     enlarged,
+    enlarging_arguments,
     enlarging_of,
     flush_grads,
     label_columns_beside,
     label_map,
     label_rows_beside,
     load_labels,
+    new_scratch,
     rows_beside,
-    scratch_of,
     tile_columns,
     tile_logits,
 )
-from tritonsoft.backends.numba.planes import StridedTensor, load_line, padded, strided_tensor
+from tritonsoft.backends.numba.planes import (
+    StridedTensor,
+    TensorArguments,
+    load_line,
+    padded,
+    strided_tensor,
+    tensor_arguments,
+)
 from tritonsoft.backends.numba.soft_targets import weights_of
 from tritonsoft.backends.numba.softmax import log
 from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
@@ -115,14 +124,10 @@ def _cross_entropy_blocks(
     scratch: Scratch,
     first_block: int,
     end_block: int,
-) -> bool:
+) -> Any:
     """Whether all labels are in range. Writes losses, or ``sums (blocks, 2)`` of losses and masses."""
-    enlarging, labels, smoothing, scratch = (
-        borrowed(enlarging),
-        borrowed(labels),
-        borrowed(smoothing),
-        borrowed(scratch),
-    )
+    enlarging, labels, smoothing = borrowed(enlarging), borrowed(labels), borrowed(smoothing)
+    scratch = borrowed(scratch)
     state, in_range = scratch.state, True
     blocks = (labels.height + BLOCK_ROWS - 1) // BLOCK_ROWS  # of a sample
     for sample in range(first_block // blocks, (end_block - 1) // blocks + 1):
@@ -152,6 +157,27 @@ def _cross_entropy_blocks(
                         lse[start + first + n] = state.max_logit[n]
                     store_losses(loss, sums, unsigned(block), state, unsigned(start + first), unsigned(count))
     return in_range
+
+
+@jit
+def _cross_entropy(
+    loss: Array,
+    sums: Array,
+    lse: Array,
+    arguments: EnlargingArguments,
+    labels: LabelMap,
+    weights: Array,
+    smoothing: Any,
+    columns: int,
+    logits_width: int,
+    first_block: int,
+    end_block: int,
+) -> Any:
+    enlarging = enlarging_of(arguments, lse)
+    scratch = new_scratch(enlarging, logits_width, columns, False, False, lse)
+    return _cross_entropy_blocks(
+        loss, sums, lse, enlarging, labels, weights, smoothing, columns, scratch, first_block, end_block
+    )
 
 
 @jit
@@ -313,6 +339,31 @@ def _cross_entropy_gradient_rows(
                 flush_slot(held, slot, enlarging, out, sample, tile, rows, scratch)
 
 
+@jit
+def _cross_entropy_gradient(
+    out_arguments: TensorArguments,
+    grad_arguments: TensorArguments,
+    divisor: float,
+    lse: Array,
+    arguments: EnlargingArguments,
+    labels: LabelMap,
+    weights: Array,
+    smoothing: Any,
+    size: Any,
+    step: int,
+    columns: int,
+    first_of_all: int,
+    end_of_all: int,
+) -> None:
+    out, grad = strided_tensor(out_arguments, lse), strided_tensor(grad_arguments, lse)
+    enlarging = enlarging_of(arguments, lse)
+    scratch = new_scratch(enlarging, size[1], columns, False, True, lse)
+    number = lse.dtype.type(divisor)
+    _cross_entropy_gradient_rows(
+        out, grad, number, lse, enlarging, labels, weights, smoothing, size, step, scratch, first_of_all, end_of_all
+    )
+
+
 def _smoothing(label_smoothing: float, weights: Array) -> Any:
     """What each class costs in every pixel (empty if nothing), the share of the own class, and the former's sum."""
     number = weights.dtype.type
@@ -336,28 +387,20 @@ def upsampled_cross_entropy(
     """Writes the loss of logits ``(B, C, h, w)`` at the pixels of a label map ``(B, H, W)``, and their logsumexp."""
     batch, num_classes = logits.shape[:2]
     blocks = batch * -(-labels.shape[1] // BLOCK_ROWS)
-    lse_memory = flat(lse)
-    dtype = lse_memory.dtype
-    enlarging = enlarging_of(logits, boxes, labels.shape[1:], dtype)
-    weights = weights_of(weight, num_classes, dtype)
-    sums, columns = partial_sums(value, reduction, blocks), tile_columns(num_classes, labels.shape[2])
+    weights, sums = weights_of(weight, num_classes, lse.dtype), partial_sums(reduction, blocks)
     arguments = (
         flat(value),
         sums,
-        lse_memory,
-        enlarging,
+        flat(lse),
+        enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype),
         label_map(labels, ignore_index),
         weights,
         _smoothing(label_smoothing, weights),
-        columns,
+        tile_columns(num_classes, labels.shape[2]),
+        logits.shape[3],
     )
-
-    def job(first: int, end: int) -> bool:
-        scratch = scratch_of(enlarging, logits.shape[3], columns, False, False, dtype)
-        in_range: bool = _cross_entropy_blocks(*arguments, scratch, first, end)
-        return in_range
-
-    in_range = all(pool.run(job, blocks, _FORWARD_NANOSECONDS * labels.numel() * num_classes))
+    work = _FORWARD_NANOSECONDS * labels.numel() * num_classes
+    in_range = all(pool.run(lambda first, end: _cross_entropy(*arguments, first, end), blocks, work))
     finish_cross_entropy(value, total, sums, reduction)
     return in_range or not validate
 
@@ -376,27 +419,22 @@ def upsampled_cross_entropy_backward(
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, H, W) / total``."""
     batch, num_classes, height, width = logits.shape
-    lse_memory = flat(lse.contiguous())
-    dtype = lse_memory.dtype
-    enlarging = enlarging_of(logits, boxes, labels.shape[1:], dtype)
-    weights = weights_of(weight, num_classes, dtype)
+    enlarging = enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype)
+    weights = weights_of(weight, num_classes, lse.dtype)
     step, columns = tile_logits(enlarging, batch, width)
     out.zero_()
     arguments = (
-        strided_tensor(out, dtype),
-        strided_tensor(grad[:, None], dtype),
-        divisor_of(total, dtype),
-        lse_memory,
+        tensor_arguments(out, lse.dtype),
+        tensor_arguments(grad[:, None], lse.dtype),
+        divisor_of(total),
+        flat(lse.contiguous()),
         enlarging,
         label_map(labels, ignore_index),
         weights,
         _smoothing(label_smoothing, weights),
         (height, width),
         step,
+        columns,
     )
-
-    def job(first: int, end: int) -> None:
-        scratch = scratch_of(enlarging, width, columns, False, True, dtype)
-        _cross_entropy_gradient_rows(*arguments, scratch, first, end)
-
-    pool.run(job, batch * height, _BACKWARD_NANOSECONDS * labels.numel() * num_classes)
+    work = _BACKWARD_NANOSECONDS * labels.numel() * num_classes
+    pool.run(lambda first, end: _cross_entropy_gradient(*arguments, first, end), batch * height, work)

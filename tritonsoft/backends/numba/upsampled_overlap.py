@@ -9,20 +9,22 @@ from tritonsoft.backends.numba.elements import Array, borrowed, flat
 from tritonsoft.backends.numba.enlarging import (
     BLOCK_ROWS,
     Enlarging,
+    EnlargingArguments,
     LabelMap,
     Scratch,
     enlarged,
+    enlarging_arguments,
     enlarging_of,
     label_columns_beside,
     label_map,
     label_rows_beside,
     load_labels,
+    new_scratch,
     rows_beside,
-    scratch_of,
     tile_columns,
     tile_logits,
 )
-from tritonsoft.backends.numba.planes import StridedTensor, padded, strided_tensor
+from tritonsoft.backends.numba.planes import StridedTensor, TensorArguments, padded, strided_tensor, tensor_arguments
 from tritonsoft.backends.numba.soft_overlap import finish_overlap
 from tritonsoft.backends.numba.soft_targets import weights_of
 from tritonsoft.backends.numba.softmax import log
@@ -44,7 +46,7 @@ def _overlap_blocks(
     scratch: Scratch,
     first_block: int,
     end_block: int,
-) -> bool:
+) -> Any:
     """Whether all labels are in range. Adds to ``sums (blocks, C, 3)`` of predicted and labelled mass and distance."""
     enlarging, labels, scratch = borrowed(enlarging), borrowed(labels), borrowed(scratch)
     state, pitch, in_range = scratch.state, unsigned(scratch.pitch), True
@@ -92,6 +94,22 @@ def _overlap_blocks(
                         sums[of_block + label * 3] += number
                         sums[of_block + label * 3 + 2] += number
     return in_range
+
+
+@jit
+def _overlap(
+    sums: Array,
+    lse: Array,
+    arguments: EnlargingArguments,
+    labels: LabelMap,
+    columns: int,
+    logits_width: int,
+    first_block: int,
+    end_block: int,
+) -> Any:
+    enlarging = enlarging_of(arguments, lse)
+    scratch = new_scratch(enlarging, logits_width, columns, True, False, lse)
+    return _overlap_blocks(sums, lse, enlarging, labels, columns, scratch, first_block, end_block)
 
 
 @jit
@@ -177,6 +195,24 @@ def _overlap_gradient_rows(
                 flush_slot(held, slot, enlarging, out, sample, tile, rows, scratch)
 
 
+@jit
+def _overlap_gradient(
+    out_arguments: TensorArguments,
+    slopes_of: Array,
+    lse: Array,
+    arguments: EnlargingArguments,
+    labels: LabelMap,
+    size: Any,
+    step: int,
+    columns: int,
+    first_of_all: int,
+    end_of_all: int,
+) -> None:
+    out, enlarging = strided_tensor(out_arguments, lse), enlarging_of(arguments, lse)
+    scratch = new_scratch(enlarging, size[1], columns, True, True, lse)
+    _overlap_gradient_rows(out, slopes_of, lse, enlarging, labels, size, step, scratch, first_of_all, end_of_all)
+
+
 def upsampled_overlap_loss(
     value: Tensor,
     slopes: Tensor,
@@ -194,22 +230,20 @@ def upsampled_overlap_loss(
     """Writes the loss, its slopes ``(S, C, 2)``, and the logsumexp of each scored pixel."""
     batch, num_classes = logits.shape[:2]
     blocks = batch * -(-labels.shape[1] // BLOCK_ROWS)
-    lse_memory = flat(lse)
-    dtype = lse_memory.dtype
-    enlarging = enlarging_of(logits, boxes, labels.shape[1:], dtype)
-    sums, columns = np.zeros(blocks * num_classes * 3), tile_columns(num_classes, labels.shape[2])
-    arguments = (sums, lse_memory, enlarging, label_map(labels, ignore_index), columns)
-
-    def job(first: int, end: int) -> bool:
-        scratch = scratch_of(enlarging, logits.shape[3], columns, True, False, dtype)
-        in_range: bool = _overlap_blocks(*arguments, scratch, first, end)
-        return in_range
-
-    in_range = all(pool.run(job, blocks, _FORWARD_NANOSECONDS * labels.numel() * num_classes))
-    options = (measure == "dice", classes == "present", reduction == "none", reduction == "mean")
-    finish_overlap(
-        flat(value), flat(slopes), sums, weights_of(weight, num_classes, dtype), blocks // len(slopes), options
+    sums = np.zeros(blocks * num_classes * 3)
+    arguments = (
+        sums,
+        flat(lse),
+        enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype),
+        label_map(labels, ignore_index),
+        tile_columns(num_classes, labels.shape[2]),
+        logits.shape[3],
     )
+    work = _FORWARD_NANOSECONDS * labels.numel() * num_classes
+    in_range = all(pool.run(lambda first, end: _overlap(*arguments, first, end), blocks, work))
+    options = (measure == "dice", classes == "present", reduction == "none", reduction == "mean")
+    weights, num_groups = weights_of(weight, num_classes, lse.dtype), len(slopes)
+    finish_overlap(value.data_ptr(), slopes.data_ptr(), sums, weights, num_groups, blocks // num_groups, options)
     return in_range or not validate
 
 
@@ -225,23 +259,18 @@ def upsampled_overlap_loss_backward(
 ) -> None:
     """Writes the gradient of the logits, given that of the values, ``grad (S, C)``."""
     batch, num_classes, height, width = logits.shape
-    lse_memory = flat(lse.contiguous())
-    dtype = lse_memory.dtype
-    enlarging = enlarging_of(logits, boxes, labels.shape[1:], dtype)
+    enlarging = enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype)
     step, columns = tile_logits(enlarging, batch, width)
     out.zero_()
     arguments = (
-        strided_tensor(out, dtype),
+        tensor_arguments(out, lse.dtype),
         flat((grad[..., None] * slopes).contiguous()),
-        lse_memory,
+        flat(lse.contiguous()),
         enlarging,
         label_map(labels, ignore_index),
         (height, width),
         step,
+        columns,
     )
-
-    def job(first: int, end: int) -> None:
-        scratch = scratch_of(enlarging, width, columns, True, True, dtype)
-        _overlap_gradient_rows(*arguments, scratch, first, end)
-
-    pool.run(job, batch * height, _BACKWARD_NANOSECONDS * labels.numel() * num_classes)
+    work = _BACKWARD_NANOSECONDS * labels.numel() * num_classes
+    pool.run(lambda first, end: _overlap_gradient(*arguments, first, end), batch * height, work)
