@@ -25,6 +25,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, NamedTuple, TypeGuard
 
 import torch
@@ -37,7 +38,17 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
-from tritonsoft.kernels import counting, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+from tritonsoft.kernels import (
+    area_loss,
+    counting_general,
+    counting_integer,
+    epilogues,
+    forward,
+    soft_cross_entropy,
+    soft_overlap,
+    sums,
+    top_k,
+)
 from tritonsoft.kernels.launch import Launch
 
 SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
@@ -93,13 +104,22 @@ class Instruction(NamedTuple):
     weight: float
 
 
-def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[int], float]]:
+Line = tuple[str, int]  # of the source: its file's name, and the number
+COUNTING = (epilogues, counting_integer, counting_general)  # no two of their functions have the same name
+
+
+def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[Line], float]]:
     """The source lines of either arm of each ``if`` whose share is known, and the share of the iterations it gets.
 
     A function that only one arm of its caller's calls belongs to that arm. What a constant decides is not in the code.
     """
-    functions = {node.name: node for node in ast.parse(inspect.getsource(counting)).body if _is_function(node)}
-    for function in functions.values():
+    functions: dict[str, ast.FunctionDef] = {}
+    files: dict[str, str] = {}
+    for module in COUNTING:
+        found = [node for node in ast.parse(inspect.getsource(module)).body if _is_function(node)]
+        functions |= {node.name: node for node in found}
+        files |= dict.fromkeys((node.name for node in found), _file_name(module))
+    for name, function in functions.items():
         calls = collections.Counter(_calls([function], taken))
         for node in ast.walk(function):
             share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
@@ -107,9 +127,23 @@ def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[int], float]]:
                 continue
             for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
                 in_arm = collections.Counter(_calls(arm, taken))
-                only_here = [] if _is_constant(node.test) else [name for name in in_arm if in_arm[name] == calls[name]]
-                called = [functions[name] for name in only_here if name in functions]
-                yield {n for part in (*arm, *called) for n in range(part.lineno, (part.end_lineno or 0) + 1)}, weight
+                only_here = (
+                    [] if _is_constant(node.test) else [called for called in in_arm if in_arm[called] == calls[called]]
+                )
+                parts: list[tuple[str, ast.stmt]] = [(name, part) for part in arm]
+                parts += [(called, functions[called]) for called in only_here if called in functions]
+                yield (
+                    {
+                        (files[owner], number)
+                        for owner, part in parts
+                        for number in range(part.lineno, (part.end_lineno or 0) + 1)
+                    },
+                    weight,
+                )
+
+
+def _file_name(module: ModuleType) -> str:
+    return Path(module.__file__ or "").name
 
 
 def _is_function(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
@@ -136,8 +170,9 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
     text = subprocess.run([TOOLS / "nvdisasm", "-g", "-c", cubin], capture_output=True, text=True, check=True).stdout
     labels: dict[str, int] = {}
     code: list[tuple[int, str, str, int]] = []  # address, opcode, operands, basic block
-    lines: dict[int, set[int]] = collections.defaultdict(set)  # of the source, by basic block
-    line, block, pending = 0, 0, []
+    lines: dict[int, set[Line]] = collections.defaultdict(set)  # by basic block
+    line: Line = ("", 0)
+    block, pending = 0, []
     for row in text.splitlines():
         if match := re.match(r"(\.L_x_\d+|\$\S+):", row):
             if match[1].startswith("$"):
@@ -145,7 +180,7 @@ def instructions(cubin: Path, case: Case) -> list[Instruction]:
             pending.append(match[1])
             block += 1
         elif match := re.search(r'//## File "(.*)", line (\d+)', row):
-            line = int(match[2]) if Path(match[1]).name == Path(counting.__file__).name else 0
+            line = (Path(match[1]).name, int(match[2]))
         elif match := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)(.*)", row):
             address = int(match[1], 16)
             labels.update(dict.fromkeys(pending, address))
@@ -339,14 +374,14 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
-    launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
+    launch = top_k.launch_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
     yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels, index, kept, rest])
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), (pixels, pixels)
-    launch = label_targets.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
+    launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
     yield Case(f"area loss C={num_classes} k=4", launch, [num_classes // 4, *trips], taken, soft, [labels, soft, *maps])
     grad = value.expand(pixels.shape)
-    launch = label_targets.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
+    launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
     moved = [labels, soft, soft, pixels, pixels]
     trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, moved)

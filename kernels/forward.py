@@ -1,6 +1,7 @@
 """`crop_resize`, `soft_crop_resize` and both at once: one kernel, so that image and label share box and filter.
 
-A program computes one tile of one sample: all its channels, then all its classes (`counting`).
+A program computes one tile of one sample: all its channels, then all its classes, counted in one of two ways, chosen by
+the shapes (`counting_integer`, `counting_general`).
 """
 
 import triton
@@ -10,7 +11,8 @@ from torch import Tensor
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
-from tritonsoft.kernels.counting import soft_tile, soft_tile_integer_factor
+from tritonsoft.kernels.counting_general import soft_tile
+from tritonsoft.kernels.counting_integer import soft_tile_integer_factor
 from tritonsoft.kernels.geometry import axis_of_box, filter_support, tap_of, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,

@@ -45,7 +45,16 @@ STORE_WIDTHS = {
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
     from tritonsoft.geometry import FILTERS
-    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+    from tritonsoft.kernels import (
+        adjoint,
+        area_loss,
+        forward,
+        pyramid,
+        soft_cross_entropy,
+        soft_overlap,
+        sums,
+        top_k,
+    )
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device="meta")
@@ -160,17 +169,17 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         if out != double:
             index = empty((batch, 4, height // k, width // k), byte if num_classes <= 256 else torch.int16)
             tops = (index, empty(index.shape, out), empty(pixels.shape, out))
-            yield "top", label_targets.top_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
+            yield "top", top_k.launch_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
         source, weight, value = (
             (labels, boxes, 255, filter),
             empty((num_classes,), pixels.dtype),
             empty((), pixels.dtype),
         )
         maps = (pixels, pixels)
-        configuration = label_targets.area_cross_entropy_configuration
+        configuration = area_loss.area_cross_entropy_configuration
         yield "area loss of each pixel", configuration(pixels, *maps, logits, *source, weight, "none", platform)
         yield "area loss", configuration(value, *maps, logits, *source, weight, "mean", platform)
-        configuration = label_targets.area_cross_entropy_backward_configuration
+        configuration = area_loss.area_cross_entropy_backward_configuration
         grad = value.expand(pixels.shape)
         yield "area gradient", configuration(logits, grad, value, logits, *source, None, *maps, platform)
 
@@ -189,7 +198,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     for labels, out, factors in ((bytes_, half, (2, 4, 8, 16)), (integers, single, (4, 8)), (bytes_, double, (1, 2))):
         outs = [empty((batch, 19, height // factor, width // factor), out) for factor in factors]
         suffix = f"{'-'.join(map(str, factors))} {name(labels.dtype)} {name(out)}"
-        yield f"pyramid {suffix}", label_targets.pyramid_configuration(labels, 255, *outs, platform=platform)
+        yield f"pyramid {suffix}", pyramid.launch_configuration(labels, 255, *outs, platform=platform)
 
 
 def _machine_code(compiled: Any) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]
 def _kernels() -> list[Any]:
     from triton.runtime.jit import JITFunction
 
-    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+    from tritonsoft.kernels import adjoint, area_loss, forward, pyramid, soft_cross_entropy, soft_overlap, sums, top_k
 
-    modules = (adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums)
+    modules = (adjoint, area_loss, forward, pyramid, soft_cross_entropy, soft_overlap, sums, top_k)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 
