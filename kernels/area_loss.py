@@ -157,12 +157,12 @@ def area_cross_entropy_backward_kernel(
     logits_sample = logits + sample * logits_strides[0]
     grad_offsets = pixels[0].to(OFFSET) * grad_strides[1] + pixels[1].to(OFFSET) * grad_strides[2]
     grad_here = tl.load(grad + sample * grad_strides[0] + grad_offsets, mask=inside, other=0.0)
-    scale = upcast(grad_here, ACCUMULATOR)
+    grad_loss = upcast(grad_here, ACCUMULATOR)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0)
-    scale = tl.where(mass_here > 0, divided_by(scale, total), 0.0)
+    grad_loss = tl.where(mass_here > 0, divided_by(grad_loss, total), 0.0)
     count_tile(
         (logits_sample, logits_strides, weights, out + sample * out_strides[0], out_strides),
-        (scale, scale * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
+        (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
         tile,
         labels,
         labels_strides,

@@ -77,11 +77,11 @@ def _take_class(classes, first_class):
 def soft_tile(
     epilogue,
     state,
-    pixels,  # (PIXELS,)
+    pixels,  # (BLOCK_HW,)
     labels,  # plane of this sample
     labels_strides,
-    taps_y,  # footprints (PIXELS,)
-    taps_x,  # footprints (PIXELS,)
+    taps_y,  # footprints (BLOCK_HW,)
+    taps_x,  # footprints (BLOCK_HW,)
     extent_y,
     extent_x,
     support_y,
@@ -92,7 +92,7 @@ def soft_tile(
     ignored_class,
     EPILOGUE: tl.constexpr,
     FILTER: tl.constexpr,
-    PIXELS: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
@@ -122,7 +122,7 @@ def soft_tile(
                 present = (present | ignored) ^ ignored
         for class_index in range(first_class, end_class):
             if ((present >> (class_index & 31)) & 1) == 0:
-                zeros = tl.zeros([PIXELS], ACCUMULATOR)
+                zeros = tl.zeros([BLOCK_HW], ACCUMULATOR)
                 epilogue_zero(epilogue, state, class_index, zeros, pixels, True, EPILOGUE, OFFSET)
 
         while present != 0:
@@ -130,10 +130,10 @@ def soft_tile(
             class1, present = _take_class(present, first_class)
             class2, present = _take_class(present, first_class)
             class3, present = _take_class(present, first_class)
-            mass0 = tl.zeros([PIXELS], ACCUMULATOR)
-            mass1 = tl.zeros([PIXELS], ACCUMULATOR)
-            mass2 = tl.zeros([PIXELS], ACCUMULATOR)
-            mass3 = tl.zeros([PIXELS], ACCUMULATOR)
+            mass0 = tl.zeros([BLOCK_HW], ACCUMULATOR)
+            mass1 = tl.zeros([BLOCK_HW], ACCUMULATOR)
+            mass2 = tl.zeros([BLOCK_HW], ACCUMULATOR)
+            mass3 = tl.zeros([BLOCK_HW], ACCUMULATOR)
             for step_y in range(0, num_taps_y):
                 weight_y, offset_y = tap_of(step_y, taps_y, support_y, labels_strides[1], in_height, FILTER, OFFSET)
                 for step_x in range(0, num_taps_x):

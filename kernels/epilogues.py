@@ -14,8 +14,8 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
                  first row and column of the tile                                none
     "top"        none                                                            mass that did not fit, k largest keys
     "loss"       logits, their strides, class weights                            loss, mass, logsumexp
-    "gradient"   the same, the gradient, its strides                             scale of the loss (0 without mass), the
-                                                                                 same times mass, logsumexp
+    "gradient"   the same, the gradient, its strides                             gradient of the pixel's loss (0 without
+                                                                                 mass), that times mass, logsumexp
 """
 
 import triton
@@ -99,10 +99,10 @@ def _class_weight(epilogue, class_index, exists):
 
 @triton.jit
 def _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
-    gradient, strides = epilogue[3], epilogue[4]
-    plane = gradient + tl.cast(class_index, tl.int64) * strides[1]
+    grad_logits, strides = epilogue[3], epilogue[4]
+    plane = grad_logits + tl.cast(class_index, tl.int64) * strides[1]
     value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
-    tl.store(plane + plane_offsets(pixels, strides, OFFSET), downcast(value, gradient.dtype.element_ty), mask=inside)
+    tl.store(plane + plane_offsets(pixels, strides, OFFSET), downcast(value, grad_logits.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -132,11 +132,11 @@ def apply_epilogue(
     elif EPILOGUE == "top":
         rest, keys = state
         candidate = _key(tl.where(inside, mass, 0.0), class_index, keys[0].dtype == tl.int64)
-        kept = ()
+        largest = ()
         for place in tl.static_range(len(keys)):
-            kept = kept + (tl.maximum(keys[place], candidate),)  # noqa: RUF005 - Triton unpacks nothing here
+            largest = largest + (tl.maximum(keys[place], candidate),)  # noqa: RUF005 - Triton unpacks nothing here
             candidate = tl.minimum(keys[place], candidate)
-        state = (rest + mass_of_key(candidate), kept)
+        state = (rest + mass_of_key(candidate), largest)
     else:
         logits, strides, weights = epilogue
         loss, total, lse = state

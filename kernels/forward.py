@@ -35,11 +35,11 @@ def _image_tile(
     out_strides,
     image,  # this sample
     image_strides,
-    rows,  # of the output, (PIXELS,)
+    rows,  # of the output, (BLOCK_HW,)
     columns,
     inside,
-    taps_y,  # footprints (PIXELS,)
-    taps_x,  # footprints (PIXELS,)
+    taps_y,  # footprints (BLOCK_HW,)
+    taps_x,  # footprints (BLOCK_HW,)
     num_taps_y,
     num_taps_x,
     support_y,
@@ -50,7 +50,7 @@ def _image_tile(
     fill,
     CHANNELS: tl.constexpr,  # that share a loop over the taps
     FILTER: tl.constexpr,
-    PIXELS: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
@@ -68,7 +68,7 @@ def _image_tile(
         for step in tl.static_range(CHANNELS):
             channel = tl.minimum(first_channel + step, channels - 1)
             planes = planes + (image + tl.cast(channel, tl.int64) * image_strides[1],)  # noqa: RUF005 - no unpacking here
-            totals = totals + (tl.zeros([PIXELS], ACCUMULATOR),)  # noqa: RUF005
+            totals = totals + (tl.zeros([BLOCK_HW], ACCUMULATOR),)  # noqa: RUF005
         for step_y in range(0, num_taps_y):
             weight_y, offset_y = tap_of(step_y, taps_y, support_y, image_strides[2], in_height, FILTER, OFFSET)
             for step_x in range(0, num_taps_x):
@@ -189,7 +189,7 @@ def crop_resize_kernel(
             rows_2d.to(OFFSET) * out_width + columns_2d,
             (rows_2d < out_height) & (columns_2d < out_width),
         )
-        # Zeros, of classes that the tile does not hold, need no order of the list's: they take the widest stores.
+        # Zeros of absent classes are stored in two dimensions, not as a list: that gives the widest stores.
         epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_2d[2], pixels_2d[3])
         labels_sample = labels + sample_offset * labels_strides[0]
         if INTEGER_FACTOR > 0:
@@ -270,7 +270,7 @@ def launch_configuration(
     if factor == 0 or image is not None:
         options |= register_limit(platform, accumulator, image is not None)
     block_h, block_w = tile_shape(height, width, elements)
-    # Each unit is a kernel of its own: source widths only tell those apart that allow the widest loads.
+    # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(
         crop_resize_kernel,

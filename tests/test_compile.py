@@ -262,7 +262,7 @@ def test_no_local_memory(target: str) -> None:
 @pytest.mark.parametrize("target", _grouped(target for target in TARGETS if target.startswith("sm")))
 @pytest.mark.parametrize("name", STORE_WIDTHS)
 def test_store_width(name: str, target: str) -> None:
-    """Every store of the dense path, and of a gradient, is as wide as the launch heuristic means it to be."""
+    """Every store at integer factors, and of a gradient, is as wide as the launch heuristic means it to be."""
     assert set(_compiled(target)[name]["stores"]) == {STORE_WIDTHS[name]}
 
 
