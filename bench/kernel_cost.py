@@ -182,11 +182,12 @@ def cases(platform: str) -> Iterator[Case]:
             taps = [math.ceil(scale + 1)] * 2
             chunks = math.ceil(num_classes / 32)
             scanned = min(chunks, 2)  # the four classes of a street tile lie in one or two chunks of 32
-            trips = [*scan, chunks, *scan, num_classes / chunks, 1 / chunks * scanned, *taps]
+            is_odd = size[1] % 2 == 1
+            zeros = [] if is_odd else [num_classes / chunks]  # the output holds them already
+            trips = [*scan, chunks, *scan, *zeros, 1 / chunks * scanned, *taps]
             shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
             if num_classes <= 32:  # no scan for chunks, of which these lines tell
                 shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
-            is_odd = size[1] % 2 == 1
             name = f"soft C={num_classes} boxes s={scale}{' odd width' if is_odd else ''} street"
             yield Case(name, launch, trips, shares, soft, [labels], [soft], is_predictable=not is_odd)
     for factor in (2, 4):

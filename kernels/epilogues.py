@@ -9,7 +9,7 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
 
     EPILOGUE     epilogue                                                        state
     "mass"       the soft label, plane size, offsets and existence of the pixels
-                 in an order that suits stores of zeros                          none
+                 in an order that suits stores of zeros, () if they are zero     none
     "pyramid"    the soft labels, finest first, height and width of the finest,
                  first row and column of the tile                                none
     "top"        none                                                            mass that did not fit, k largest keys
@@ -119,7 +119,7 @@ def apply_epilogue(
     """Gives an epilogue the masses of one class in the pixels of a tile; returns its new state."""
     inside = pixels[3] & exists
     if EPILOGUE == "mass":
-        soft, plane_size, _, _ = epilogue
+        soft, plane_size, _ = epilogue
         tl.store(soft + class_index * plane_size + pixels[2], downcast(mass, soft.dtype.element_ty), mask=inside)
     elif EPILOGUE == "pyramid":
         _store_pyramid(epilogue, class_index, mass, exists)
@@ -154,9 +154,11 @@ def epilogue_zero(epilogue, state, class_index, zeros, pixels, exists, EPILOGUE:
     """`apply_epilogue` of a class without mass, for epilogues that need to know of it."""
     inside = pixels[3] & exists
     if EPILOGUE == "mass":
-        soft, plane_size, offsets, here = epilogue
-        nothing = tl.zeros(offsets.shape, soft.dtype.element_ty)
-        tl.store(soft + class_index * plane_size + offsets, nothing, mask=here & exists)
+        soft, plane_size, pixels_of_zeros = epilogue
+        if len(pixels_of_zeros) > 0:
+            offsets, here = pixels_of_zeros
+            nothing = tl.zeros(offsets.shape, soft.dtype.element_ty)
+            tl.store(soft + class_index * plane_size + offsets, nothing, mask=here & exists)
     elif EPILOGUE == "pyramid":
         _store_pyramid(epilogue, class_index, zeros, exists)
     elif EPILOGUE == "gradient":

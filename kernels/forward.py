@@ -120,6 +120,7 @@ def crop_resize_kernel(
     CHANNELS: tl.constexpr,  # of the image that share a loop over the taps
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,  # neighbouring outputs that one store may take
+    ZEROED: tl.constexpr,  # whether the soft label holds zeros: those of absent classes are not stored
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
@@ -190,7 +191,10 @@ def crop_resize_kernel(
             (rows_2d < out_height) & (columns_2d < out_width),
         )
         # Zeros of absent classes are stored in two dimensions, not as a list: that gives the widest stores.
-        epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_2d[2], pixels_2d[3])
+        pixels_of_zeros = ()
+        if not ZEROED:
+            pixels_of_zeros = (pixels_2d[2], pixels_2d[3])
+        epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_of_zeros)
         labels_sample = labels + sample_offset * labels_strides[0]
         if INTEGER_FACTOR > 0:
             soft_tile_integer_factor(
@@ -241,6 +245,15 @@ def crop_resize_kernel(
 def channels_at_once(channels: int) -> int:
     """How many channels share a loop over the taps, whose weights and offsets they share; registers allow four."""
     return channels if channels <= 4 else 3 if channels % 4 and channels % 3 == 0 else 4
+
+
+def needs_zeros(soft: Tensor) -> bool:
+    """Whether a soft label must hold zeros before the kernel runs.
+
+    Rows of an odd width start at any address: a thread can store one element at a time only, and fills the sectors of
+    the memory in parts. Filling the whole tensor first is much faster; the kernel then stores present classes alone.
+    """
+    return soft.shape[3] % 2 == 1
 
 
 def launch_configuration(
@@ -299,6 +312,7 @@ def launch_configuration(
             "CHANNELS": channels_at_once(image.shape[1]) if image is not None else 0,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,
+            "ZEROED": soft is not None and needs_zeros(soft),
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "ACCUMULATOR": accumulator,
@@ -319,6 +333,8 @@ def soft_crop_resize(
     """Label map ``(B, H, W)`` -> soft label ``out (B, C, h, w)``."""
     if validate and not labels_in_range(labels, out.shape[1], ignore_index):
         return False
+    if needs_zeros(out):
+        out.zero_()
     launch(launch_configuration, out.device, None, None, out, labels, boxes, ignore_index, filter, 0.0)
     return True
 
@@ -337,5 +353,7 @@ def crop_resize_pair(
     """Image and label map through the same boxes, in one launch."""
     if validate and not labels_in_range(labels, out_soft.shape[1], ignore_index):
         return False
+    if needs_zeros(out_soft):
+        out_soft.zero_()
     launch(launch_configuration, out.device, out, image, out_soft, labels, boxes, ignore_index, filter, fill)
     return True

@@ -79,6 +79,11 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     yield "soft k=2 int16 bfloat16", soft(2, torch.int16, torch.bfloat16, 150, None, "area")
     for filter in FILTERS:
         yield f"soft boxes {filter} uint8 float16", soft(2, byte, half, 19, boxes, filter)
+    result, source = empty((batch, 150, 171, 341), half), empty((batch, height, width), byte)
+    yield (
+        "soft odd width uint8 float16",
+        forward.launch_configuration(None, None, result, source, None, 255, "area", 0.0, platform),
+    )
     for labels, out in ((torch.int64, single), (byte, double)):
         yield f"soft boxes area {name(labels)} {name(out)}", soft(2, labels, out, 150, empty((batch, 4), out), "area")
 

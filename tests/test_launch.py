@@ -104,6 +104,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "image": lambda: kernels.crop_resize(f(2, 3, 8, 8), f(2, 3, 32, 32), f(*box), "area", 0.5),
         "adjoint": lambda: kernels.crop_resize_adjoint(f(2, 3, 32, 32), f(2, 3, 8, 8), f(*box), "area"),
         "soft": lambda: kernels.soft_crop_resize(f(*logits), labels(), None, 255, "area", False),
+        "soft of odd width": lambda: kernels.soft_crop_resize(f(2, 19, 8, 7), labels(), None, 255, "area", False),
         "pair": lambda: kernels.crop_resize_pair(
             f(2, 3, 8, 8), f(*logits), f(2, 3, 32, 32), labels(), f(*box), 255, "area", 0.0, False
         ),
