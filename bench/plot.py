@@ -34,7 +34,7 @@ def read(path: Path) -> list[Row]:
 def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
     """The CSVs of all devices whose names end like this, with their rows."""
     for path in sorted(RESULTS.glob("*.csv")):
-        kind = next((end for end in ("-scaling", "-overhead", "-busy") if path.stem.endswith(end)), "")
+        kind = next((end for end in ("-scaling", "-overhead", "-busy", "-profiles") if path.stem.endswith(end)), "")
         if kind == suffix and path.stem != "kernel-cost":
             yield path, read(path)
 
@@ -146,15 +146,8 @@ def speed_section() -> str:
 
 def cost_section() -> str:
     """What the compiled kernels cost on one target."""
-    columns = ["kernel", "registers", "instructions", "stores", "floor_us", "arithmetic_over_floor"]
-    headings = [
-        "kernel",
-        "registers",
-        "instructions per element",
-        "bits per store",
-        "floor, µs",
-        "arithmetic over floor",
-    ]
+    columns = ["kernel", "registers", "warps", "instructions", "stores", "floor_us"]
+    headings = ["kernel", "registers", "warps per scheduler", "instructions per element", "bits per store", "floor, µs"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     rows = [row for row in read(RESULTS / "kernel-cost.csv") if row["target"] == "sm_90"]
     lines += [f"| {' | '.join(row[column] for column in columns)} |" for row in rows]

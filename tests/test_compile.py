@@ -45,7 +45,16 @@ STORE_WIDTHS = {
 def launches(platform: str) -> Iterator[tuple[str, Any]]:
     """The name and the `Launch` of each configuration; the tensors have no memory."""
     from tritonsoft.geometry import FILTERS
-    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+    from tritonsoft.kernels import (
+        adjoint,
+        area_loss,
+        forward,
+        pyramid,
+        soft_cross_entropy,
+        soft_overlap,
+        sums,
+        top_k,
+    )
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype, device="meta")
@@ -70,6 +79,11 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     yield "soft k=2 int16 bfloat16", soft(2, torch.int16, torch.bfloat16, 150, None, "area")
     for filter in FILTERS:
         yield f"soft boxes {filter} uint8 float16", soft(2, byte, half, 19, boxes, filter)
+    result, source = empty((batch, 150, 171, 341), half), empty((batch, height, width), byte)
+    yield (
+        "soft odd width uint8 float16",
+        forward.launch_configuration(None, None, result, source, None, 255, "area", 0.0, platform),
+    )
     for labels, out in ((torch.int64, single), (byte, double)):
         yield f"soft boxes area {name(labels)} {name(out)}", soft(2, labels, out, 150, empty((batch, 4), out), "area")
 
@@ -160,17 +174,17 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         if out != double:
             index = empty((batch, 4, height // k, width // k), byte if num_classes <= 256 else torch.int16)
             tops = (index, empty(index.shape, out), empty(pixels.shape, out))
-            yield "top", label_targets.top_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
+            yield "top", top_k.launch_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
         source, weight, value = (
             (labels, boxes, 255, filter),
             empty((num_classes,), pixels.dtype),
             empty((), pixels.dtype),
         )
         maps = (pixels, pixels)
-        configuration = label_targets.area_cross_entropy_configuration
+        configuration = area_loss.area_cross_entropy_configuration
         yield "area loss of each pixel", configuration(pixels, *maps, logits, *source, weight, "none", platform)
         yield "area loss", configuration(value, *maps, logits, *source, weight, "mean", platform)
-        configuration = label_targets.area_cross_entropy_backward_configuration
+        configuration = area_loss.area_cross_entropy_backward_configuration
         grad = value.expand(pixels.shape)
         yield "area gradient", configuration(logits, grad, value, logits, *source, None, *maps, platform)
 
@@ -189,7 +203,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     for labels, out, factors in ((bytes_, half, (2, 4, 8, 16)), (integers, single, (4, 8)), (bytes_, double, (1, 2))):
         outs = [empty((batch, 19, height // factor, width // factor), out) for factor in factors]
         suffix = f"{'-'.join(map(str, factors))} {name(labels.dtype)} {name(out)}"
-        yield f"pyramid {suffix}", label_targets.pyramid_configuration(labels, 255, *outs, platform=platform)
+        yield f"pyramid {suffix}", pyramid.launch_configuration(labels, 255, *outs, platform=platform)
 
 
 def _machine_code(compiled: Any) -> dict[str, Any]:
@@ -253,7 +267,7 @@ def test_no_local_memory(target: str) -> None:
 @pytest.mark.parametrize("target", _grouped(target for target in TARGETS if target.startswith("sm")))
 @pytest.mark.parametrize("name", STORE_WIDTHS)
 def test_store_width(name: str, target: str) -> None:
-    """Every store of the dense path, and of a gradient, is as wide as the launch heuristic means it to be."""
+    """Every store at integer factors, and of a gradient, is as wide as the launch heuristic means it to be."""
     assert set(_compiled(target)[name]["stores"]) == {STORE_WIDTHS[name]}
 
 

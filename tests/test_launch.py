@@ -79,9 +79,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]
 def _kernels() -> list[Any]:
     from triton.runtime.jit import JITFunction
 
-    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+    from tritonsoft.kernels import adjoint, area_loss, forward, pyramid, soft_cross_entropy, soft_overlap, sums, top_k
 
-    modules = (adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums)
+    modules = (adjoint, area_loss, forward, pyramid, soft_cross_entropy, soft_overlap, sums, top_k)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 
@@ -104,6 +104,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "image": lambda: kernels.crop_resize(f(2, 3, 8, 8), f(2, 3, 32, 32), f(*box), "area", 0.5),
         "adjoint": lambda: kernels.crop_resize_adjoint(f(2, 3, 32, 32), f(2, 3, 8, 8), f(*box), "area"),
         "soft": lambda: kernels.soft_crop_resize(f(*logits), labels(), None, 255, "area", False),
+        "soft of odd width": lambda: kernels.soft_crop_resize(f(2, 19, 8, 7), labels(), None, 255, "area", False),
         "pair": lambda: kernels.crop_resize_pair(
             f(2, 3, 8, 8), f(*logits), f(2, 3, 32, 32), labels(), f(*box), 255, "area", 0.0, False
         ),
