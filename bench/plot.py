@@ -32,8 +32,8 @@ def read(path: Path) -> list[Row]:
 
 
 def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
-    """The CSVs of all devices whose names end like this, with their rows."""
-    for path in sorted(RESULTS.glob("*.csv")):
+    """The CSVs of all devices whose names end like this, with their rows, GPUs first."""
+    for path in sorted(RESULTS.glob("*.csv"), key=lambda path: (not path.stem.startswith("nvidia"), path)):
         kind = next((end for end in ("-scaling", "-overhead", "-busy", "-profiles") if path.stem.endswith(end)), "")
         if kind == suffix and path.stem != "kernel-cost":
             yield path, read(path)
@@ -109,9 +109,10 @@ def setting(row: Row) -> str:
         for name in ("torch", "Triton", "Numba", "OpenCV", "kornia", "MONAI")
         if row.get(name.lower())
     )
+    threads = f", {row['threads']} threads" if row["threads"] else ""
     return (
-        f"**{row['device_name']}**, {row['threads']} threads, which copy "
-        f"{float(row['copy_gigabytes_per_second']):.3g} GB/s (read + written); {versions}; commit {row['commit']}, "
+        f"**{row['device_name']}**{threads}, copies "
+        f"{float(row['copy_gigabytes_per_second']):.4g} GB/s (read + written); {versions}; commit {row['commit']}, "
         f"{row['date']}."
     )
 
@@ -205,7 +206,7 @@ def draw_rivals(rows: Sequence[Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time over tritonsoft's (right of the line: slower)")
-    axes.set_title(f"Every rival on {rows[0]['device_name']}, {rows[0]['threads']} threads", fontsize=10)
+    axes.set_title(f"Every rival on {rows[0]['device_name']}", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
     plt.close(figure)
