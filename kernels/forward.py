@@ -278,7 +278,8 @@ def launch_configuration(
     if factor > 0:
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
     else:
-        options, elements = {"num_warps": 4}, 1024
+        # Measured on an H100 (bench/NOTES.md): more outputs per program leave too few programs to hide their loads.
+        options, elements = {"num_warps": 2 if image is None and boxes is not None else 4}, 512
         unit = 16 // soft.element_size() if soft is not None else 1
     if factor == 0 or image is not None:
         options |= register_limit(platform, accumulator, image is not None)

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import Array, array_at
-from tritonsoft.backends.numba.labels import TILE, Masses, label_rows, label_rows_at
+from tritonsoft.backends.numba.label_rows import TILE, Masses, label_rows, label_rows_at
 from tritonsoft.backends.numba.planes import (
     STAGED,
     Lines,
