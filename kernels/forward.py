@@ -279,7 +279,8 @@ def launch_configuration(
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
     else:
         # Measured on an H100 (bench/NOTES.md): more outputs per program leave too few programs to hide their loads.
-        options, elements = {"num_warps": 2 if image is None and boxes is not None else 4}, 512
+        of_labels_in_boxes = image is None and boxes is not None and soft is not None and not needs_zeros(soft)
+        options, elements = {"num_warps": 2 if of_labels_in_boxes else 4}, 512
         unit = 16 // soft.element_size() if soft is not None else 1
     if factor == 0 or image is not None:
         options |= register_limit(platform, accumulator, image is not None)
