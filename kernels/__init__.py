@@ -10,6 +10,8 @@ from tritonsoft.kernels.label_targets import (
 )
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
+from tritonsoft.kernels.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
+from tritonsoft.kernels.upsampled_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 
 __all__ = [
     "area_cross_entropy",
@@ -24,4 +26,8 @@ __all__ = [
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "upsampled_cross_entropy",
+    "upsampled_cross_entropy_backward",
+    "upsampled_overlap_loss",
+    "upsampled_overlap_loss_backward",
 ]
