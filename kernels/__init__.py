@@ -1,6 +1,7 @@
 """The Triton backend: each file is a kernel, its launcher and its launch heuristic."""
 
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
+from tritonsoft.kernels.decode import confusion_matrix, decode
 from tritonsoft.kernels.forward import crop_resize, crop_resize_pair, soft_crop_resize
 from tritonsoft.kernels.label_targets import (
     area_cross_entropy,
@@ -16,11 +17,13 @@ from tritonsoft.kernels.upsampled_overlap import upsampled_overlap_loss, upsampl
 __all__ = [
     "area_cross_entropy",
     "area_cross_entropy_backward",
+    "confusion_matrix",
     "crop_resize",
     "crop_resize_adjoint",
     "crop_resize_pair",
     "cross_entropy",
     "cross_entropy_backward",
+    "decode",
     "overlap_loss",
     "overlap_loss_backward",
     "soft_crop_resize",
