@@ -220,8 +220,8 @@ def lerp(first, second, fraction):
 @triton.jit
 def row_of_logits(plane, offset, taps, exists, ACCUMULATOR: tl.constexpr):
     """One row of one class at label columns; -infinity where there is no such class."""
-    first = tl.load(plane + offset + taps[0], mask=exists, other=float("-inf"))
-    second = tl.load(plane + offset + taps[1], mask=exists, other=float("-inf"))
+    first = tl.load(plane + (offset + taps[0]), mask=exists, other=float("-inf"))
+    second = tl.load(plane + (offset + taps[1]), mask=exists, other=float("-inf"))
     return lerp(upcast(first, ACCUMULATOR), upcast(second, ACCUMULATOR), taps[2])
 
 

@@ -35,7 +35,7 @@ from tritonsoft.kernels.enlarging import (
 )
 from tritonsoft.kernels.launch import Launch, launch
 from tritonsoft.kernels.sums import finish_overlap
-from tritonsoft.kernels.upsampled_gradient import gradient_configuration
+from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 
 
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "num_classes", "ignored_class"])

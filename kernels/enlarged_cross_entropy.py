@@ -1,4 +1,4 @@
-"""Cross-entropy of logits that are enlarged to the size of their label map, and its gradient (`upsampled_gradient`)."""
+"""Cross-entropy of logits that are enlarged to the size of their label map, and its gradient (`enlarged_gradient`)."""
 
 import triton
 import triton.language as tl
@@ -25,7 +25,7 @@ from tritonsoft.kernels.enlarging import (
 from tritonsoft.kernels.launch import Launch, launch
 from tritonsoft.kernels.softmax import with_stride
 from tritonsoft.kernels.sums import finish_cross_entropy, store_sums, sums_instead_of_losses
-from tritonsoft.kernels.upsampled_gradient import gradient_configuration
+from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 
 
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "num_classes", "ignored_class"])

@@ -45,9 +45,8 @@ from tritonsoft.kernels.sums import divided_by
 #          or None, the weights of the classes or None with their stride;
 #          overlap: the gradient of the values (B, C), the slopes (B, C, 2), both with their strides, and the mean slope
 #          of each pixel (B, H, W), contiguous.
-# `terms`: of the pixels at hand: which count; the class, counted from the program's first; the logsumexp; a factor of
-#          all; cross entropy: what the label's class and, for smoothed labels, each class gets of the target, relative
-#          to the whole; overlap: the mean slope.
+# `terms`: of the pixels at hand, which count; the logsumexp; a factor of all classes; cross entropy with smoothed labels:
+#          the share of the target that the label's class gets, and each class; overlap: the mean slope.
 
 
 @triton.jit
@@ -73,13 +72,12 @@ def _terms_of_pixels(
     lse_here = tl.load(lse + pixels, mask=known, other=0.0).to(ACCUMULATOR)
     if RULE == "overlap":
         mean_slope = tl.load(rule[4] + pixels, mask=known, other=0.0).to(ACCUMULATOR)
-        return known, lse_here, 1.0, mean_slope, None
+        return known, lse_here, tl.full([], 1.0, ACCUMULATOR), mean_slope
     else:
         offsets = tl.cast(row, OFFSET) * rule[1][1] + columns.to(OFFSET) * rule[1][2]
         grad = tl.load(rule[0] + sample * rule[1][0] + offsets, mask=known, other=0.0).to(ACCUMULATOR)
         factor = grad * inverse_total
-        of_label = None
-        of_each = None
+        of_target = ()
         if rule[3][0] is not None or LABEL_SMOOTHING > 0:
             weight = class_weight(rule[3], label, known, ACCUMULATOR)
             from_label = (1 - LABEL_SMOOTHING) * weight
@@ -88,25 +86,23 @@ def _terms_of_pixels(
                 from_each = LABEL_SMOOTHING / num_classes.to(ACCUMULATOR)
                 mass += from_each * all_weights
                 inverse_mass = 1 / tl.where(mass > 0, mass, 1.0)
-                of_label = from_label * inverse_mass
-                of_each = from_each * inverse_mass
+                of_target = (from_label * inverse_mass, from_each * inverse_mass)
             known &= mass > 0
             factor *= mass
-        return known, lse_here, tl.where(known, factor, 0.0), of_label, of_each
+        return (known, lse_here, tl.where(known, factor, 0.0)) + of_target  # noqa: RUF005
 
 
 @triton.jit
 def _of_class(logits, terms, is_label, scalars, RULE: tl.constexpr):
     """What the pixels say of one class, but for the factor of all classes."""
-    known, lse, _, third, of_each = terms
-    probability = tl.where(known, exponential_of_units(logits - lse), 0.0)  # also where a logit is not a number
+    probability = exponential_of_units(logits - terms[1])
+    probability = tl.where(terms[0], probability, 0.0)  # also where a logit is not a number
     if RULE == "overlap":
-        return probability * (tl.where(is_label, scalars[1], scalars[0]) - third)
+        return probability * (tl.where(is_label, scalars[1], scalars[0]) - terms[3])
+    elif len(terms) > 3:
+        return probability - tl.where(is_label, terms[3], 0.0) - terms[4] * scalars[0]
     else:
-        result = probability - tl.where(is_label, 1.0 if third is None else third, 0.0)
-        if of_each is not None:
-            result -= of_each * scalars[0]
-        return result
+        return tl.where(is_label, probability - 1, probability)
 
 
 @triton.jit
