@@ -92,9 +92,9 @@ def decode_kernel(
                 new_max = max_logit
                 for unrolled in tl.static_range(UNROLL):
                     class_index = tl.cast(first_class + unrolled, tl.int32)
-                    plane = logits + class_index.to(tl.int64) * logits_strides[1]
+                    class_offset = class_index.to(OFFSET) * logits_strides[1]
                     exist = class_index < num_classes
-                    value = enlarged_logits(plane, offsets, taps, fractions, exist, ACCUMULATOR, False)
+                    value = enlarged_logits(logits, class_offset, offsets, taps, fractions, exist, ACCUMULATOR, False)
                     if bias[0] is not None:
                         value += class_weight(bias, class_index, exist, ACCUMULATOR)
                     # NaN is neither below anything nor above itself: the first one wins.

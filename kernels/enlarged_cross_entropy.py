@@ -78,9 +78,20 @@ def upsampled_cross_entropy_kernel(
             )
             known = label >= 0
             max_logit, log_sum, below = softmax_of_tile(
-                logits, logits_strides, offsets, taps, fractions, weights, num_classes, SMOOTHED, ROWS, UNROLL, ACCUMULATOR
+                logits,
+                logits_strides,
+                offsets,
+                taps,
+                fractions,
+                weights,
+                num_classes,
+                SMOOTHED,
+                ROWS,
+                UNROLL,
+                ACCUMULATOR,
+                OFFSET,
             )
-            logit = logits_of_labels(logits, logits_strides, label, offsets, taps, fractions, ACCUMULATOR, True)
+            logit = logits_of_labels(logits, logits_strides, label, offsets, taps, fractions, ACCUMULATOR, OFFSET, True)
             weight = class_weight(weights, label, known, ACCUMULATOR)
             part = weight * (1 - LABEL_SMOOTHING)
             loss_here = tl.where(part == 0, 0.0, part * natural_units((max_logit - logit) + log_sum))
@@ -151,7 +162,7 @@ def upsampled_cross_entropy_backward_configuration(
     platform: str,
 ) -> Launch:
     """What `upsampled_cross_entropy_backward` launches second."""
-    rule = (grad, grad.stride(), total, with_stride(weight))
+    rule = (grad, grad.stride() if any(grad.stride()) else None, total, with_stride(weight))
     place = (logits, labels, has_boxes, ignore_index, lse, Tables(*tables))
     return gradient_configuration("cross entropy", out, rule, label_smoothing, *place)
 

@@ -96,6 +96,7 @@ def upsampled_statistics_kernel(
                     ROWS,
                     UNROLL,
                     ACCUMULATOR,
+                    OFFSET,
                 )
                 value = tl.where(known, max_logit + log_sum, 0.0)
                 tl.store(lse + pixels, value.to(lse.dtype.element_ty), mask=exists)
@@ -105,12 +106,16 @@ def upsampled_statistics_kernel(
                 for first_class in range(0, num_classes, UNROLL):
                     for unrolled in tl.static_range(UNROLL):
                         class_index = tl.cast(first_class + unrolled, tl.int32)
-                        plane = logits + class_index.to(tl.int64) * logits_strides[1]
+                        class_offset = class_index.to(OFFSET) * logits_strides[1]
                         exist = class_index < num_classes
-                        logit = enlarged_logits(plane, offsets, taps, fractions, exist, ACCUMULATOR, True)
+                        logit = enlarged_logits(
+                            logits, class_offset, offsets, taps, fractions, exist, ACCUMULATOR, True
+                        )
                         elsewhere, _ = scalars_of_slopes(slopes, sample, class_index, exist, ACCUMULATOR)
                         mean = tl.fma(exponential_of_units(logit - lse_here), elsewhere, mean)
-                logit = logits_of_labels(logits, logits_strides, label, offsets, taps, fractions, ACCUMULATOR, True)
+                logit = logits_of_labels(
+                    logits, logits_strides, label, offsets, taps, fractions, ACCUMULATOR, OFFSET, True
+                )
                 elsewhere, at_label = scalars_of_slopes(slopes, sample, label, known, ACCUMULATOR)
                 mean += exponential_of_units(logit - lse_here) * (at_label - elsewhere)
                 value = tl.where(known, mean, 0.0)
@@ -165,17 +170,15 @@ def upsampled_sums_kernel(
             bottoms = ()
             for unrolled in tl.static_range(UNROLL):
                 class_index = first_class + unrolled
-                plane = logits + class_index.to(tl.int64) * logits_strides[1]
+                class_offset = class_index.to(OFFSET) * logits_strides[1]
                 exist = class_index < num_classes
-                top = row_of_logits(plane, first_offset, taps, exist, ACCUMULATOR)
-                bottom = row_of_logits(plane, second_offset, taps, exist, ACCUMULATOR)
+                top = row_of_logits(logits, class_offset, first_offset, taps, exist, ACCUMULATOR)
+                bottom = row_of_logits(logits, class_offset, second_offset, taps, exist, ACCUMULATOR)
                 tops = tops + (log2_units(top),)  # noqa: RUF005
                 bottoms = bottoms + (log2_units(bottom),)  # noqa: RUF005
             for row in range(start, end):
                 fraction = tl.load(axis[2] + row)
-                label = load_labels(
-                    labels, labels_strides, row, columns, taps[3], num_classes, ignored_class, OFFSET
-                )
+                label = load_labels(labels, labels_strides, row, columns, taps[3], num_classes, ignored_class, OFFSET)
                 known = label >= 0
                 pixels = (sample * out_height + row) * out_width + columns
                 lse_here = tl.load(lse + pixels, mask=known, other=0.0).to(ACCUMULATOR)

@@ -23,7 +23,9 @@ from torch import Tensor
 from tritonsoft import memory
 from tritonsoft.kernels.convert import upcast
 from tritonsoft.kernels.geometry import axis_of_box, quotient
-from tritonsoft.kernels.launch import Launch, accumulator_type, launch, offset_type
+from tritonsoft.kernels.launch import Launch, accumulator_type, launch
+
+_INT32_LIMIT = 2**31
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
@@ -59,7 +61,7 @@ def _store_axis(starts, codes, fractions, mirrored, box, index, in_size, out_siz
     is_inside = (lo <= centre) & (centre < hi)
     code = tl.where(is_inside, 2 * first.to(tl.int32) + is_between.to(tl.int32), -1)
     fraction = (position - first).to(DTYPE)
-    if DTYPE != tl.float64:
+    if tl.float64 != DTYPE:
         fraction = tl.minimum(fraction, 0.99999994)  # the largest float32 below 1: the first logit weighs something
     tl.store(codes + index, code, mask=index < out_size)
     tl.store(fractions + index, tl.where(is_between, fraction, 0.5), mask=index < out_size)
@@ -218,10 +220,10 @@ def lerp(first, second, fraction):
 
 
 @triton.jit
-def row_of_logits(plane, offset, taps, exists, ACCUMULATOR: tl.constexpr):
+def row_of_logits(logits, class_offset, row_offset, taps, exists, ACCUMULATOR: tl.constexpr):
     """One row of one class at label columns; -infinity where there is no such class."""
-    first = tl.load(plane + (offset + taps[0]), mask=exists, other=float("-inf"))
-    second = tl.load(plane + (offset + taps[1]), mask=exists, other=float("-inf"))
+    first = tl.load(logits + ((row_offset + taps[0]) + class_offset), mask=exists, other=float("-inf"))
+    second = tl.load(logits + ((row_offset + taps[1]) + class_offset), mask=exists, other=float("-inf"))
     return lerp(upcast(first, ACCUMULATOR), upcast(second, ACCUMULATOR), taps[2])
 
 
@@ -247,10 +249,12 @@ def logarithm_in_units(value):
 
 
 @triton.jit
-def enlarged_logits(plane, offsets, taps, fractions, exists, ACCUMULATOR: tl.constexpr, UNITS: tl.constexpr):
+def enlarged_logits(
+    logits, class_offset, offsets, taps, fractions, exists, ACCUMULATOR: tl.constexpr, UNITS: tl.constexpr
+):
     """One class at label rows and columns, (rows, columns); ``offsets`` of the two rows of logits they all share."""
-    first = row_of_logits(plane, offsets[0], taps, exists, ACCUMULATOR)
-    second = row_of_logits(plane, offsets[1], taps, exists, ACCUMULATOR)
+    first = row_of_logits(logits, class_offset, offsets[0], taps, exists, ACCUMULATOR)
+    second = row_of_logits(logits, class_offset, offsets[1], taps, exists, ACCUMULATOR)
     if UNITS:
         first = log2_units(first)
         second = log2_units(second)
@@ -259,15 +263,23 @@ def enlarged_logits(plane, offsets, taps, fractions, exists, ACCUMULATOR: tl.con
 
 @triton.jit
 def logits_of_labels(
-    logits, strides, label, offsets, taps, fractions, ACCUMULATOR: tl.constexpr, UNITS: tl.constexpr
+    logits,
+    strides,
+    label,
+    offsets,
+    taps,
+    fractions,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+    UNITS: tl.constexpr,
 ):
     """`enlarged_logits` of each pixel's own class, -1 for none, (rows, columns): with the same bits."""
     known = label >= 0
-    planes = logits + tl.maximum(label, 0).to(tl.int64) * strides[1]
+    class_offset = tl.maximum(label, 0).to(OFFSET) * strides[1]
     rows = ()
     for row in tl.static_range(2):
-        first = tl.load(planes + (offsets[row] + taps[0])[None, :], mask=known, other=0.0)
-        second = tl.load(planes + (offsets[row] + taps[1])[None, :], mask=known, other=0.0)
+        first = tl.load(logits + ((offsets[row] + taps[0])[None, :] + class_offset), mask=known, other=0.0)
+        second = tl.load(logits + ((offsets[row] + taps[1])[None, :] + class_offset), mask=known, other=0.0)
         value = lerp(upcast(first, ACCUMULATOR), upcast(second, ACCUMULATOR), taps[2][None, :])
         rows = rows + (log2_units(value) if UNITS else value,)  # noqa: RUF005 - Triton unpacks nothing here
     return lerp(rows[0], rows[1], fractions)
@@ -300,6 +312,7 @@ def softmax_of_tile(
     ROWS: tl.constexpr,
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
 ):
     """Of the classes of each pixel, (ROWS, columns): their largest logit, the logarithm of the sum of their
     exponentials relative to it, and the weighted sum of how far they lie below it; all in `log2_units`.
@@ -316,9 +329,9 @@ def softmax_of_tile(
         new_max = max_logit
         for unrolled in tl.static_range(UNROLL):
             class_index = first + unrolled
-            plane = logits + tl.cast(class_index, tl.int64) * strides[1]
+            class_offset = tl.cast(class_index, OFFSET) * strides[1]
             exists = class_index < num_classes
-            value = enlarged_logits(plane, offsets, taps, fractions, exists, ACCUMULATOR, True)
+            value = enlarged_logits(logits, class_offset, offsets, taps, fractions, exists, ACCUMULATOR, True)
             values = values + (value,)  # noqa: RUF005
             new_max = tl.maximum(new_max, value)
         if WITH_SUM:
@@ -378,6 +391,16 @@ def scalars_of_slopes(slopes, sample, classes, exists, ACCUMULATOR: tl.constexpr
 # --- launch ----------------------------------------------------------------------------------------------------------
 
 
+def _offset_type(logits: Tensor, size: tuple[int, int], labels: Tensor | None) -> Any:
+    """The integer that holds every offset inside one sample."""
+    tensors = [logits] if labels is None else [logits, labels]
+    ends = [
+        sum((length - 1) * stride for length, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+        for tensor in tensors
+    ]
+    return tl.int64 if max(*ends, size[0] * size[1]) >= _INT32_LIMIT else tl.int32
+
+
 def tables_arguments(tables: Tables) -> tuple[Any, ...]:
     """``tables`` as kernels get it."""
     shared = len(tables.starts) == 1
@@ -400,7 +423,7 @@ def enlarging_arguments(
         "out_width": size[1],
         "num_classes": num_classes,
         "ACCUMULATOR": accumulator_type(logits),
-        "OFFSET": offset_type(logits, labels),
+        "OFFSET": _offset_type(logits, size, labels),
     }
     if labels is not None:
         arguments |= {
