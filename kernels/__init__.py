@@ -2,6 +2,8 @@
 
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
 from tritonsoft.kernels.decoding import confusion_matrix, decode
+from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
+from tritonsoft.kernels.enlarged_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 from tritonsoft.kernels.forward import crop_resize, crop_resize_pair, soft_crop_resize
 from tritonsoft.kernels.label_targets import (
     area_cross_entropy,
@@ -11,8 +13,6 @@ from tritonsoft.kernels.label_targets import (
 )
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
-from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
-from tritonsoft.kernels.enlarged_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 
 __all__ = [
     "area_cross_entropy",

@@ -17,6 +17,7 @@ from tritonsoft.kernels.enlarging import (
     load_labels,
     logit_offset,
     make_tables,
+    register_limit,
     rows_of_step,
     strip_of_program,
     tile_settings,
@@ -134,6 +135,7 @@ def _configuration(
     bias: Tensor | None,
     ignore_index: int,
     tables: Tables,
+    platform: str,
 ) -> Launch:
     settings, programs = tile_settings(logits, size, has_boxes)
     arguments: dict[str, Any] = {
@@ -145,7 +147,7 @@ def _configuration(
         **enlarging_arguments(logits, labels, size, ignore_index, tables),
         **settings,
     }
-    return Launch(decode_kernel, (len(logits) * programs,), arguments, {"num_warps": 4})
+    return Launch(decode_kernel, (len(logits) * programs,), arguments, {"num_warps": 4, **register_limit(platform)})
 
 
 def decode_configuration(
@@ -160,7 +162,7 @@ def decode_configuration(
     """What `decode` launches second."""
     outputs = {"out": out, "score": score, "counts": None}
     size = (out.shape[1], out.shape[2])
-    return _configuration(outputs, logits, None, size, has_boxes, bias, -1, Tables(*tables))
+    return _configuration(outputs, logits, None, size, has_boxes, bias, -1, Tables(*tables), platform)
 
 
 def confusion_matrix_configuration(
@@ -176,7 +178,7 @@ def confusion_matrix_configuration(
     """What `confusion_matrix` launches second."""
     outputs = {"out": None, "score": None, "counts": counts}
     size = (labels.shape[1], labels.shape[2])
-    return _configuration(outputs, logits, labels, size, has_boxes, bias, ignore_index, Tables(*tables))
+    return _configuration(outputs, logits, labels, size, has_boxes, bias, ignore_index, Tables(*tables), platform)
 
 
 def decode(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Reduction
+from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 from tritonsoft.kernels.enlarging import (
     Tables,
     class_weight,
@@ -16,6 +17,7 @@ from tritonsoft.kernels.enlarging import (
     logits_of_labels,
     make_tables,
     natural_units,
+    register_limit,
     rows_of_step,
     softmax_of_tile,
     strip_of_program,
@@ -25,7 +27,6 @@ from tritonsoft.kernels.enlarging import (
 from tritonsoft.kernels.launch import Launch, launch
 from tritonsoft.kernels.softmax import with_stride
 from tritonsoft.kernels.sums import finish_cross_entropy, store_sums, sums_instead_of_losses
-from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 
 
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "num_classes", "ignored_class"])
@@ -143,7 +144,12 @@ def upsampled_cross_entropy_configuration(
         "LABEL_SMOOTHING": label_smoothing,
         **settings,
     }
-    result = Launch(upsampled_cross_entropy_kernel, (len(logits) * programs,), arguments, {"num_warps": 4})
+    result = Launch(
+        upsampled_cross_entropy_kernel,
+        (len(logits) * programs,),
+        arguments,
+        {"num_warps": 4, **register_limit(platform)},
+    )
     return result if reduction == "none" else sums_instead_of_losses(result, lse)
 
 
@@ -163,7 +169,7 @@ def upsampled_cross_entropy_backward_configuration(
 ) -> Launch:
     """What `upsampled_cross_entropy_backward` launches second."""
     rule = (grad, grad.stride() if any(grad.stride()) else None, total, with_stride(weight))
-    place = (logits, labels, has_boxes, ignore_index, lse, Tables(*tables))
+    place = (logits, labels, has_boxes, ignore_index, lse, Tables(*tables), platform)
     return gradient_configuration("cross entropy", out, rule, label_smoothing, *place)
 
 

@@ -14,6 +14,7 @@ left has too: it sums for the logit on its right.
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,6 +32,7 @@ from tritonsoft.kernels.enlarging import (
     log2_units,
     logit_offset,
     pixels_per_logit,
+    register_limit,
     rows_of_step,
     scalars_of_slopes,
     sum_of_weights,
@@ -40,12 +42,12 @@ from tritonsoft.kernels.sums import divided_by
 
 # --- what a pixel says of its classes --------------------------------------------------------------------------------
 #
-# `rule`:  cross entropy: the gradient of each pixel's loss (B, H, W) and its strides, or None where it is one number, the
-#          number by which it is divided or None, the weights of the classes or None with their stride;
+# `rule`:  cross entropy: the gradient of each pixel's loss (B, H, W) and its strides, or None where it is one number,
+#          the number by which it is divided or None, the weights of the classes or None with their stride;
 #          overlap: the gradient of the values (B, C), the slopes (B, C, 2), both with their strides, and the mean slope
 #          of each pixel (B, H, W), contiguous.
-# `terms`: of the pixels at hand, which count; the logsumexp; a factor of all classes; cross entropy with smoothed labels:
-#          the share of the target that the label's class gets, and each class; overlap: the mean slope.
+# `terms`: of the pixels at hand, which count; the logsumexp; a factor of all classes; cross entropy with smoothed
+#          labels: the share of the target that the label's class gets, and each class; overlap: the mean slope.
 
 
 @triton.jit
@@ -115,8 +117,8 @@ def _scalars_of_class(rule, sample, class_index, exists, RULE: tl.constexpr, ACC
 #
 # `cells`:   of each, (CELLS, 1): the gap, its first column and how many it has, how many with those before the first
 #            logit (a number: where they begin), and the offsets of the logits left and right of it.
-# `columns`: of each that a thread has, (CELLS, LANES): the column, whether it exists, whether it lies between two logits
-#            or on the right one, how much that weighs in its logits, and what it gives to the left and the right one.
+# `columns`: of each that a thread has, (CELLS, LANES): the column, whether it exists, whether it lies between two
+#            logits, or on the right one, the weight of that, and what the column gives to the left and the right one.
 
 
 @triton.jit
@@ -158,13 +160,13 @@ def _rows_of_classes(
         class_index = first_class + unrolled
         offset = class_index.to(OFFSET) * class_stride + row_offset
         exists = class_index < num_classes
-        left = log2_units(upcast(tl.load(logits + (offset + cells[5]), mask=exists, other=0.0), ACCUMULATOR))
-        right = log2_units(upcast(tl.load(logits + (offset + cells[6]), mask=exists, other=0.0), ACCUMULATOR))
+        left = upcast(tl.load(logits + (offset + cells[5]), mask=exists, other=0.0), ACCUMULATOR)
+        right = upcast(tl.load(logits + (offset + cells[6]), mask=exists, other=0.0), ACCUMULATOR)
         for nth in tl.static_range(len(columns)):
             _, _, is_between, is_on_right, fraction, _ = columns[nth]
             # Of two logits of which one weighs nothing that one may be infinite.
             value = tl.where(is_between, lerp(left, right, fraction), tl.where(is_on_right, right, left))
-            rows = rows + (value,)  # noqa: RUF005
+            rows = rows + (log2_units(value),)  # noqa: RUF005 - as the forward pass does, to the bit
     return rows
 
 
@@ -475,7 +477,7 @@ def upsampled_gradient_kernel(
 
 # --- launch ----------------------------------------------------------------------------------------------------------
 
-_MAX_THREADS = 512
+_MAX_THREADS = 256  # that may have 255 registers each
 
 
 def _cells(width: int, lanes: int) -> tuple[int, bool]:
@@ -499,17 +501,20 @@ def gradient_configuration(
     ignore_index: int,
     lse: Tensor,
     tables: Tables,
+    platform: str,
 ) -> Launch:
     """What writes the gradient; see the rules above."""
     batch, num_classes, height, width = logits.shape
     size = (labels.shape[1], labels.shape[2])
     ratio = pixels_per_logit(size[1], width, has_boxes)
     needed = triton.next_power_of_2(triton.cdiv(size[1], width))  # no cell has more columns
-    columns = min(needed, 4)
+    is_double = logits.dtype == torch.float64
+    columns = min(needed, 2 if is_double else 4)
     lanes = 1 if has_boxes else min(needed // columns, 4)
     cells, whole_rows = _cells(width, lanes)
     # Registers limit how many classes share what a pixel costs.
-    unroll = classes_at_once(num_classes, (4, 5, 6) if columns == 4 else (4, 5, 6, 7, 8), 10, 8)
+    choices = (2, 3) if is_double else (4, 5) if columns == 4 else (4, 5, 6, 7, 8)
+    unroll = classes_at_once(num_classes, choices, 10, 16)
     strip = max(1, min(int(64 / ratio), 16))
     strips = triton.cdiv(height, strip)
     blocks = 1 if whole_rows else triton.cdiv(width, cells - 1)
@@ -530,4 +535,6 @@ def gradient_configuration(
         "UNROLL": unroll,
     }
     grid = (batch * strips * blocks * triton.cdiv(num_classes, unroll),)
-    return Launch(upsampled_gradient_kernel, grid, arguments, {"num_warps": cells * lanes // 32})
+    return Launch(
+        upsampled_gradient_kernel, grid, arguments, {"num_warps": cells * lanes // 32, **register_limit(platform)}
+    )

@@ -5,6 +5,7 @@ the mean slope of each pixel comes first). Where classes share nothing any more,
 pixels, so that what it sums stays in registers to the end.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from tritonsoft import memory
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Classes, Measure, Reduction
+from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 from tritonsoft.kernels.enlarging import (
     Tables,
     classes_at_once,
@@ -26,6 +28,7 @@ from tritonsoft.kernels.enlarging import (
     logits_of_labels,
     make_tables,
     pixels_per_logit,
+    register_limit,
     row_of_logits,
     rows_of_step,
     scalars_of_slopes,
@@ -35,7 +38,6 @@ from tritonsoft.kernels.enlarging import (
 )
 from tritonsoft.kernels.launch import Launch, launch
 from tritonsoft.kernels.sums import finish_overlap
-from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 
 
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "num_classes", "ignored_class"])
@@ -234,7 +236,9 @@ def statistics_configuration(
         **enlarging_arguments(logits, labels, size, ignore_index, Tables(*tables)),
         **settings,
     }
-    return Launch(upsampled_statistics_kernel, (len(logits) * programs,), arguments, {"num_warps": 4})
+    return Launch(
+        upsampled_statistics_kernel, (len(logits) * programs,), arguments, {"num_warps": 4, **register_limit(platform)}
+    )
 
 
 def sums_configuration(
@@ -249,10 +253,11 @@ def sums_configuration(
     """What sums over pixels; scratch tensor ``partial`` holds the sums of each program, ``(B, programs, C * 3)``."""
     batch, num_classes, height, _ = logits.shape
     size = (labels.shape[1], labels.shape[2])
+    is_double = logits.dtype == torch.float64
     block_w = max(min(triton.next_power_of_2(size[1]), 256), 64)
     gaps = max(1, min(int(64 / pixels_per_logit(size[0], height, has_boxes)), 16))
     programs = triton.cdiv(height + 1, gaps) * triton.cdiv(size[1], block_w)
-    unroll = classes_at_once(num_classes, (4, 5, 6, 7, 8), 10, 8)
+    unroll = classes_at_once(num_classes, (2, 3, 4) if is_double else (4, 5, 6), 10, 16)
     arguments = {
         "partial": memory.empty((batch, programs, num_classes * 3), lse.dtype, lse.device),
         "lse": lse,
@@ -262,7 +267,9 @@ def sums_configuration(
         "UNROLL": unroll,
     }
     grid = (batch * programs * triton.cdiv(num_classes, unroll),)
-    return Launch(upsampled_sums_kernel, grid, arguments, {"num_warps": block_w // 64}, ("partial",))
+    return Launch(
+        upsampled_sums_kernel, grid, arguments, {"num_warps": block_w // 64, **register_limit(platform)}, ("partial",)
+    )
 
 
 def slopes_arguments(grad: Tensor, slopes: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor, tuple[int, ...]]:
@@ -289,7 +296,7 @@ def upsampled_overlap_backward_configuration(
 ) -> Launch:
     """What `upsampled_overlap_loss_backward` launches last."""
     rule = (*slopes_arguments(grad, slopes), mean_slope)
-    place = (logits, labels, has_boxes, ignore_index, lse, Tables(*tables))
+    place = (logits, labels, has_boxes, ignore_index, lse, Tables(*tables), platform)
     return gradient_configuration("overlap", out, rule, 0.0, *place)
 
 

@@ -13,6 +13,7 @@ the same two, the rows that lie on a logit (step 2 g) or those that lie between 
 `exp2` and nothing else; a logsumexp of them is in units of ln 2 as well, and so it is kept for the backward pass.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -448,15 +449,27 @@ def tile_settings(logits: Tensor, size: tuple[int, int], has_boxes: bool) -> tup
     """GAPS, ROWS, BLOCK_W and UNROLL of a kernel over tiles of label pixels, and its programs for each sample."""
     _, num_classes, height, _ = logits.shape
     ratio = pixels_per_logit(size[0], height, has_boxes)
-    # Rows of a gap share loads, about 12 instructions where the rest of a class and pixel takes 10; those too many are
-    # idle.
-    rows = min((1, 2, 4, 8), key=lambda rows: triton.cdiv(max(ratio, 1), rows) * rows * (10 + 12 / rows))
-    block_w = max(min(512 // rows, triton.next_power_of_2(size[1])), 128)
+    is_double = logits.dtype == torch.float64
+    # Rows of a gap share loads, which take 12 instructions where a class and pixel takes 9 others; those that a tile
+    # has too many are idle.
+    rows = min((1, 2) if is_double else (1, 2, 4), key=lambda rows: _rows_walked(ratio, rows) * (9 + 12 / rows))
+    pixels = 256 if is_double else 512  # of a program, as registers allow
+    block_w = max(min(pixels // rows, triton.next_power_of_2(size[1])), 128)
     gaps = max(1, min(int(16 / ratio), 16))
     settings = {
         "GAPS": gaps,
         "ROWS": rows,
         "BLOCK_W": block_w,
-        "UNROLL": classes_at_once(num_classes, (3, 4, 5), 18, 8),
+        "UNROLL": classes_at_once(num_classes, (2,) if is_double else (3, 4, 5) if rows == 4 else (2, 3), 18, 8),
     }
     return settings, triton.cdiv(height + 1, gaps) * triton.cdiv(size[1], block_w)
+
+
+def register_limit(platform: str) -> dict[str, int]:
+    """A compile option: left to itself, ptxas at times spills to keep to fewer registers than there are."""
+    return {"maxnreg": 255} if platform == "cuda" else {}
+
+
+def _rows_walked(ratio: float, rows: int) -> float:
+    """Of a gap, so many rows at a time."""
+    return triton.cdiv(max(math.ceil(ratio), 1), rows) * rows
