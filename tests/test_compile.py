@@ -48,6 +48,10 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        decoding,
+        enlarged_cross_entropy,
+        enlarged_overlap,
+        enlarging,
         forward,
         pyramid,
         soft_cross_entropy,
@@ -204,6 +208,52 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         outs = [empty((batch, 19, height // factor, width // factor), out) for factor in factors]
         suffix = f"{'-'.join(map(str, factors))} {name(labels.dtype)} {name(out)}"
         yield f"pyramid {suffix}", pyramid.launch_configuration(labels, 255, *outs, platform=platform)
+
+    def at_full_size(logits: torch.Tensor, labels: torch.Tensor, boxes: Any, weight: Any, smoothing: float) -> Any:
+        """What is made of small logits and a label map."""
+        num_classes = logits.shape[1]
+        tables = enlarging.tables_configuration(logits, labels, boxes, platform)
+        yield "tables", tables
+        lse = empty(tuple(labels.shape), double if logits.dtype == double else single)
+        value, has_boxes = empty((), lse.dtype), boxes is not None
+        geometry = [tables.arguments[name] for name in tables.scratch]
+        place = (logits, labels, has_boxes, 255)
+        configuration = enlarged_cross_entropy.upsampled_cross_entropy_configuration
+        for kind, reduction in (("loss of each label pixel", "none"), ("loss of label pixels", "mean")):
+            yield kind, configuration(value, lse, *place, weight, smoothing, reduction, *geometry, platform=platform)
+        configuration = enlarged_cross_entropy.upsampled_cross_entropy_backward_configuration
+        for kind, grad in (
+            ("gradient of label pixels", value.expand(lse.shape)),
+            ("gradient of each label pixel", lse),
+        ):
+            options = (weight, smoothing, lse, *geometry)
+            yield kind, configuration(logits, grad, value, *place, *options, platform=platform)
+        slopes = empty((len(logits), num_classes, 2), lse.dtype)
+        grad = value.expand(slopes.shape[:2])
+        for kind, maps in (("logsumexp", (lse, None, None, None)), ("mean slope", (lse, lse, grad, slopes))):
+            yield kind, enlarged_overlap.statistics_configuration(*maps, *place, *geometry, platform=platform)
+        yield "sums", enlarged_overlap.sums_configuration(lse, *place, *geometry, platform=platform)
+        configuration = enlarged_overlap.upsampled_overlap_backward_configuration
+        options = (lse, *geometry)
+        yield "overlap gradient", configuration(logits, grad, slopes, lse, *place, *options, platform=platform)
+        out, counts = empty(tuple(labels.shape), byte), empty((num_classes, num_classes), torch.int64)
+        for kind, score in (("decode", None), ("decode with scores", lse)):
+            options = (logits, has_boxes, weight, *geometry)
+            yield kind, decoding.decode_configuration(out, score, *options, platform=platform)
+        options = (logits, labels, has_boxes, weight, 255, *geometry)
+        yield "confusion matrix", decoding.confusion_matrix_configuration(counts, *options, platform=platform)
+
+    for logits, ratio, labels, some_boxes, smoothing in (
+        (empty((batch, 19, 128, 128), half), 4, torch.uint8, None, 0.0),
+        (empty((batch, 150, 128, 128), single), 4, torch.uint8, boxes, 0.1),
+        (empty((batch, 21, 33, 60), torch.bfloat16, True), 16, torch.int64, None, 0.0),
+        (empty((batch, 37, 64, 96), double), 2, torch.uint8, boxes, 0.1),
+    ):
+        label_map = empty((batch, logits.shape[2] * ratio, logits.shape[3] * ratio), labels)
+        weight = empty((logits.shape[1],), double if logits.dtype == double else single) if smoothing else None
+        suffix = f"C={logits.shape[1]} r={ratio} {name(logits.dtype)}{'' if some_boxes is None else ' boxes'}"
+        for target, launch in at_full_size(logits, label_map, some_boxes, weight, smoothing):
+            yield f"{target} {suffix}", launch
 
 
 def _machine_code(compiled: Any) -> dict[str, Any]:
