@@ -210,7 +210,9 @@ def strip_of_program(tables, strides, sizes, program, GAPS: tl.constexpr, BLOCK_
     # From the box on, but aligned: what lies outside of it costs nothing.
     first_column = tl.load(axis_x[0]) // 32 * 32 + program % blocks * BLOCK_W
     end_column = tl.load(axis_x[0] + width + 1)
-    columns = first_column + tl.arange(0, BLOCK_W)
+    # Neighbouring threads have neighbouring columns, and each all rows of its own. Told that columns are contiguous, the
+    # compiler would have a thread load and store several, and exchange everything between threads before and after.
+    columns = tl.max_contiguous(first_column + tl.arange(0, BLOCK_W), 1)
     taps = taps_of_columns(axis_x, columns, columns < end_column, width, strides[3], OFFSET)
     first_gap = program // blocks % strips * GAPS
     end_gap = tl.where(first_column < end_column, tl.minimum(first_gap + GAPS, height + 1), first_gap)
