@@ -202,7 +202,7 @@ def upsampled_sums_kernel(
         class_index = first_class + unrolled
         exist = class_index < num_classes
         # Of a pixel of the class 1 - p lies between, of any other p: |p - q| needs no other sum.
-        num_labelled = labelled[unrolled].to(ACCUMULATOR)
+        num_labelled = labelled[unrolled].to(ACCUMULATOR)  # type: ignore[var-annotated]
         elsewhere = predicted[unrolled] - hit[unrolled]
         dtype = partial.dtype.element_ty
         sums = partial + (program.to(tl.int64) * num_classes + class_index) * 3

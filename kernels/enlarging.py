@@ -210,8 +210,8 @@ def strip_of_program(tables, strides, sizes, program, GAPS: tl.constexpr, BLOCK_
     # From the box on, but aligned: what lies outside of it costs nothing.
     first_column = tl.load(axis_x[0]) // 32 * 32 + program % blocks * BLOCK_W
     end_column = tl.load(axis_x[0] + width + 1)
-    # Neighbouring threads have neighbouring columns, and each all rows of its own. Told that columns are contiguous, the
-    # compiler would have a thread load and store several, and exchange everything between threads before and after.
+    # Neighbouring threads have neighbouring columns, and each all rows of its own. Told that columns are contiguous,
+    # the compiler would have a thread load and store several, and exchange everything between threads before and after.
     columns = tl.max_contiguous(first_column + tl.arange(0, BLOCK_W), 1)
     taps = taps_of_columns(axis_x, columns, columns < end_column, width, strides[3], OFFSET)
     first_gap = program // blocks % strips * GAPS
@@ -288,7 +288,7 @@ def logits_of_labels(
         second = tl.load(logits + ((offsets[row] + taps[1])[None, :] + class_offset), mask=known, other=0.0)
         value = lerp(upcast(first, ACCUMULATOR), upcast(second, ACCUMULATOR), taps[2][None, :])
         rows = rows + (log2_units(value) if UNITS else value,)  # noqa: RUF005 - Triton unpacks nothing here
-    return lerp(rows[0], rows[1], fractions)
+    return lerp(rows[0], rows[1], fractions)  # type: ignore[misc]
 
 
 @triton.jit
