@@ -33,6 +33,7 @@ from tritonsoft.kernels.enlarging import (
     logit_offset,
     pixels_per_logit,
     register_limit,
+    repeated,
     rows_of_step,
     scalars_of_slopes,
     sum_of_weights,
@@ -353,16 +354,13 @@ def upsampled_gradient_kernel(
             all_weights = sum_of_weights(rule[3], num_classes, ACCUMULATOR)
     else:
         rule = (rule[0], rule[1], rule[2], rule[3], rule[4] + sample * out_height * out_width)
+    zeros = repeated(tl.zeros([CELLS, LANES], ACCUMULATOR), UNROLL * COLUMNS)
+    nothing = repeated(tl.zeros([CELLS], ACCUMULATOR), UNROLL)
     scalars = ()
-    zeros = ()
-    nothing = ()
     for unrolled in tl.static_range(UNROLL):
         class_index = first_class + unrolled
         exists = class_index < num_classes
         scalars = scalars + (_scalars_of_class(rule, sample, class_index, exists, RULE, ACCUMULATOR),)  # noqa: RUF005
-        nothing = nothing + (tl.zeros([CELLS], ACCUMULATOR),)  # noqa: RUF005
-        for _ in tl.static_range(COLUMNS):
-            zeros = zeros + (tl.zeros([CELLS, LANES], ACCUMULATOR),)  # noqa: RUF005
 
     if ONE_CHUNK:
         columns = _columns_of_chunk(cells, axis_x, 0, COLUMNS, LANES, ACCUMULATOR)
@@ -517,13 +515,14 @@ def gradient_configuration(
     unroll = classes_at_once(num_classes, choices, 10, 16)
     strip = max(1, min(int(64 / ratio), 16))
     strips = triton.cdiv(height, strip)
+    strided = (out, rule[0]) if rule_name == "cross entropy" else (out,)
     blocks = 1 if whole_rows else triton.cdiv(width, cells - 1)
     arguments = {
         "out": out,
         "out_strides": out.stride(),
         "rule": rule,
         "lse": lse,
-        **enlarging_arguments(logits, labels, size, ignore_index, tables),
+        **enlarging_arguments(logits, labels, size, ignore_index, tables, *strided),
         "RULE": rule_name,
         "LABEL_SMOOTHING": label_smoothing,
         "STRIP": strip,

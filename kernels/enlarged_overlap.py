@@ -29,6 +29,7 @@ from tritonsoft.kernels.enlarging import (
     make_tables,
     pixels_per_logit,
     register_limit,
+    repeated,
     row_of_logits,
     rows_of_step,
     scalars_of_slopes,
@@ -155,14 +156,9 @@ def upsampled_sums_kernel(
     )
     logits += sample * logits_strides[0]
     labels += sample * labels_strides[0]
-    zeros = tl.zeros([BLOCK_W], ACCUMULATOR)
-    predicted = ()
-    hit = ()
-    labelled = ()
-    for _ in tl.static_range(UNROLL):
-        predicted = predicted + (zeros,)  # noqa: RUF005 - Triton unpacks nothing here
-        hit = hit + (zeros,)  # noqa: RUF005
-        labelled = labelled + (tl.zeros([BLOCK_W], tl.int32),)  # noqa: RUF005
+    predicted = repeated(tl.zeros([BLOCK_W], ACCUMULATOR), UNROLL)
+    hit = predicted
+    labelled = repeated(tl.zeros([BLOCK_W], tl.int32), UNROLL)
     for step in range(first_step, end_step):
         start, end, first, second = rows_of_step(axis, step, height)
         if start < end:
@@ -202,13 +198,13 @@ def upsampled_sums_kernel(
         class_index = first_class + unrolled
         exist = class_index < num_classes
         # Of a pixel of the class 1 - p lies between, of any other p: |p - q| needs no other sum.
-        count = labelled[unrolled].to(ACCUMULATOR)
         elsewhere = predicted[unrolled] - hit[unrolled]
+        distance = elsewhere + (labelled[unrolled].to(ACCUMULATOR) - hit[unrolled])
         dtype = partial.dtype.element_ty
         sums = partial + (program.to(tl.int64) * num_classes + class_index) * 3
         tl.store(sums, tl.sum(predicted[unrolled], axis=0).to(dtype), mask=exist)
-        tl.store(sums + 1, tl.sum(count, axis=0).to(dtype), mask=exist)
-        tl.store(sums + 2, tl.sum(elsewhere + (count - hit[unrolled]), axis=0).to(dtype), mask=exist)
+        tl.store(sums + 1, tl.sum(labelled[unrolled], axis=0).to(dtype), mask=exist)
+        tl.store(sums + 2, tl.sum(distance, axis=0).to(dtype), mask=exist)
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
