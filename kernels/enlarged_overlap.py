@@ -17,6 +17,7 @@ from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 from tritonsoft.kernels.enlarging import (
     Tables,
     classes_at_once,
+    compile_options,
     enlarged_logits,
     enlarging_arguments,
     exponential_of_units,
@@ -28,7 +29,6 @@ from tritonsoft.kernels.enlarging import (
     logits_of_labels,
     make_tables,
     pixels_per_logit,
-    register_limit,
     repeated,
     row_of_logits,
     rows_of_step,
@@ -232,9 +232,7 @@ def statistics_configuration(
         **enlarging_arguments(logits, labels, size, ignore_index, Tables(*tables)),
         **settings,
     }
-    return Launch(
-        upsampled_statistics_kernel, (len(logits) * programs,), arguments, {"num_warps": 4, **register_limit(platform)}
-    )
+    return Launch(upsampled_statistics_kernel, (len(logits) * programs,), arguments, compile_options(128, platform))
 
 
 def sums_configuration(
@@ -263,9 +261,7 @@ def sums_configuration(
         "UNROLL": unroll,
     }
     grid = (batch * programs * triton.cdiv(num_classes, unroll),)
-    return Launch(
-        upsampled_sums_kernel, grid, arguments, {"num_warps": block_w // 64, **register_limit(platform)}, ("partial",)
-    )
+    return Launch(upsampled_sums_kernel, grid, arguments, compile_options(block_w // 2, platform), ("partial",))
 
 
 def slopes_arguments(grad: Tensor, slopes: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor, tuple[int, ...]]:

@@ -488,9 +488,11 @@ def tile_settings(logits: Tensor, size: tuple[int, int], has_boxes: bool) -> tup
     return settings, triton.cdiv(height + 1, gaps) * triton.cdiv(size[1], block_w)
 
 
-def register_limit(platform: str) -> dict[str, int]:
-    """A compile option: left to itself, ptxas at times spills to keep to fewer registers than there are."""
-    return {"maxnreg": 255} if platform == "cuda" else {}
+def compile_options(threads: int, platform: str) -> dict[str, int]:
+    """Of a program of so many threads, 256 at most."""
+    warps = {"num_warps": max(1, threads // (64 if platform == "hip" else 32))}
+    # Left to itself, ptxas at times spills to keep to fewer registers than there are.
+    return warps | ({"maxnreg": 255} if platform == "cuda" else {})
 
 
 def _rows_walked(ratio: float, rows: int) -> int:
