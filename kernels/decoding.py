@@ -11,13 +11,13 @@ from tritonsoft.kernels.convert import exponential
 from tritonsoft.kernels.enlarging import (
     Tables,
     class_weight,
+    compile_options,
     enlarged_logits,
     enlarging_arguments,
     load_fractions,
     load_labels,
     logit_offset,
     make_tables,
-    register_limit,
     rows_of_step,
     strip_of_program,
     tile_settings,
@@ -147,7 +147,7 @@ def _configuration(
         **enlarging_arguments(logits, labels, size, ignore_index, tables),
         **settings,
     }
-    return Launch(decode_kernel, (len(logits) * programs,), arguments, {"num_warps": 4, **register_limit(platform)})
+    return Launch(decode_kernel, (len(logits) * programs,), arguments, compile_options(128, platform))
 
 
 def decode_configuration(

@@ -10,6 +10,7 @@ from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 from tritonsoft.kernels.enlarging import (
     Tables,
     class_weight,
+    compile_options,
     enlarging_arguments,
     load_fractions,
     load_labels,
@@ -17,7 +18,6 @@ from tritonsoft.kernels.enlarging import (
     logits_of_labels,
     make_tables,
     natural_units,
-    register_limit,
     rows_of_step,
     softmax_of_tile,
     strip_of_program,
@@ -148,7 +148,7 @@ def upsampled_cross_entropy_configuration(
         upsampled_cross_entropy_kernel,
         (len(logits) * programs,),
         arguments,
-        {"num_warps": 4, **register_limit(platform)},
+        compile_options(128, platform),
     )
     return result if reduction == "none" else sums_instead_of_losses(result, lse)
 

@@ -12,6 +12,7 @@ the columns before the first logit as well: it is half empty without. Else the f
 left has too: it sums for the logit on its right.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from tritonsoft.kernels.enlarging import (
     axes_of_sample,
     class_weight,
     classes_at_once,
+    compile_options,
     enlarging_arguments,
     exponential_of_units,
     lerp,
@@ -32,7 +34,7 @@ from tritonsoft.kernels.enlarging import (
     log2_units,
     logit_offset,
     pixels_per_logit,
-    register_limit,
+    repeated,
     rows_of_step,
     scalars_of_slopes,
     sum_of_weights,
@@ -353,16 +355,13 @@ def upsampled_gradient_kernel(
             all_weights = sum_of_weights(rule[3], num_classes, ACCUMULATOR)
     else:
         rule = (rule[0], rule[1], rule[2], rule[3], rule[4] + sample * out_height * out_width)
+    zeros = repeated(tl.zeros([CELLS, LANES], ACCUMULATOR), UNROLL * COLUMNS)
+    nothing = repeated(tl.zeros([CELLS], ACCUMULATOR), UNROLL)
     scalars = ()
-    zeros = ()
-    nothing = ()
     for unrolled in tl.static_range(UNROLL):
         class_index = first_class + unrolled
         exists = class_index < num_classes
         scalars = scalars + (_scalars_of_class(rule, sample, class_index, exists, RULE, ACCUMULATOR),)  # noqa: RUF005
-        nothing = nothing + (tl.zeros([CELLS], ACCUMULATOR),)  # noqa: RUF005
-        for _ in tl.static_range(COLUMNS):
-            zeros = zeros + (tl.zeros([CELLS, LANES], ACCUMULATOR),)  # noqa: RUF005
 
     if ONE_CHUNK:
         columns = _columns_of_chunk(cells, axis_x, 0, COLUMNS, LANES, ACCUMULATOR)
@@ -477,6 +476,7 @@ def upsampled_gradient_kernel(
 
 # --- launch ----------------------------------------------------------------------------------------------------------
 
+_MIN_PROGRAMS = 256  # two for each multiprocessor of a large device
 _MAX_THREADS = 256  # that may have 255 registers each
 
 
@@ -488,6 +488,11 @@ def _cells(width: int, lanes: int) -> tuple[int, bool]:
     if whole * lanes <= _MAX_THREADS:
         cost[whole, True] = whole
     return min(cost, key=lambda choice: cost[choice])
+
+
+def _programs(logits: Tensor, strip: int, blocks: int, unroll: int) -> int:
+    batch, num_classes, height, _ = logits.shape
+    return batch * math.ceil(height / strip) * blocks * math.ceil(num_classes / unroll)
 
 
 def gradient_configuration(
@@ -504,7 +509,7 @@ def gradient_configuration(
     platform: str,
 ) -> Launch:
     """What writes the gradient; see the rules above."""
-    batch, num_classes, height, width = logits.shape
+    _, num_classes, _, width = logits.shape
     size = (labels.shape[1], labels.shape[2])
     ratio = pixels_per_logit(size[1], width, has_boxes)
     needed = triton.next_power_of_2(triton.cdiv(size[1], width))  # no cell has more columns
@@ -515,15 +520,18 @@ def gradient_configuration(
     # Registers limit how many classes share what a pixel costs.
     choices = (2, 3) if is_double else (4, 5) if columns == 4 else (4, 5, 6, 7, 8)
     unroll = classes_at_once(num_classes, choices, 10, 16)
-    strip = max(1, min(int(64 / ratio), 16))
-    strips = triton.cdiv(height, strip)
     blocks = 1 if whole_rows else triton.cdiv(width, cells - 1)
+    # The gap above a strip is walked for the strip before it as well; but few programs leave multiprocessors idle.
+    strip = max(1, min(int(64 / ratio), 16))
+    while strip > 4 and _programs(logits, strip, blocks, unroll) < _MIN_PROGRAMS:
+        strip //= 2
+    strided = (out, rule[0]) if rule_name == "cross entropy" else (out,)
     arguments = {
         "out": out,
         "out_strides": out.stride(),
         "rule": rule,
         "lse": lse,
-        **enlarging_arguments(logits, labels, size, ignore_index, tables),
+        **enlarging_arguments(logits, labels, size, ignore_index, tables, *strided),
         "RULE": rule_name,
         "LABEL_SMOOTHING": label_smoothing,
         "STRIP": strip,
@@ -534,7 +542,5 @@ def gradient_configuration(
         "WHOLE_ROWS": whole_rows,
         "UNROLL": unroll,
     }
-    grid = (batch * strips * blocks * triton.cdiv(num_classes, unroll),)
-    return Launch(
-        upsampled_gradient_kernel, grid, arguments, {"num_warps": cells * lanes // 32, **register_limit(platform)}
-    )
+    grid = (_programs(logits, strip, blocks, unroll),)
+    return Launch(upsampled_gradient_kernel, grid, arguments, compile_options(cells * lanes, platform))

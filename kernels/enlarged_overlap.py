@@ -17,6 +17,7 @@ from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 from tritonsoft.kernels.enlarging import (
     Tables,
     classes_at_once,
+    compile_options,
     enlarged_logits,
     enlarging_arguments,
     exponential_of_units,
@@ -28,7 +29,7 @@ from tritonsoft.kernels.enlarging import (
     logits_of_labels,
     make_tables,
     pixels_per_logit,
-    register_limit,
+    repeated,
     row_of_logits,
     rows_of_step,
     scalars_of_slopes,
@@ -155,14 +156,9 @@ def upsampled_sums_kernel(
     )
     logits += sample * logits_strides[0]
     labels += sample * labels_strides[0]
-    zeros = tl.zeros([BLOCK_W], ACCUMULATOR)
-    predicted = ()
-    hit = ()
-    labelled = ()
-    for _ in tl.static_range(UNROLL):
-        predicted = predicted + (zeros,)  # noqa: RUF005 - Triton unpacks nothing here
-        hit = hit + (zeros,)  # noqa: RUF005
-        labelled = labelled + (tl.zeros([BLOCK_W], tl.int32),)  # noqa: RUF005
+    predicted = repeated(tl.zeros([BLOCK_W], ACCUMULATOR), UNROLL)
+    hit = predicted
+    labelled = repeated(tl.zeros([BLOCK_W], tl.int32), UNROLL)
     for step in range(first_step, end_step):
         start, end, first, second = rows_of_step(axis, step, height)
         if start < end:
@@ -202,13 +198,13 @@ def upsampled_sums_kernel(
         class_index = first_class + unrolled
         exist = class_index < num_classes
         # Of a pixel of the class 1 - p lies between, of any other p: |p - q| needs no other sum.
-        num_labelled = labelled[unrolled].to(ACCUMULATOR)  # type: ignore[var-annotated]
         elsewhere = predicted[unrolled] - hit[unrolled]
+        distance = elsewhere + (labelled[unrolled].to(ACCUMULATOR) - hit[unrolled])
         dtype = partial.dtype.element_ty
         sums = partial + (program.to(tl.int64) * num_classes + class_index) * 3
         tl.store(sums, tl.sum(predicted[unrolled], axis=0).to(dtype), mask=exist)
-        tl.store(sums + 1, tl.sum(num_labelled, axis=0).to(dtype), mask=exist)
-        tl.store(sums + 2, tl.sum(elsewhere + (num_labelled - hit[unrolled]), axis=0).to(dtype), mask=exist)
+        tl.store(sums + 1, tl.sum(labelled[unrolled], axis=0).to(dtype), mask=exist)
+        tl.store(sums + 2, tl.sum(distance, axis=0).to(dtype), mask=exist)
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
@@ -236,9 +232,7 @@ def statistics_configuration(
         **enlarging_arguments(logits, labels, size, ignore_index, Tables(*tables)),
         **settings,
     }
-    return Launch(
-        upsampled_statistics_kernel, (len(logits) * programs,), arguments, {"num_warps": 4, **register_limit(platform)}
-    )
+    return Launch(upsampled_statistics_kernel, (len(logits) * programs,), arguments, compile_options(128, platform))
 
 
 def sums_configuration(
@@ -267,9 +261,7 @@ def sums_configuration(
         "UNROLL": unroll,
     }
     grid = (batch * programs * triton.cdiv(num_classes, unroll),)
-    return Launch(
-        upsampled_sums_kernel, grid, arguments, {"num_warps": block_w // 64, **register_limit(platform)}, ("partial",)
-    )
+    return Launch(upsampled_sums_kernel, grid, arguments, compile_options(block_w // 2, platform), ("partial",))
 
 
 def slopes_arguments(grad: Tensor, slopes: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor, tuple[int, ...]]:

@@ -14,6 +14,7 @@ the same two, the rows that lie on a logit (step 2 g) or those that lie between 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -210,8 +211,8 @@ def strip_of_program(tables, strides, sizes, program, GAPS: tl.constexpr, BLOCK_
     # From the box on, but aligned: what lies outside of it costs nothing.
     first_column = tl.load(axis_x[0]) // 32 * 32 + program % blocks * BLOCK_W
     end_column = tl.load(axis_x[0] + width + 1)
-    # Neighbouring threads have neighbouring columns, and each all rows of its own. Told that columns are contiguous,
-    # the compiler would have a thread load and store several, and exchange everything between threads before and after.
+    # Neighbouring threads have neighbouring columns, and each all rows of its own. If it knew that columns are
+    # contiguous, the compiler would have a thread load and store several, and exchange everything between threads.
     columns = tl.max_contiguous(first_column + tl.arange(0, BLOCK_W), 1)
     taps = taps_of_columns(axis_x, columns, columns < end_column, width, strides[3], OFFSET)
     first_gap = program // blocks % strips * GAPS
@@ -282,13 +283,20 @@ def logits_of_labels(
     """`enlarged_logits` of each pixel's own class, -1 for none, (rows, columns): with the same bits."""
     known = label >= 0
     class_offset = tl.maximum(label, 0).to(OFFSET) * strides[1]
-    rows = ()
-    for row in tl.static_range(2):
-        first = tl.load(logits + ((offsets[row] + taps[0])[None, :] + class_offset), mask=known, other=0.0)
-        second = tl.load(logits + ((offsets[row] + taps[1])[None, :] + class_offset), mask=known, other=0.0)
-        value = lerp(upcast(first, ACCUMULATOR), upcast(second, ACCUMULATOR), taps[2][None, :])
-        rows = rows + (log2_units(value) if UNITS else value,)  # noqa: RUF005 - Triton unpacks nothing here
-    return lerp(rows[0], rows[1], fractions)  # type: ignore[misc]
+    first = _row_of_labels(logits, class_offset, offsets[0], taps, known, ACCUMULATOR)
+    second = _row_of_labels(logits, class_offset, offsets[1], taps, known, ACCUMULATOR)
+    if UNITS:
+        first = log2_units(first)
+        second = log2_units(second)
+    return lerp(first, second, fractions)
+
+
+@triton.jit
+def _row_of_labels(logits, class_offsets, row_offset, taps, known, ACCUMULATOR: tl.constexpr):
+    """`row_of_logits`, but each pixel's row is one of its own class."""
+    first = tl.load(logits + ((row_offset + taps[0])[None, :] + class_offsets), mask=known, other=0.0)
+    second = tl.load(logits + ((row_offset + taps[1])[None, :] + class_offsets), mask=known, other=0.0)
+    return lerp(upcast(first, ACCUMULATOR), upcast(second, ACCUMULATOR), taps[2][None, :])
 
 
 @triton.jit
@@ -394,17 +402,25 @@ def scalars_of_slopes(slopes, sample, classes, exists, ACCUMULATOR: tl.constexpr
     return (grad * (by_mass + by_distance)).to(ACCUMULATOR), (grad * (by_mass - by_distance)).to(ACCUMULATOR)
 
 
+@triton.jit
+def repeated(value, COUNT: tl.constexpr):
+    """A tuple of one value."""
+    values = ()
+    for _ in tl.static_range(COUNT):
+        values = values + (value,)  # noqa: RUF005 - Triton unpacks nothing here
+    return values
+
+
 # --- launch ----------------------------------------------------------------------------------------------------------
 
 
-def _offset_type(logits: Tensor, size: tuple[int, int], labels: Tensor | None) -> Any:
+def _offset_type(size: tuple[int, int], tensors: Sequence[Tensor]) -> Any:
     """The integer that holds every offset inside one sample."""
-    tensors = [logits] if labels is None else [logits, labels]
-    ends = [
-        sum((length - 1) * stride for length, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
-        for tensor in tensors
-    ]
-    return tl.int64 if max(*ends, size[0] * size[1]) >= _INT32_LIMIT else tl.int32
+    ends = [size[0] * size[1]]
+    for tensor in tensors:
+        lengths_and_strides = zip(tensor.shape[1:], tensor.stride()[1:], strict=True)
+        ends.append(sum((length - 1) * stride for length, stride in lengths_and_strides))
+    return tl.int64 if max(ends) >= _INT32_LIMIT else tl.int32
 
 
 def tables_arguments(tables: Tables) -> tuple[Any, ...]:
@@ -415,9 +431,14 @@ def tables_arguments(tables: Tables) -> tuple[Any, ...]:
 
 
 def enlarging_arguments(
-    logits: Tensor, labels: Tensor | None, size: tuple[int, int], ignore_index: int, tables: Tables
+    logits: Tensor,
+    labels: Tensor | None,
+    size: tuple[int, int],
+    ignore_index: int,
+    tables: Tables,
+    *others: Tensor,
 ) -> dict[str, Any]:
-    """What all kernels over label pixels have in common."""
+    """What all kernels over label pixels have in common; ``others`` are further tensors with strides."""
     _, num_classes, height, width = logits.shape
     arguments: dict[str, Any] = {
         "logits": logits,
@@ -429,7 +450,7 @@ def enlarging_arguments(
         "out_width": size[1],
         "num_classes": num_classes,
         "ACCUMULATOR": accumulator_type(logits),
-        "OFFSET": _offset_type(logits, size, labels),
+        "OFFSET": _offset_type(size, [logits, *([] if labels is None else [labels]), *others]),
     }
     if labels is not None:
         arguments |= {
@@ -470,12 +491,13 @@ def tile_settings(logits: Tensor, size: tuple[int, int], has_boxes: bool) -> tup
     return settings, triton.cdiv(height + 1, gaps) * triton.cdiv(size[1], block_w)
 
 
-def register_limit(platform: str) -> dict[str, int]:
-    """A compile option: left to itself, ptxas at times spills to keep to fewer registers than there are."""
-    return {"maxnreg": 255} if platform == "cuda" else {}
+def compile_options(threads: int, platform: str) -> dict[str, int]:
+    """Of a program of so many threads, 256 at most."""
+    warps = {"num_warps": max(1, threads // (64 if platform == "hip" else 32))}
+    # Left to itself, ptxas at times spills to keep to fewer registers than there are.
+    return warps | ({"maxnreg": 255} if platform == "cuda" else {})
 
 
-def _rows_walked(ratio: float, rows: int) -> float:
+def _rows_walked(ratio: float, rows: int) -> int:
     """Of a gap, so many rows at a time."""
-    walked: float = triton.cdiv(max(math.ceil(ratio), 1), rows) * rows
-    return walked
+    return math.ceil(max(ratio, 1) / rows) * rows
