@@ -101,6 +101,11 @@ def exact_loss(case: Case, logits: Tensor) -> tuple[Tensor, Tensor]:
     return loss, target.sum(1) if weight is None else (weight[:, None, None] * target).sum(1)
 
 
+def skip_many(target: tuple[str, str], seed: int) -> None:
+    if target == ("cpu", "triton") and seed >= 5:
+        pytest.skip("the interpreter takes seconds for a case: it gets the first five")
+
+
 def leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
@@ -135,6 +140,8 @@ def test_positions_by_hand():
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": torch.rand(5)}, {"reduction": "sum"}])
 @pytest.mark.parametrize("size", [(12, 20), (7, 33), (3, 5), (2, 3), (1, 1)])
 def test_cross_entropy_is_torchs(target, size, options):
+    if target == ("cpu", "triton") and options and size != (7, 33):
+        pytest.skip("the interpreter takes seconds for a case: it gets options at one size, and all sizes without")
     device, backend = target
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, 3, 5, generator=generator).to(device)
@@ -224,6 +231,7 @@ def test_dice_is_that_of_the_enlarged_softmax(target):
 
 @pytest.mark.parametrize("seed", range(24))
 def test_cross_entropy(target, seed):
+    skip_many(target, seed)
     device, backend = target
     case = random_case(seed, target == ("cpu", "triton"))
     there = case.to(device)
@@ -260,6 +268,7 @@ def test_cross_entropy(target, seed):
 
 @pytest.mark.parametrize("seed", range(16))
 def test_dice(target, seed):
+    skip_many(target, seed)
     device, backend = target
     case = random_case(seed, target == ("cpu", "triton"))
     there = case.to(device)
@@ -293,6 +302,7 @@ def test_dice(target, seed):
 @pytest.mark.parametrize("seed", range(24))
 def test_decode(target, seed):
     """The winner is one of the largest logits, to rounding; its probability is right."""
+    skip_many(target, seed)
     device, backend = target
     case = random_case(seed, target == ("cpu", "triton"))
     there = case.to(device)
@@ -324,6 +334,7 @@ def test_decode(target, seed):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_confusion_counts_what_is_decoded(target, seed):
+    skip_many(target, seed)
     device, backend = target
     case = random_case(seed, target == ("cpu", "triton"))
     there = case.to(device)
@@ -401,6 +412,18 @@ def test_a_masked_class_spoils_nothing(target):
         torch.testing.assert_close(grad[:, keep], rest)
     labels[0, 1, 2] = 2
     assert ts.upsampled_cross_entropy(ours, labels, backend=backend) == INF
+
+
+def test_rounding_reads_no_other_logit(target):
+    """A pixel that lies on a logit but for rounding takes that one alone: 0 times infinity would be NaN."""
+    device, backend = target
+    logits = torch.zeros(1, 2, 1, 4, device=device)
+    logits[0, 1, 0, 0] = -INF
+    labels = torch.ones(1, 1, 4, dtype=torch.uint8, device=device)
+    boxes = torch.tensor([[1e-9, 0, 4 + 1e-9, 1]], dtype=torch.float64, device=device)  # pixel 1 lies at 1 - 1e-9
+    loss = ts.upsampled_cross_entropy(logits, labels, boxes, reduction="none", backend=backend)
+    assert loss[0, 0, 0] == INF
+    torch.testing.assert_close(loss[0, 0, 1:].cpu(), torch.full((3,), 2.0).log())
 
 
 def test_nan_reaches_its_pixels_and_no_others(target):
