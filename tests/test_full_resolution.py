@@ -354,6 +354,57 @@ def test_confusion_counts_what_is_decoded(target, seed):
     assert torch.equal(counts, expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "source", "boxed"),
+    [
+        ((3, 64), (7, 128), False),
+        ((2, 64), (3, 150), True),
+        ((2, 40), (4, 300), False),
+        ((2, 70), (3, 69), True),
+        ((1, 20), (4, 340), False),
+        ((3, 20), (9, 320), False),
+    ],
+)
+def test_more_than_one_program_holds(target, size, source, boxed):
+    """Losses, gradients and classes where rows are shared out, at ratios that are whole, and not, and large."""
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, *size, generator=generator)
+    labels = torch.randint(4, (2, *source), generator=generator)
+    labels[labels == 3] = 255
+    boxes = None
+    if boxed:
+        height, width = source
+        boxes = torch.tensor([[0.4, 0.2, width - 3.3, height], [width + 2.5, height - 0.5, 5.0, -0.5]])
+    case = Case(logits, labels, boxes, 255, torch.tensor([1.0, 2.0, 0.5]), 0.1)
+    there = case.to(device)
+    exact, ours = leaf(logits.double()), leaf(there.logits)
+    loss, _ = exact_loss(case, exact)
+    options = {**there.options, "label_smoothing": 0.1, "backend": backend}
+    each = ts.upsampled_cross_entropy(ours, there.labels, there.boxes, reduction="none", **options)
+    assert_close(each, loss, case.tolerance(torch.float32), "each pixel")
+    grad = torch.rand(each.shape, generator=generator)
+    each.backward(grad.to(device))
+    (expected,) = torch.autograd.grad(loss, exact, grad.double())
+    pixels = labels[0].numel() / logits[0, 0].numel() + 4
+    assert_close(ours.grad, expected, (8 + pixels) * case.tolerance(torch.float32), "gradient")
+    enlarged, inside = reference.enlarge(logits.double(), boxes, source)
+    one_hot = reference.hard_target(labels, inside, 3, 255, torch.float64)
+    exact, ours = leaf(logits.double()), leaf(there.logits)
+    dice = ts.upsampled_dice_loss(ours, there.labels, there.boxes, backend=backend)
+    enlarged, _ = reference.enlarge(exact, boxes, source)
+    expected = ts.soft_dice_loss(enlarged, one_hot, backend="reference")
+    assert_close(dice, expected, 6 * case.tolerance(torch.float32), "dice")
+    dice.backward()
+    expected.backward()
+    assert_close(ours.grad, exact.grad, 16 * case.tolerance(torch.float32), "gradient of dice")
+    decoded = ts.decode(there.logits, source, boxes=there.boxes, dtype=torch.int64, ignore_index=-1, backend=backend)
+    won = enlarged.detach().gather(1, decoded.cpu().clamp(min=0)[:, None])[:, 0]
+    shortfall = torch.where(inside, enlarged.detach().amax(1) - won, 0)
+    assert_close(shortfall, torch.zeros_like(shortfall), 2 * case.tolerance(torch.float32), "winner")
+    assert torch.equal(decoded.cpu() >= 0, inside)
+
+
 # --- edges -----------------------------------------------------------------------------------------------------------
 
 
