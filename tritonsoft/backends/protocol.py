@@ -183,6 +183,7 @@ class Backend(Protocol):
     ) -> bool:
         """The loss, reduced, and of each scored label pixel the logsumexp ``(B, H, W)``, 0 of others.
 
+        The logsumexp is in units that are the backend's own: only its gradient reads it.
         ``value`` is a number or, for "none", ``(B, H, W)``; ``total``, a number unless the reduction is "none", is the
         sum of the scored pixels' weights, by which "mean" divides.
         """
