@@ -4,6 +4,7 @@ Triton decides on import whether kernels are interpreted, so the compiling is do
 per target: ``python tests/test_compile.py sm_90`` prints what it found as JSON.
 """
 
+import collections
 import csv
 import functools
 import json
@@ -285,7 +286,17 @@ def _compile_all(target: str) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
 
     gpu = GPUTarget(*TARGETS[target])
-    return {name: _machine_code(launch.compile(gpu)) for name, launch in launches(gpu.backend)}
+    chosen = launches(gpu.backend) if target == "sm_90" else _some(launches(gpu.backend))
+    return {name: _machine_code(launch.compile(gpu)) for name, launch in chosen}
+
+
+def _some(all_launches: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Of each kernel the first three configurations, and every third; compiling all for each target takes minutes."""
+    seen: collections.Counter[Any] = collections.Counter()
+    for index, (name, launch) in enumerate(all_launches):
+        seen[launch.kernel] += 1
+        if seen[launch.kernel] <= 3 or index % 3 == 0 or name in STORE_WIDTHS:
+            yield name, launch
 
 
 @functools.cache
