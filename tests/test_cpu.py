@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -236,6 +237,37 @@ def test_ranges_that_have_been_taken_are_waited_for(own_pool):
 
     own_pool.run(job, 100, _LARGE)
     assert sorted(rows) == list(range(100))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+def test_an_interrupt_waits_for_the_ranges_of_other_threads(own_pool):
+    """They know tensors by their addresses, so memory must outlast them."""
+    caller, in_helper, finished, interrupts = threading.get_ident(), threading.Event(), [], []
+
+    def interrupt(*_):
+        interrupts.append(len(finished))
+        raise KeyboardInterrupt
+
+    def job(first, end):
+        if threading.get_ident() != caller:
+            in_helper.set()
+            time.sleep(0.5)
+            finished.append(first)
+        else:
+            in_helper.wait(60)
+            if not interrupts:
+                signal.setitimer(signal.ITIMER_REAL, 0.1)  # the caller has no range left by then
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            own_pool.run(job, 2, _LARGE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert interrupts[0] == 0
+    assert len(finished) == 1
+    assert not own_pool._open
 
 
 def test_waiting_threads_keep_no_call_alive(own_pool):

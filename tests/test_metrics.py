@@ -279,6 +279,21 @@ def test_full_size_metrics_are_those_of_the_enlarged_argmax() -> None:
     torch.testing.assert_close(iou["none"].compute()[:-1].float(), jaccard["none"].compute()[:-1])
 
 
+def test_an_ignored_class_is_not_in_the_mean() -> None:
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    theirs = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=0)
+    ours = {average: metrics.MeanIoU(CLASSES, ignore_index=0, average=average) for average in ("classes", "none")}
+    for logits, labels in full_size_batches():
+        labels = torch.where(labels == 255, 0, labels)
+        theirs.update(F.interpolate(logits, labels.shape[1:], mode="bilinear").argmax(1), labels.long())
+        for metric in ours.values():
+            metric.update(logits, labels)
+    assert (ours["none"].counts.sum(0) > 0)[0]  # it is predicted
+    assert ours["none"].compute()[0].isnan()
+    torch.testing.assert_close(ours["classes"].compute().float(), theirs.compute())
+
+
 def test_full_size_metrics_take_boxes_and_a_bias() -> None:
     logits, labels = full_size_batches(1)[0]
     boxes = torch.tensor([[3.0, 2.0, 30.0, 20.0], [35.0, 18.0, 1.0, 4.0]])

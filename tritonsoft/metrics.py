@@ -200,8 +200,8 @@ class MeanIoU(ConfusionMatrix):
     Args:
         num_classes: C.
         ignore_index: the label of pixels that count nothing; None is 255, an error where C > 255.
-        average: "classes" is the mean over those that are labelled or predicted anywhere; "none" gives ``(C,)`` with
-            NaN for the others.
+        average: "classes" is the mean over those that are labelled or predicted anywhere, without a class that
+            ``ignore_index`` names; "none" gives ``(C,)`` with NaN for the others.
         bias: ``(C,)``, added to the logits before the largest is taken; see `tritonsoft.decode`.
 
     Example:
@@ -232,6 +232,8 @@ class MeanIoU(ConfusionMatrix):
         both = self.counts.diagonal().double()
         either = self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal()
         present = either > 0
+        if 0 <= self.ignore_index < self.num_classes:
+            present[self.ignore_index] = False  # nothing that counts is labelled so
         iou = torch.where(present, both / either, torch.nan)
         return iou if self.average == "none" else torch.where(present, iou, 0).sum() / present.sum()
 
