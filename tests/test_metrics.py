@@ -191,6 +191,8 @@ def test_bad_input_names_the_argument() -> None:
             metric.update(logits, soft)
     with pytest.raises(ValueError, match="soft must be at least 0 and at most 1"):
         metrics.SoftNegativeLogLikelihood().update(logits, 2 * soft)
+    with pytest.raises(ValueError, match="bias must have one number for each of 3 classes, got 2"):
+        metrics.MeanIoU(3, bias=torch.zeros(2))
     with pytest.raises(ValueError, match="average must be"):
         metrics.AreaError(CLASSES, average="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_classes must be"):

@@ -226,7 +226,7 @@ def check_vector(vector: Any, argument: str) -> None:
         raise TypeError(f"{argument} must be {names_of(FLOAT_DTYPES)}, got {name_of(vector.dtype)}")
     if vector.ndim != 1:
         raise ValueError(f"{argument} must have shape (C,), got {tuple(vector.shape)}")
-    refuse_derivative(vector, argument, "the losses have none for it")
+    refuse_derivative(vector, argument, "there is none for it")
 
 
 def check_class_vector(vector: Any, argument: str, logits: Tensor) -> Tensor | None:

@@ -61,7 +61,7 @@ def upsampled_cross_entropy(
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
         boxes: ``(B, 4)`` in edges of label pixels: where in the label map the logits lie; None is all of it.
         ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
-        weight: ``(C,)``; None is 1 for every class.
+        weight: ``(C,)``; None is 1 for every class. Pixels of a class with weight 0 count nothing, whatever the logits.
         label_smoothing: the share of each pixel's target, from 0 to 1, that all classes get alike.
         reduction: "mean" divides the sum by the weights of the pixels' classes, and is 0 where no pixel counts (torch
             gives NaN); "sum"; "none" gives each pixel's loss, 0 where it counts nothing.
@@ -116,7 +116,7 @@ def upsampled_dice_loss(
         ignore_index: as for `upsampled_cross_entropy`.
         weight: ``(C,)``; None is 1 for every class.
         classes: which ones the reduction takes: "present" those in the label map; "all", of which an absent one costs 1
-            where any of it is predicted, and has no gradient.
+            where any of it is predicted (in float32: with a probability that does not underflow), and has no gradient.
         per_sample: sums over each sample's pixels, not over those of the batch.
         reduction: "mean" over classes (and samples), weighted; "sum"; "none".
         validate: check the values of labels, boxes and weight on a GPU as well.

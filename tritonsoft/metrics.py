@@ -28,7 +28,7 @@ except ImportError as error:
         f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
     ) from None
 
-from tritonsoft._validation import check_ignore_index, should_validate
+from tritonsoft._validation import check_ignore_index, check_vector, should_validate
 from tritonsoft.backends.values import is_subdistribution, total_mass
 from tritonsoft.full_resolution import confusion_matrix
 from tritonsoft.functional import soft_resize, to_soft
@@ -174,6 +174,10 @@ class ConfusionMatrix(Metric):
             raise ValueError(f"normalize must be None, 'true', 'pred' or 'all', got {normalize!r}")
         self.num_classes, self.normalize = num_classes, normalize
         self.ignore_index = check_ignore_index(ignore_index, num_classes)
+        if bias is not None:
+            check_vector(bias, "bias")
+            if len(bias) != num_classes:
+                raise ValueError(f"bias must have one number for each of {num_classes} classes, got {len(bias)}")
         self.register_buffer("bias", bias)
         self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 

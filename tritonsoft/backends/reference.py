@@ -303,8 +303,9 @@ def enlarge_adjoint(grad: Tensor, boxes: Tensor | None, size: Sequence[int]) -> 
 
 def hard_target(labels: Tensor, inside: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
     """The one-hot planes ``(B, C, H, W)`` of a label map, with no class where it is ignored or not ``inside``."""
-    whole = soft_crop_resize(labels, None, labels.shape[1:], num_classes, ignore_index, "nearest", dtype)
-    return whole * inside[:, None]
+    ids = labels[:, None].long()  # a narrow dtype would wrap an ignore_index that it cannot hold
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    return ((ids == classes) & (ids != ignore_index) & inside[:, None]).to(dtype)
 
 
 def smoothed(target: Tensor, label_smoothing: float) -> Tensor:
