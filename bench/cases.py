@@ -32,6 +32,9 @@ Task = Literal[
     "area cross entropy",
     "dice",
     "jaccard",
+    "upsampled cross entropy",
+    "upsampled dice",
+    "decode",
 ]
 LOSSES = {
     "cross entropy": rivals.soft_cross_entropy,
@@ -39,6 +42,8 @@ LOSSES = {
     "area cross entropy": rivals.soft_cross_entropy,
     "dice": rivals.dice,
     "jaccard": rivals.jaccard,
+    "upsampled cross entropy": rivals.enlarged_cross_entropy,
+    "upsampled dice": rivals.enlarged_dice,
 }
 
 
@@ -68,8 +73,8 @@ class Case:
             "random boxes" if self.has_boxes else f"k = {self.factor:g}",
             "" if self.only_image else f"C = {self.num_classes}",
             "" if self.only_image else f"{name_of(self.label_dtype)} labels",
-            f"{name_of(self.dtype)} {'logits' if self.task in LOSSES else 'out'}",
-            self.content,
+            f"{name_of(self.dtype)} {'logits' if self.task in LOSSES or self.task == 'decode' else 'out'}",
+            "random logits" if self.task == "decode" else self.content,
         ]
         return ", ".join(filter(None, parts))
 
@@ -102,6 +107,9 @@ class Case:
             "area cross entropy": rivals.AREA_CROSS_ENTROPY,
             "dice": rivals.DICE,
             "jaccard": rivals.JACCARD,
+            "upsampled cross entropy": rivals.UPSAMPLED_CROSS_ENTROPY,
+            "upsampled dice": rivals.UPSAMPLED_DICE,
+            "decode": rivals.DECODE,
         }
         return [rival for rival in by_task[self.task] if rival.only_on in (None, self.device)]
 
@@ -111,10 +119,12 @@ class Case:
             return self._labels(), self.size, self.num_classes, self.dtype
         if self.task in LOSSES:
             logits = self._logits().requires_grad_()
-            if self.task == "area cross entropy":
+            if self.task == "area cross entropy" or self.task.startswith("upsampled"):
                 return logits, self._labels()
             soft = self._soft(self.dtype)
             return logits, self._sparse(soft) if self.task == "sparse cross entropy" else soft
+        if self.task == "decode":
+            return self._logits(), self.source
         if self.task == "image gradient":
             return self._image().requires_grad_(), self._boxes(), self.size, self._slopes()
         if self.task == "shrink image":
@@ -130,10 +140,16 @@ class Case:
         """The reference's outputs, sample by sample: its one-hot planes would not all fit."""
         if self.task in LOSSES:
             logits = self._logits().double().requires_grad_()
+            if self.task.startswith("upsampled"):
+                result = rivals.with_gradient(LOSSES[self.task], logits, self._labels())
+                return rivals.decode_loss(result, self.num_classes)
             soft = self._soft(self.dtype if self.task != "area cross entropy" else torch.float64).double()
             if self.task == "sparse cross entropy":
                 soft = self._sparse(soft.to(self.dtype)).to_dense().double()
             return rivals.decode_loss(rivals.with_gradient(LOSSES[self.task], logits, soft), self.num_classes)
+        if self.task == "decode":
+            winners = rivals.enlarged_argmax(self._logits().double(), self.source)
+            return (rivals.decode_map(winners, self.num_classes),)
         if self.task == "top classes":
             return (rivals.decode_dense(self._soft(self.dtype), self.num_classes),)
         if self.task == "pyramid":
@@ -170,11 +186,16 @@ class Case:
         pixels, cells = self.batch * self.source[0] * self.source[1], self.batch * self.size[0] * self.size[1]
         if self.task in LOSSES:  # logits and target, and the gradient
             planes = cells * self.num_classes * self.dtype.itemsize
+            labels = pixels * self.label_dtype.itemsize
             target = {
-                "area cross entropy": pixels * self.label_dtype.itemsize,
+                "area cross entropy": labels,
+                "upsampled cross entropy": labels,
+                "upsampled dice": labels,
                 "sparse cross entropy": cells * rivals.TOP * (1 + self.dtype.itemsize),
             }
             return 2 * planes + target.get(self.task, planes)
+        if self.task == "decode":
+            return cells * self.num_classes * self.dtype.itemsize + pixels  # one byte each
         if self.task == "top classes":  # an index and a mass each, and what is left
             kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
             return pixels * self.label_dtype.itemsize + cells * kept
@@ -295,6 +316,10 @@ def cases(device: str) -> list[Case]:
         whole = functools.partial(_whole, device, dtype=torch.float16, batch=16)
         crop_shape = (device, torch.float16, 16, (1024, 2048), 2)
     factors, many = (2, 4, 8, 1.5, 2.7, 5.3), 150
+    if device == "cpu":
+        small_logits = (whole(4, source=(512, 1024)), whole(4, many, batch=1, source=(512, 512)))
+    else:
+        small_logits = (whole(4, source=(512, 1024)), whole(4, 171, batch=8, source=(512, 512)))
     return [
         *(whole(factor) for factor in factors),
         whole(0.6, source=(256, 512)),
@@ -324,5 +349,10 @@ def cases(device: str) -> list[Case]:
                 ("dice", 4, many),
                 ("jaccard", 2, 19),
             )
+        ),
+        *(
+            dataclasses.replace(case, task=task)
+            for task in ("upsampled cross entropy", "upsampled dice", "decode")
+            for case in small_logits
         ),
     ]

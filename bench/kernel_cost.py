@@ -3,10 +3,12 @@
     python -m bench.kernel_cost            compiles for all targets, prints the table of one, writes the snapshot
     python -m bench.kernel_cost --check    fails where the snapshot is not what this checkout compiles to (one target)
 
-Each launch configuration that the library would choose is compiled, every instruction weighed by how often it runs
-(trip counts of its loops, share of the branch it is in), and the time that a device takes to issue them set against the
-time that its memory takes to move what must move: labels, images, logits read once, outputs written once. The larger of
-the two is the prediction; it assumes that latencies are hidden.
+Each launch configuration that the library would choose is compiled. Shown are its registers, local and shared memory,
+the widths of its accesses, the warps that a scheduler holds at a time, the instructions per output (each weighed by how
+often it runs, see `machine_code`), and how often a warp waits for memory. Beside them stand the time that the memory
+needs for what must move (labels, images, logits read once, outputs written once) and what `cost_model` predicts for the
+device whose profiles it was fitted to. A prediction is no measurement; where the model is known to be
+blind, there is none.
 
 Where the benchmark has run on such a device, its times stand beside the predictions, with the model's error.
 
@@ -14,18 +16,15 @@ The snapshot, ``bench/results/kernel-cost.csv``, is under version control: a cha
 Of AMD's code, whose instructions are not weighed, it holds registers, local memory and widths alone.
 """
 
-import ast
-import collections
 import csv
 import functools
-import inspect
 import math
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeGuard
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import triton
@@ -37,42 +36,20 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
-from tritonsoft.kernels import counting, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+from bench import cost_model
+from bench.machine_code import TOOLS, instructions, work
+from tritonsoft.kernels import adjoint, area_loss, forward, soft_cross_entropy, soft_overlap, sums, top_k
 from tritonsoft.kernels.launch import Launch
 
 SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
-
-
-class Device(NamedTuple):
-    """What a target's code runs on."""
-
-    name: str
-    target: GPUTarget
-    multiprocessors: int
-    clock: float  # Hz
-    copy_rate: float  # bytes per second: the H200's as measured, else nine tenths of what the data sheet says
-    float_rate: int  # instructions of a thread per clock and multiprocessor
-    double_rate: int
-
-
-DEVICES = {
-    "sm_80": Device("A100 80GB", GPUTarget("cuda", 80, 32), 108, 1.41e9, 0.9 * 2.04e12, 64, 32),
-    "sm_90": Device("H200", GPUTarget("cuda", 90, 32), 132, 1.75e9, 4.3e12, 128, 64),
-    "sm_100": Device("B200", GPUTarget("cuda", 100, 32), 148, 1.85e9, 0.9 * 8e12, 128, 64),
+# Targets, and the bytes of shared memory of a multiprocessor.
+NVIDIA = {
+    "sm_80": (GPUTarget("cuda", 80, 32), 164 * 1024),
+    "sm_90": (GPUTarget("cuda", 90, 32), 228 * 1024),
+    "sm_100": (GPUTarget("cuda", 100, 32), 228 * 1024),
 }
 AMD = {"gfx942": GPUTarget("hip", "gfx942", 64)}
-# Instructions of a thread that one multiprocessor completes per clock (CUDA programming guide, arithmetic instructions;
-# 10.0 taken as 9.0); whatever the kind, it issues 128 in all. 0 stands for the device's own.
-KINDS = {
-    "float": (r"FADD|FMUL|FFMA|HADD2|HMUL2|HFMA2", 0),
-    "multiply": (r"IMAD", 64),
-    "special": (r"POPC|MUFU|F2I|I2F\b|I2F\.|F2F\b|F2F\.|FRND|REDUX", 16),
-    "double": (r"D[A-Z]+", 0),
-    "memory": (r"LD|ST|SHFL|BAR", 32),
-    "control": (r"BRA|EXIT|U[A-Z]|R2UR|S2|CS2|B[A-Z]+|CALL|RET|NOP|WARPSYNC|PLOP3|P2R|R2P|VOTE", 128),
-    "integer": (r".*", 64),
-}
-TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
+MODELLED = {"sm_90": ("H100", cost_model.H100)}
 
 
 class Case(NamedTuple):
@@ -83,139 +60,50 @@ class Case(NamedTuple):
     trips: Sequence[float]
     taken: Mapping[str, float]  # the share of the iterations that enter an ``if``, by its source text
     per: Tensor  # whose elements are meant by "per element"
-    moved: Sequence[Tensor]  # what must be read or written once
+    read: Sequence[Tensor]  # what must be read once
+    written: Sequence[Tensor]
     timed_as: str = ""  # the title of the case of the benchmark that times this launch
-
-
-class Instruction(NamedTuple):
-    address: int
-    opcode: str
-    weight: float
-
-
-def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[int], float]]:
-    """The source lines of either arm of each ``if`` whose share is known, and the share of the iterations it gets.
-
-    A function that only one arm of its caller's calls belongs to that arm. What a constant decides is not in the code.
-    """
-    functions = {node.name: node for node in ast.parse(inspect.getsource(counting)).body if _is_function(node)}
-    for function in functions.values():
-        calls = collections.Counter(_calls([function], taken))
-        for node in ast.walk(function):
-            share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
-            if not isinstance(node, ast.If) or share is None:
-                continue
-            for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
-                in_arm = collections.Counter(_calls(arm, taken))
-                only_here = [] if _is_constant(node.test) else [name for name in in_arm if in_arm[name] == calls[name]]
-                called = [functions[name] for name in only_here if name in functions]
-                yield {n for part in (*arm, *called) for n in range(part.lineno, (part.end_lineno or 0) + 1)}, weight
-
-
-def _is_function(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
-    return isinstance(node, ast.FunctionDef)
-
-
-def _calls(nodes: Sequence[ast.AST], taken: Mapping[str, float]) -> Iterator[str]:
-    for node in nodes:
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
-        children: list[ast.AST] = list(ast.iter_child_nodes(node))
-        if isinstance(node, ast.If) and _is_constant(node.test) and (test := ast.unparse(node.test)) in taken:
-            children = list(node.body if taken[test] else node.orelse)
-        yield from _calls(children, taken)
-
-
-def _is_constant(test: ast.AST) -> bool:
-    """Whether a condition is known when the kernel is compiled: constants are written in capitals."""
-    return all(node.id.isupper() for node in ast.walk(test) if isinstance(node, ast.Name))
-
-
-def instructions(cubin: Path, case: Case) -> list[Instruction]:
-    """The instructions of a kernel with the number of times that a thread runs each."""
-    text = subprocess.run([TOOLS / "nvdisasm", "-g", "-c", cubin], capture_output=True, text=True, check=True).stdout
-    labels: dict[str, int] = {}
-    code: list[tuple[int, str, str, int]] = []  # address, opcode, operands, basic block
-    lines: dict[int, set[int]] = collections.defaultdict(set)  # of the source, by basic block
-    line, block, pending = 0, 0, []
-    for row in text.splitlines():
-        if match := re.match(r"(\.L_x_\d+|\$\S+):", row):
-            if match[1].startswith("$"):
-                break  # subroutines for rare operands
-            pending.append(match[1])
-            block += 1
-        elif match := re.search(r'//## File "(.*)", line (\d+)', row):
-            line = int(match[2]) if Path(match[1]).name == Path(counting.__file__).name else 0
-        elif match := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)(.*)", row):
-            address = int(match[1], 16)
-            labels.update(dict.fromkeys(pending, address))
-            pending = []
-            code.append((address, match[2], match[3], block))
-            lines[block].add(line)
-            block += _is_branch(match[2]) or match[2] == "EXIT"
-    loops: dict[int, int] = {}
-    for address, opcode, operands, _ in code:
-        target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
-        if _is_branch(opcode) and target < address:
-            loops[target] = max(address, loops.get(target, 0))
-    if len(loops) != len(case.trips):
-        raise ValueError(f"{case.name}: {len(loops)} loops in the machine code, trip counts for {len(case.trips)}")
-    trips = [(start, loops[start], trip) for start, trip in zip(sorted(loops), case.trips, strict=True)]
-    branches = list(_branches(case.taken))
-    shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
-    return [
-        Instruction(
-            address,
-            opcode,
-            shares[block] * math.prod(trip for start, end, trip in trips if start <= address <= end),
-        )
-        for address, opcode, _, block in code
-        if opcode != "NOP"
-    ]
-
-
-def _is_branch(opcode: str) -> bool:
-    return opcode.partition(".")[0] == "BRA"  # BRA.U takes one for all threads of a warp
-
-
-def _kind(opcode: str) -> str:
-    return next(kind for kind, (pattern, _) in KINDS.items() if re.match(pattern, opcode))
+    is_predictable: bool = True  # the model sees no conflicts of banks in shared memory, and no stores of part sectors
 
 
 def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
     """One row of the snapshot."""
-    device = DEVICES[target]
-    compiled = case.launch.compile(device.target)
+    gpu, shared_of_device = NVIDIA[target]
+    compiled = case.launch.compile(gpu)
+    shared = compiled.metadata.shared
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
         usage = run([TOOLS / "cuobjdump", "--dump-resource-usage", cubin]).stdout
         text = run([TOOLS / "cuobjdump", "--dump-sass", cubin]).stdout
-        code = instructions(cubin, case)
-    registers, stack, shared = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK", "SHARED"))
-    row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": shared}
+        try:
+            of_a_warp = work(instructions(cubin, case.trips, case.taken))
+        except ValueError as error:
+            raise ValueError(f"{case.name} for {target}") from error
+    registers, stack = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK"))
+    row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": str(shared)}
     for column, opcode in (("loads", "LDG"), ("stores", "STG")):
         bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", text))
         row[column] = "+".join(sorted((width.strip("U") or "32" for width in bits), key=int))
-    threads = case.launch.grid[0] * 32 * case.launch.options["num_warps"]
-    per_kind = collections.Counter[str]()
-    for instruction in code:
-        per_kind[_kind(instruction.opcode)] += instruction.weight * threads
-    own_rates = {"float": device.float_rate, "double": device.double_rate}
-    cycles = [per_kind[kind] / (rate or own_rates[kind]) for kind, (_, rate) in KINDS.items()]
-    cycles.append((per_kind["float"] + per_kind["multiply"]) / device.float_rate)  # one half of that pipe multiplies
-    arithmetic = max(*cycles, per_kind.total() / 128) / device.multiprocessors / device.clock
-    floor = sum(tensor.numel() * tensor.element_size() for tensor in case.moved) / device.copy_rate
-    elements = case.per.numel()
-    return row | {
-        **{kind: f"{per_kind[kind] / elements:.3g}" for kind in KINDS},
-        "instructions": f"{per_kind.total() / elements:.3g}",
-        "arithmetic_us": f"{arithmetic * 1e6:.3g}",
-        "floor_us": f"{floor * 1e6:.3g}",
-        "arithmetic_over_floor": f"{arithmetic / floor:.2f}",
-        "predicted_us": f"{max(arithmetic, floor) * 1e6:.3g}",
+    per_program = case.launch.options["num_warps"]
+    warps = math.prod(case.launch.grid) * per_program
+    held = cost_model.warps_per_scheduler(int(registers), per_program, shared, shared_of_device)
+    row |= {
+        "warps": f"{held:g}",
+        "instructions": f"{of_a_warp.instructions * warps * 32 / case.per.numel():.3g}",
+        "waits": f"{of_a_warp.waits:.3g}",
     }
+    if target in MODELLED:
+        _, device = MODELLED[target]
+        read, written = (
+            sum(tensor.numel() * tensor.element_size() for tensor in tensors) for tensors in (case.read, case.written)
+        )
+        row["floor_us"] = f"{cost_model.floor(read, written, device) * 1e6:.3g}"
+        if case.is_predictable:
+            launch = cost_model.Profiled(*of_a_warp, warps, held, read, written)
+            row["predicted_us"] = f"{cost_model.predict(launch, device) * 1e6:.3g}"
+    return row
 
 
 def cost_on_amd(case: Case, target: str) -> dict[str, str]:
@@ -234,8 +122,8 @@ def cost_on_amd(case: Case, target: str) -> dict[str, str]:
     return row
 
 
-COLUMNS = ["triton", "kernel", "target", "registers", "local", "shared", "loads", "stores", *KINDS, "instructions"]
-COLUMNS += ["arithmetic_us", "floor_us", "arithmetic_over_floor", "predicted_us"]
+COLUMNS = ["triton", "kernel", "target", "registers", "local", "shared", "loads", "stores", "warps", "instructions"]
+COLUMNS += ["waits", "floor_us", "predicted_us"]
 
 
 def costs(target: str) -> list[dict[str, str]]:
@@ -280,13 +168,13 @@ def cases(platform: str) -> Iterator[Case]:
             for kind in ("street", "noise"):
                 name = f"soft C={num_classes} k={factor} {kind}"
                 trips, taken = _dense_loops(num_classes, kind)
-                yield Case(name, launch, trips, taken, soft, [labels, soft], timed_as(factor, num_classes, kind))
+                yield Case(name, launch, trips, taken, soft, [labels], [soft], timed_as(factor, num_classes, kind))
                 if factor == 4 and kind == "street":
                     yield from _without_the_dense_label(labels, soft, platform)
                     yield from _losses(soft, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
-        for scale, size in ((1.3, (788, 1576)), (2.7, (380, 760)), (5.3, (194, 388))):
+        for scale, size in ((1.3, (788, 1576)), (1.5, (683, 1365)), (2.7, (380, 760)), (5.3, (194, 388))):
             soft = _meta((batch, num_classes, *size), torch.float16)
             launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
             rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
@@ -294,22 +182,29 @@ def cases(platform: str) -> Iterator[Case]:
             taps = [math.ceil(scale + 1)] * 2
             chunks = math.ceil(num_classes / 32)
             scanned = min(chunks, 2)  # the four classes of a street tile lie in one or two chunks of 32
-            trips = [*scan, chunks, *scan, num_classes / chunks, 1 / chunks * scanned, *taps]
+            is_odd = size[1] % 2 == 1
+            zeros = [] if is_odd else [num_classes / chunks]  # the output holds them already
+            trips = [*scan, chunks, *scan, *zeros, 1 / chunks * scanned, *taps]
             shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
             if num_classes <= 32:  # no scan for chunks, of which these lines tell
                 shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
-            yield Case(f"soft C={num_classes} boxes s={scale} street", launch, trips, shares, soft, [labels, soft])
+            name = f"soft C={num_classes} boxes s={scale}{' odd width' if is_odd else ''} street"
+            yield Case(name, launch, trips, shares, soft, [labels], [soft], is_predictable=not is_odd)
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, platform)
-        yield Case(f"image k={factor}", launch, [1, factor, factor], {}, out, [image, out])
+        yield Case(f"image k={factor}", launch, [1, factor, factor], {}, out, [image], [out])
         soft = _meta((batch, 19, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, platform)
         trips, taken = _dense_loops(19, "street")
         trips = [1, factor, factor, *trips]
         both = _meta((out.numel() + soft.numel(),), torch.float16)
-        yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels, both])
+        yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels], [both])
+    image, grad = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, 512, 1024), torch.float16)
+    launch = adjoint.launch_configuration(image, grad, boxes, "area", platform)
+    # Boxes of three quarters of each side: two outputs see a source pixel in there along an axis, none one outside.
+    yield Case("image adjoint boxes s=1.5", launch, [1, 2 * 0.75, 2 * 0.75], {}, image, [grad], [image])
 
 
 def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list[float], dict[str, float]]:
@@ -339,17 +234,17 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
-    launch = label_targets.top_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
-    yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels, index, kept, rest])
+    launch = top_k.launch_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
+    yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels], [index, kept, rest])
     value = _meta((), torch.float32)
-    source, maps = (labels, None, 255, "area", None), (pixels, pixels)
-    launch = label_targets.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
-    yield Case(f"area loss C={num_classes} k=4", launch, [num_classes // 4, *trips], taken, soft, [labels, soft, *maps])
+    source, maps = (labels, None, 255, "area", None), [pixels, pixels]
+    launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
+    trips = [num_classes // 4, *trips]
+    yield Case(f"area loss C={num_classes} k=4", launch, trips, taken, soft, [labels, soft], maps)
     grad = value.expand(pixels.shape)
-    launch = label_targets.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
-    moved = [labels, soft, soft, pixels, pixels]
+    launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
     trips, taken = _dense_loops(num_classes, "street")
-    yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, moved)
+    yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, [labels, soft, *maps], [soft])
 
 
 def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
@@ -357,29 +252,30 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
     batch, num_classes, height, width = soft.shape
     logits, pixels = soft, _meta((batch, height, width), torch.float32)
     value, slopes = _meta((), torch.float32), _meta((1, num_classes, 2), torch.float32)
-    maps = [pixels, pixels]
+    inputs, maps = [logits, soft], [pixels, pixels]
 
     def steps(launch: Launch) -> float:
         return math.ceil(num_classes / launch.arguments["BLOCK_C"] / launch.arguments["UNROLL"])
 
     launch = soft_cross_entropy.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
     partial = launch.arguments["partial"]
-    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, partial, *maps])
+    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, inputs, [partial, *maps])
     arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, *maps, platform)
     launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments)
-    yield Case(
-        f"cross entropy gradient C={num_classes}", launch, [steps(launch)], {}, soft, [logits, soft, soft, *maps]
-    )
+    name = f"cross entropy gradient C={num_classes}"
+    yield Case(name, launch, [steps(launch)], {}, soft, [*inputs, *maps], [soft])
     launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)
     partial = launch.arguments["partial"]
-    yield Case(f"overlap C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, partial, *maps])
+    name = f"overlap C={num_classes}"
+    yield Case(name, launch, [steps(launch)] * 2, {}, soft, inputs, [partial, *maps], is_predictable=False)
     partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
     launch = sums.sum_rows_configuration(partial, platform)
-    trips = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
-    yield Case(f"overlap sums C={num_classes}", launch, [trips], {}, soft, [partial])
+    chunk = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
+    yield Case(f"overlap sums C={num_classes}", launch, [chunk], {}, soft, [partial], [])
     grad = value.expand(slopes.shape[:2])
     launch = soft_overlap.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
-    yield Case(f"overlap gradient C={num_classes}", launch, [steps(launch)] * 2, {}, soft, [logits, soft, soft, *maps])
+    name, trips = f"overlap gradient C={num_classes}", [steps(launch)] * 2
+    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft], is_predictable=False)
 
 
 def main(
@@ -391,7 +287,7 @@ def main(
         if lines := differences(show):
             raise SystemExit("\n".join([*lines, "if this is meant: make cost"]))
         return
-    rows = [row for target in (*DEVICES, *AMD) for row in costs(target)]
+    rows = [row for target in (*NVIDIA, *AMD) for row in costs(target)]
     SNAPSHOT.parent.mkdir(exist_ok=True)
     with SNAPSHOT.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -415,8 +311,9 @@ def measurements(device: str, results: Path = SNAPSHOT.parent) -> dict[str, floa
 
 def print_table(rows: Sequence[Mapping[str, Any]], target: str) -> None:
     """Instructions per output element, and times."""
-    device = DEVICES[target].name if target in DEVICES else target
-    table = Table(title=f"{device}, from {target} code: instructions per output element, times in microseconds")
+    device = MODELLED[target][0] if target in MODELLED else target
+    title = f"{target}: instructions per output element, warps that a scheduler holds, waits of a warp for memory"
+    table = Table(title=f"{title}; microseconds of an {device}" if target in MODELLED else title)
     shown = [column for column in COLUMNS if column not in ("triton", "target")]
     for column in shown:
         table.add_column(column.replace("_", " "), justify="left" if column == "kernel" else "right")
@@ -426,7 +323,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], target: str) -> None:
         table.add_column("prediction is off by", justify="right")
     for row in rows:
         microseconds = measured.get(row["kernel"])
-        if microseconds is None:
+        if microseconds is None or not row["predicted_us"]:
             comparison = []
         else:
             error = float(row["predicted_us"]) / microseconds - 1

@@ -32,9 +32,9 @@ def read(path: Path) -> list[Row]:
 
 
 def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
-    """The CSVs of all devices whose names end like this, with their rows."""
-    for path in sorted(RESULTS.glob("*.csv")):
-        kind = next((end for end in ("-scaling", "-overhead", "-busy") if path.stem.endswith(end)), "")
+    """The CSVs of all devices whose names end like this, with their rows, GPUs first."""
+    for path in sorted(RESULTS.glob("*.csv"), key=lambda path: (not path.stem.startswith("nvidia"), path)):
+        kind = next((end for end in ("-scaling", "-overhead", "-busy", "-profiles") if path.stem.endswith(end)), "")
         if kind == suffix and path.stem != "kernel-cost":
             yield path, read(path)
 
@@ -109,9 +109,10 @@ def setting(row: Row) -> str:
         for name in ("torch", "Triton", "Numba", "OpenCV", "kornia", "MONAI")
         if row.get(name.lower())
     )
+    threads = f", {row['threads']} threads" if row["threads"] else ""
     return (
-        f"**{row['device_name']}**, {row['threads']} threads, which copy "
-        f"{float(row['copy_gigabytes_per_second']):.3g} GB/s (read + written); {versions}; commit {row['commit']}, "
+        f"**{row['device_name']}**{threads}, copies "
+        f"{float(row['copy_gigabytes_per_second']):.4g} GB/s (read + written); {versions}; commit {row['commit']}, "
         f"{row['date']}."
     )
 
@@ -146,15 +147,8 @@ def speed_section() -> str:
 
 def cost_section() -> str:
     """What the compiled kernels cost on one target."""
-    columns = ["kernel", "registers", "instructions", "stores", "floor_us", "arithmetic_over_floor"]
-    headings = [
-        "kernel",
-        "registers",
-        "instructions per element",
-        "bits per store",
-        "floor, µs",
-        "arithmetic over floor",
-    ]
+    columns = ["kernel", "registers", "warps", "instructions", "stores", "floor_us"]
+    headings = ["kernel", "registers", "warps per scheduler", "instructions per element", "bits per store", "floor, µs"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     rows = [row for row in read(RESULTS / "kernel-cost.csv") if row["target"] == "sm_90"]
     lines += [f"| {' | '.join(row[column] for column in columns)} |" for row in rows]
@@ -212,7 +206,7 @@ def draw_rivals(rows: Sequence[Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time over tritonsoft's (right of the line: slower)")
-    axes.set_title(f"Every rival on {rows[0]['device_name']}, {rows[0]['threads']} threads", fontsize=10)
+    axes.set_title(f"Every rival on {rows[0]['device_name']}", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor
 
 import tritonsoft as ts
@@ -527,6 +528,76 @@ def _loss(name: str, call: Callable[..., Any], computes: Computes = "area", **op
     return Rival(name, call, computes, decode=decode_loss, is_loss=True, **options)
 
 
+# --- logits against labels at full size ------------------------------------------------------------------------------
+
+
+def enlarged_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """What everybody writes."""
+    (logits,) = in_float(logits)
+    enlarged = F.interpolate(logits, labels.shape[1:], mode="bilinear")
+    return F.cross_entropy(enlarged, labels.long(), ignore_index=IGNORED)
+
+
+def linear_matrix(in_size: int, out_size: int, like: Tensor) -> Tensor:
+    """What enlarges one axis: ``(out_size, in_size)``."""
+    return F.interpolate(torch.eye(in_size, device=like.device)[:, None], out_size, mode="linear")[:, 0].mT.to(like)
+
+
+CHUNK_ROWS = 32
+
+
+def chunked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Some rows of the label map at a time, enlarged again for the gradient: little memory."""
+    (logits,) = in_float(logits)
+    height, width = labels.shape[1:]
+    rows, columns = linear_matrix(logits.shape[2], height, logits), linear_matrix(logits.shape[3], width, logits)
+
+    def chunk(logits: Tensor, first: int) -> Tensor:
+        enlarged = rows[first : first + CHUNK_ROWS] @ logits @ columns.mT
+        target = labels[:, first : first + CHUNK_ROWS].long()
+        return F.cross_entropy(enlarged, target, ignore_index=IGNORED, reduction="sum")
+
+    total = sum(
+        torch.utils.checkpoint.checkpoint(chunk, logits, first, use_reentrant=False)
+        for first in range(0, height, CHUNK_ROWS)
+    )
+    loss: Tensor = total / (labels != IGNORED).sum()
+    return loss
+
+
+def enlarged_dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """A mean over the classes."""
+    (logits,) = in_float(logits)
+    enlarged = F.interpolate(logits, labels.shape[1:], mode="bilinear")
+    target = one_hot(labels, logits.shape[1], enlarged.dtype)
+    predicted = enlarged.softmax(1) * (labels != IGNORED)[:, None]
+    both = (predicted * target).sum((0, 2, 3))
+    either = predicted.sum((0, 2, 3)) + target.sum((0, 2, 3))
+    present = target.sum((0, 2, 3)) > 0
+    return torch.where(present, 1 - 2 * both / either, 0).sum() / present.sum()
+
+
+def enlarged_argmax(logits: Tensor, size: Size) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear").argmax(1)
+
+
+def chunked_argmax(logits: Tensor, size: Size) -> Tensor:
+    rows, columns = linear_matrix(logits.shape[2], size[0], logits), linear_matrix(logits.shape[3], size[1], logits)
+    wide = logits @ columns.mT
+    chunks = [(rows[first : first + CHUNK_ROWS] @ wide).argmax(1) for first in range(0, size[0], CHUNK_ROWS)]
+    return torch.cat(chunks, 1)
+
+
+def decode_map(labels: Tensor, num_classes: int) -> Tensor:
+    """Of each sample and class the share of pixels, and their mean row and column: equal logits may go either way."""
+    height, width = labels.shape[1:]
+    planes = labels.long()[:, None] == torch.arange(num_classes, device=labels.device)[:, None, None]
+    of_rows, of_columns = planes.double().mean(3), planes.double().mean(2)  # (B, C, H) and (B, C, W)
+    down = torch.arange(height, device=labels.device) / height**2
+    across = torch.arange(width, device=labels.device) / width**2
+    return torch.stack([of_rows.mean(2), (of_rows * down).sum(2), (of_columns * across).sum(2)], 1)
+
+
 # --- the largest classes ---------------------------------------------------------------------------------------------
 
 TOP = 4
@@ -820,4 +891,21 @@ JACCARD = [
     _loss("softmax and |p - q|", jaccard),
     _loss("softmax and |p - q|, compiled", jaccard, compiled=True),
     _loss("MONAI DiceLoss(softmax, jaccard)", monai_jaccard, "approximates", package="monai", usual=True),
+]
+UPSAMPLED_CROSS_ENTROPY = [
+    _loss("tritonsoft", ts.upsampled_cross_entropy),
+    _loss("interpolate + F.cross_entropy", enlarged_cross_entropy, usual=True),
+    _loss("interpolate + F.cross_entropy, compiled", enlarged_cross_entropy, compiled=True),
+    _loss("the same in chunks of rows, recomputed", chunked_cross_entropy),
+]
+UPSAMPLED_DICE = [
+    _loss("tritonsoft", ts.upsampled_dice_loss),
+    _loss("interpolate + Dice of the softmax", enlarged_dice, usual=True),
+    _loss("interpolate + Dice of the softmax, compiled", enlarged_dice, compiled=True),
+]
+DECODE = [
+    Rival("tritonsoft", ts.decode, decode=decode_map),
+    Rival("interpolate + argmax", enlarged_argmax, decode=decode_map, usual=True),
+    Rival("interpolate + argmax, compiled", enlarged_argmax, compiled=True, decode=decode_map),
+    Rival("the same in chunks of rows", chunked_argmax, decode=decode_map),
 ]

@@ -12,7 +12,8 @@ labels are shrunk, and everything else is the same:
 * ``torch-nearest``: PyTorch's ``mode="nearest"``, half a low-resolution pixel away from the image;
 * ``majority``: the class with most area.
 
-At the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution, and
+With ``--loss upsampled`` no label is shrunk: the logits are enlarged to the label map, without the memory of that. At
+the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution, and
 compared with the full-size label map. Same arguments, same number of processes: same result on the CPU.
 """
 
@@ -223,6 +224,10 @@ def train(
                     filter=filter,
                     weight=loss_weight,
                 )
+            elif arguments.loss == "upsampled":  # at the size of the label map, no enlarged logits anywhere
+                loss = ts.upsampled_cross_entropy(
+                    logits, labels, augment.boxes, ignore_index=arguments.ignore_index, weight=loss_weight
+                )
             else:
                 target = low_resolution_label(
                     labels, augment.boxes, (h, w), arguments.labels, num_classes, arguments.ignore_index
@@ -256,8 +261,12 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
     model.eval()
     for buffer in model.buffers():  # those of batch normalisation differ since the last step
         distributed.broadcast(buffer, 0)
-    ious = {name: metrics.SoftIoU(num_classes, average="none").to(device) for name in ("likeliest", "weighted")}
-    adjustment = torch.where(weight > 0, weight, 1).log().to(device)[:, None, None]
+    adjustment = torch.where(weight > 0, weight, 1).log()
+    ious = {
+        name: metrics.MeanIoU(num_classes, ignore_index, average="none", bias=bias).to(device)
+        for name, bias in (("likeliest", None), ("weighted", adjustment))
+    }
+    adjustment = adjustment.to(device)[:, None, None]
     likelihood, calibration, soft_iou, area_error, area_error_decoded = (
         metric.to(device)
         for metric in (
@@ -278,16 +287,15 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
             logits = logits - adjustment
         low_resolution = ts.soft_resize(labels, size, num_classes, ignore_index=ignore_index)
         soft_iou.update(logits.softmax(1), low_resolution)
-        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear")
+        for metric in ious.values():
+            metric.update(logits, labels)
+        decoded = ts.decode(logits, labels.shape[1:], dtype=torch.int16)
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear")  # the other metrics want every probability
         probabilities, truth = logits.softmax(1), ts.to_soft(labels, num_classes, ignore_index=ignore_index)
         likelihood.update(logits, truth)
         calibration.update(probabilities, truth)
         area_error.update(probabilities, truth)
-        decoded = {"likeliest": logits.argmax(1), "weighted": (logits + adjustment).argmax(1)}
-        hard = {name: ts.to_soft(classes, num_classes, ignore_index=-1) for name, classes in decoded.items()}
-        area_error_decoded.update(hard["likeliest"], truth)
-        for name, metric in ious.items():
-            metric.update(hard[name], truth)
+        area_error_decoded.update(ts.to_soft(decoded, num_classes, ignore_index=-1), truth)
     result: dict[str, object] = {
         "nll": float(likelihood.compute()),
         "calibration_error": float(calibration.compute()),
@@ -296,8 +304,8 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
         "soft_iou": float(soft_iou.compute()),
     }
     for name, metric in ious.items():
-        per_class = metric.compute()
-        result[f"miou_{name}"] = float(per_class.nanmean())  # of the classes that the labels hold
+        per_class = metric.compute().where(metric.counts.sum(1) > 0, torch.nan)  # of the classes that the labels hold
+        result[f"miou_{name}"] = float(per_class.nanmean())
         result[f"iou_{name}"] = per_class.tolist()
     return result
 
@@ -318,7 +326,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--scale", type=float, nargs=2, default=(0.75, 1.5), help="range of the random scale")
     parser.add_argument("--channels", type=int, default=16, help="of the U-Net's first level")
-    parser.add_argument("--loss", choices=["cross-entropy", "area", "cross-entropy+dice"], default="cross-entropy")
+    parser.add_argument(
+        "--loss", choices=["cross-entropy", "area", "cross-entropy+dice", "upsampled"], default="cross-entropy"
+    )
     parser.add_argument("--class-weights", action="store_true", help="weigh classes by 1 / sqrt(area)")
     parser.add_argument("--every", type=int, default=1, help="train on every n-th picture")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -330,6 +340,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.loss == "area" and arguments.labels not in ("soft", "nearest"):
         parser.error(f"--loss area takes the label map itself: --labels soft or nearest, not {arguments.labels}")
+    if arguments.loss == "upsampled" and arguments.labels != "soft":
+        parser.error(f"--loss upsampled shrinks no label, so --labels {arguments.labels} has nothing to say")
     if arguments.ignore_index is None:
         if arguments.num_classes > 255:
             parser.error(f"--num-classes {arguments.num_classes} makes 255 a class: give --ignore-index, -1 for none")

@@ -1,27 +1,33 @@
-"""The Triton backend: each file is a kernel, its launcher and its launch heuristic."""
+"""The Triton backend: each file is a kernel, its launcher and its launch settings, or what kernels share."""
 
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
+from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
+from tritonsoft.kernels.decoding import confusion_matrix, decode
+from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
+from tritonsoft.kernels.enlarged_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 from tritonsoft.kernels.forward import crop_resize, crop_resize_pair, soft_crop_resize
-from tritonsoft.kernels.label_targets import (
-    area_cross_entropy,
-    area_cross_entropy_backward,
-    soft_crop_resize_top,
-    soft_pyramid,
-)
+from tritonsoft.kernels.pyramid import soft_pyramid
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
+from tritonsoft.kernels.top_k import soft_crop_resize_top
 
 __all__ = [
     "area_cross_entropy",
     "area_cross_entropy_backward",
+    "confusion_matrix",
     "crop_resize",
     "crop_resize_adjoint",
     "crop_resize_pair",
     "cross_entropy",
     "cross_entropy_backward",
+    "decode",
     "overlap_loss",
     "overlap_loss_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "upsampled_cross_entropy",
+    "upsampled_cross_entropy_backward",
+    "upsampled_overlap_loss",
+    "upsampled_overlap_loss_backward",
 ]

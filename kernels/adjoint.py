@@ -22,8 +22,8 @@ from tritonsoft.kernels.launch import (
 
 
 @triton.jit
-def _reached_outputs(source, box, out_size, FILTER: tl.constexpr):
-    """The first output, not counting mirroring, whose footprint may hold source pixels, and how many may."""
+def _covering_outputs(source, box, out_size, FILTER: tl.constexpr):
+    """The first output, not counting mirroring, whose footprint may cover source pixels, and how many may."""
     lo, hi, _ = box
     support = filter_support(box, out_size, FILTER)
     density = out_size.to(tl.float64) / tl.maximum(hi - lo, 1e-30)
@@ -38,7 +38,7 @@ def _reached_outputs(source, box, out_size, FILTER: tl.constexpr):
 def _transposed_tap(
     step,
     source,
-    outputs,  # `_reached_outputs` of the source pixels
+    outputs,  # `_covering_outputs` of the source pixels
     box,
     support,
     out_size,
@@ -46,7 +46,7 @@ def _transposed_tap(
     FILTER: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """The step-th output that reaches each source pixel, and the pixel's weight in it; 0 where there are fewer."""
+    """The step-th output that covers each source pixel, and the pixel's weight in it; 0 where there are fewer."""
     first_output, num_outputs = outputs
     count = tl.minimum(first_output + step, out_size - 1)
     output = tl.where(box[2], out_size - 1 - count, count)
@@ -87,8 +87,8 @@ def crop_resize_adjoint_kernel(
     box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
     support_y = filter_support(box_y, out_height, FILTER).to(ACCUMULATOR)
     support_x = filter_support(box_x, out_width, FILTER).to(ACCUMULATOR)
-    outputs_y = _reached_outputs(rows, box_y, out_height, FILTER)
-    outputs_x = _reached_outputs(columns, box_x, out_width, FILTER)
+    outputs_y = _covering_outputs(rows, box_y, out_height, FILTER)
+    outputs_x = _covering_outputs(columns, box_x, out_width, FILTER)
     max_outputs_y = tl.max(outputs_y[1])
     max_outputs_x = tl.max(outputs_x[1])
     inside = (rows < in_height) & (columns < in_width)

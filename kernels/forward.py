@@ -1,6 +1,7 @@
 """`crop_resize`, `soft_crop_resize` and both at once: one kernel, so that image and label share box and filter.
 
-A program computes one tile of one sample: all its channels, then all its classes (`counting`).
+A program computes one tile of one sample: all its channels, then all its classes, counted in one of two ways, chosen by
+the shapes (`counting_integer`, `counting_general`).
 """
 
 import triton
@@ -10,7 +11,8 @@ from torch import Tensor
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
-from tritonsoft.kernels.counting import soft_tile, soft_tile_integer_factor
+from tritonsoft.kernels.counting_general import soft_tile
+from tritonsoft.kernels.counting_integer import soft_tile_integer_factor
 from tritonsoft.kernels.geometry import axis_of_box, filter_support, tap_of, tile_footprints
 from tritonsoft.kernels.launch import (
     Launch,
@@ -33,11 +35,11 @@ def _image_tile(
     out_strides,
     image,  # this sample
     image_strides,
-    rows,  # of the output, (PIXELS,)
+    rows,  # of the output, (BLOCK_HW,)
     columns,
     inside,
-    taps_y,  # footprints (PIXELS,)
-    taps_x,  # footprints (PIXELS,)
+    taps_y,  # footprints (BLOCK_HW,)
+    taps_x,  # footprints (BLOCK_HW,)
     num_taps_y,
     num_taps_x,
     support_y,
@@ -48,7 +50,7 @@ def _image_tile(
     fill,
     CHANNELS: tl.constexpr,  # that share a loop over the taps
     FILTER: tl.constexpr,
-    PIXELS: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
@@ -66,7 +68,7 @@ def _image_tile(
         for step in tl.static_range(CHANNELS):
             channel = tl.minimum(first_channel + step, channels - 1)
             planes = planes + (image + tl.cast(channel, tl.int64) * image_strides[1],)  # noqa: RUF005 - no unpacking here
-            totals = totals + (tl.zeros([PIXELS], ACCUMULATOR),)  # noqa: RUF005
+            totals = totals + (tl.zeros([BLOCK_HW], ACCUMULATOR),)  # noqa: RUF005
         for step_y in range(0, num_taps_y):
             weight_y, offset_y = tap_of(step_y, taps_y, support_y, image_strides[2], in_height, FILTER, OFFSET)
             for step_x in range(0, num_taps_x):
@@ -118,6 +120,7 @@ def crop_resize_kernel(
     CHANNELS: tl.constexpr,  # of the image that share a loop over the taps
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,  # neighbouring outputs that one store may take
+    ZEROED: tl.constexpr,  # whether the soft label holds zeros: those of absent classes are not stored
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
@@ -187,8 +190,11 @@ def crop_resize_kernel(
             rows_2d.to(OFFSET) * out_width + columns_2d,
             (rows_2d < out_height) & (columns_2d < out_width),
         )
-        # Zeros, of classes that the tile does not hold, need no order of the list's: they take the widest stores.
-        epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_2d[2], pixels_2d[3])
+        # Zeros of absent classes are stored in two dimensions, not as a list: that gives the widest stores.
+        pixels_of_zeros = ()
+        if not ZEROED:
+            pixels_of_zeros = (pixels_2d[2], pixels_2d[3])
+        epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_of_zeros)
         labels_sample = labels + sample_offset * labels_strides[0]
         if INTEGER_FACTOR > 0:
             soft_tile_integer_factor(
@@ -241,6 +247,15 @@ def channels_at_once(channels: int) -> int:
     return channels if channels <= 4 else 3 if channels % 4 and channels % 3 == 0 else 4
 
 
+def needs_zeros(soft: Tensor) -> bool:
+    """Whether a soft label must hold zeros before the kernel runs.
+
+    Rows of an odd width start at any address: a thread can store one element at a time only, and fills the sectors of
+    the memory in parts. Filling the whole tensor first is much faster; the kernel then stores present classes alone.
+    """
+    return soft.shape[3] % 2 == 1
+
+
 def launch_configuration(
     out: Tensor | None,
     image: Tensor | None,
@@ -263,12 +278,14 @@ def launch_configuration(
     if factor > 0:
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
     else:
-        options, elements = {"num_warps": 4}, 1024
+        # Measured on an H100 (bench/NOTES.md): more outputs per program leave too few programs to hide their loads.
+        of_labels_in_boxes = image is None and boxes is not None and soft is not None and not needs_zeros(soft)
+        options, elements = {"num_warps": 2 if of_labels_in_boxes else 4}, 512
         unit = 16 // soft.element_size() if soft is not None else 1
     if factor == 0 or image is not None:
         options |= register_limit(platform, accumulator, image is not None)
     block_h, block_w = tile_shape(height, width, elements)
-    # Each unit is a kernel of its own: source widths only tell those apart that allow the widest loads.
+    # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(
         crop_resize_kernel,
@@ -297,6 +314,7 @@ def launch_configuration(
             "CHANNELS": channels_at_once(image.shape[1]) if image is not None else 0,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,
+            "ZEROED": soft is not None and needs_zeros(soft),
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "ACCUMULATOR": accumulator,
@@ -317,6 +335,8 @@ def soft_crop_resize(
     """Label map ``(B, H, W)`` -> soft label ``out (B, C, h, w)``."""
     if validate and not labels_in_range(labels, out.shape[1], ignore_index):
         return False
+    if needs_zeros(out):
+        out.zero_()
     launch(launch_configuration, out.device, None, None, out, labels, boxes, ignore_index, filter, 0.0)
     return True
 
@@ -335,5 +355,7 @@ def crop_resize_pair(
     """Image and label map through the same boxes, in one launch."""
     if validate and not labels_in_range(labels, out_soft.shape[1], ignore_index):
         return False
+    if needs_zeros(out_soft):
+        out_soft.zero_()
     launch(launch_configuration, out.device, out, image, out_soft, labels, boxes, ignore_index, filter, fill)
     return True

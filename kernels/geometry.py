@@ -46,7 +46,7 @@ def filter_support(box, out_size, FILTER: tl.constexpr):
 
 
 @triton.jit
-def _quotient(numerators, denominator):
+def quotient(numerators, denominator):
     """Correctly rounded quotients by one denominator, for the price of five operations each instead of a division.
 
     Two Newton steps on the product with the rounded reciprocal; the remainders are exact (Markstein, IA-64 and
@@ -66,7 +66,7 @@ def output_centre(j, box, out_size):
     """The centre of output pixels ``j`` in source coordinates; float64, in the order of `tritonsoft.geometry`."""
     lo, hi, mirrored = box
     count = tl.where(mirrored, out_size - 1 - j, j)
-    return lo + _quotient((hi - lo) * (2 * count + 1).to(tl.float64), (2 * out_size).to(tl.float64))
+    return lo + quotient((hi - lo) * (2 * count + 1).to(tl.float64), (2 * out_size).to(tl.float64))
 
 
 @triton.jit

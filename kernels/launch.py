@@ -223,16 +223,16 @@ def platform_of(device: torch.device) -> str:
 def integer_factor(
     labels: Tensor | None, boxes: Tensor | None, size: tuple[int, int], num_classes: int, filter: Filter
 ) -> int:
-    """The integer factor of the dense path, 0 for the general one."""
+    """The factor at which labels are counted from bit planes (`counting_integer`), 0 for the general way."""
     if labels is None or boxes is not None or filter != "area" or num_classes > 255:
         return 0
     factor = labels.shape[1] // size[0]
-    dense = factor in (1, 2, 4, 8) and tuple(labels.shape[1:]) == (factor * size[0], factor * size[1])
-    return factor if dense else 0
+    has_bit_planes = factor in (1, 2, 4, 8) and tuple(labels.shape[1:]) == (factor * size[0], factor * size[1])
+    return factor if has_bit_planes else 0
 
 
 def integer_factor_tile(factor: int, element_size: int, platform: str) -> tuple[dict[str, Any], int, int]:
-    """Compile options of the dense path, the outputs of a tile, and of a thread: the neighbours it stores at once."""
+    """Compile options at integer factors, the outputs of a tile, and of a thread: the neighbours it stores at once."""
     # A warp takes one tile. 16 bytes are what a thread loads or stores at once, whichever fills up first.
     per_thread = min(16 // factor, 16 // element_size, 8)
     return {"num_warps": 1}, (64 if platform == "hip" else 32) * per_thread, per_thread

@@ -106,7 +106,7 @@ def cross_entropy_backward_kernel(
     plane = plane_offsets(sample, pixels, height, width)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
     lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
-    scale = divided_by(load_pixels(grad, grad_strides, sample, pixels, ACCUMULATOR, OFFSET), total)
+    grad_loss = divided_by(load_pixels(grad, grad_strides, sample, pixels, ACCUMULATOR, OFFSET), total)
     steps = tl.zeros([], tl.int32)
     for first in range(0, num_classes, STEP):
         values = ()
@@ -116,7 +116,7 @@ def cross_entropy_backward_kernel(
         steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
         masses = load_masses(target_view, weights, steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            value = scale * mass_here * exponential(values[tile] - lse_here) - scale * masses[tile]
+            value = grad_loss * mass_here * exponential(values[tile] - lse_here) - grad_loss * masses[tile]
             value = tl.where(mass_here == 0, 0.0, value)
             store_tile(out_view, first + tile * BLOCK_C, num_classes, inside, value)
 

@@ -41,24 +41,24 @@ def _slopes_of_tile(
     BLOCK_C: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """How the loss changes with the predicted mass, whose distance from the target is ``difference``."""
+    """How the loss changes with the predicted mass, which is the target's plus ``difference``."""
     classes = classes_of_tile(first, BLOCK_C)
     exist = classes < num_classes
     grad_here = tl.load(grad + classes.to(tl.int64) * grad_strides[1], mask=exist, other=0.0).to(ACCUMULATOR)
     pointers = slopes + classes.to(tl.int64) * slopes_strides[1]
     by_mass = grad_here * tl.load(pointers, mask=exist, other=0.0).to(ACCUMULATOR)
-    by_distance = grad_here * tl.load(pointers + slopes_strides[2], mask=exist, other=0.0).to(ACCUMULATOR)
-    return by_mass + tl.where(difference > 0, by_distance, tl.where(difference < 0, -by_distance, 0.0))
+    by_l1_distance = grad_here * tl.load(pointers + slopes_strides[2], mask=exist, other=0.0).to(ACCUMULATOR)
+    return by_mass + tl.where(difference > 0, by_l1_distance, tl.where(difference < 0, -by_l1_distance, 0.0))
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
 def overlap_kernel(
-    partial,  # (B, tiles, C, 3), contiguous: sums of each program's predicted mass, mass and their distance
+    partial,  # (B, tiles, C, 3), contiguous: sums of each program's predicted mass, mass and their L1 distance
     mass,  # (B, h, w), contiguous
     lse,  # (B, h, w), contiguous
     logits,  # (B, C, h, w)
     logits_strides,
-    target,  # as above
+    target,  # masses (B, C, h, w) or (B, k, h, w), their classes (B, k, h, w) or None, k
     target_strides,
     height,
     width_units,
@@ -100,8 +100,8 @@ def overlap_kernel(
             sums = partial + (tl.program_id(0).to(tl.int64) * num_classes + classes) * 3
             tl.store(sums, tl.sum(predicted, axis=1).to(partial.dtype.element_ty), mask=exists)
             tl.store(sums + 1, tl.sum(masses[tile], axis=1).to(partial.dtype.element_ty), mask=exists)
-            difference = tl.sum(tl.abs(predicted - masses[tile]), axis=1)
-            tl.store(sums + 2, difference.to(partial.dtype.element_ty), mask=exists)
+            l1_distance = tl.sum(tl.abs(predicted - masses[tile]), axis=1)
+            tl.store(sums + 2, l1_distance.to(partial.dtype.element_ty), mask=exists)
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
@@ -110,11 +110,11 @@ def overlap_backward_kernel(
     out_strides,
     grad,  # (B, C) of the values
     grad_strides,
-    slopes,  # (B, C, 2): how these change with the predicted mass, and with its distance from the target
+    slopes,  # (B, C, 2): how these change with the predicted mass, and with its L1 distance from the target
     slopes_strides,
     logits,  # (B, C, h, w)
     logits_strides,
-    target,  # as above
+    target,  # masses (B, C, h, w) or (B, k, h, w), their classes (B, k, h, w) or None, k
     target_strides,
     mass,  # (B, h, w), contiguous
     lse,  # (B, h, w), contiguous

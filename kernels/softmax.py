@@ -276,9 +276,8 @@ def softmax_statistics(
 
 
 _INT32_LIMIT = 2**31
-_MAX_REREAD_BYTES = (
-    40960  # bytes that a program may read twice: those of all programs of an H200 at once fit its L2 cache
-)
+# What a program may read twice: that of all programs which an H200 runs at once fits its L2 cache.
+_MAX_REREAD_BYTES = 40960
 
 
 def _flat_stride(tensor: Tensor) -> int | None:

@@ -109,7 +109,7 @@ def _factors(labelled, entries, exist, num_classes, weight, weight_stride, PRESE
 def finish_overlap_kernel(
     value,  # a number, or (S, C), contiguous
     slopes,  # (S, C, 2), contiguous
-    partial,  # (S, rows, C, 3), contiguous: sums of predicted mass, labelled mass and their distance
+    partial,  # (S, rows, C, 3), contiguous: sums of predicted mass, labelled mass and their L1 distance
     weight,  # (C,) or None
     weight_stride,
     num_entries,  # S * C
@@ -138,14 +138,14 @@ def finish_overlap_kernel(
         exist = entries < num_entries
         predicted = _sum_of_term(partial, entries, exist, num_rows, num_classes, 0, BLOCK_R)
         labelled = _sum_of_term(partial, entries, exist, num_rows, num_classes, 1, BLOCK_R)
-        distance = _sum_of_term(partial, entries, exist, num_rows, num_classes, 2, BLOCK_R)
+        l1_distance = _sum_of_term(partial, entries, exist, num_rows, num_classes, 2, BLOCK_R)
         factor = _factors(labelled, entries, exist, num_classes, weight, weight_stride, PRESENT_ONLY) * inverse_total
         present = labelled > 0
-        numerator = distance if DICE else 2 * distance
-        denominator = predicted + labelled if DICE else predicted + labelled + distance
+        numerator = l1_distance if DICE else 2 * l1_distance
+        denominator = predicted + labelled if DICE else predicted + labelled + l1_distance
         inverse = 1 / tl.where(present, denominator, 1.0)
         loss = tl.where(present, numerator, 0.0) * inverse
-        by_distance = inverse if DICE else (2 - loss) * inverse
+        by_l1_distance = inverse if DICE else (2 - loss) * inverse
         tl.store(
             slopes + entries * 2,
             tl.where(present, -loss * inverse * factor, 0.0).to(slopes.dtype.element_ty),
@@ -153,7 +153,7 @@ def finish_overlap_kernel(
         )
         tl.store(
             slopes + entries * 2 + 1,
-            tl.where(present, by_distance * factor, 0.0).to(slopes.dtype.element_ty),
+            tl.where(present, by_l1_distance * factor, 0.0).to(slopes.dtype.element_ty),
             mask=exist,
         )
         if not PRESENT_ONLY:

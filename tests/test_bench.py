@@ -159,3 +159,36 @@ def test_predictions_stand_beside_what_a_gpu_has_measured(tmp_path: Path) -> Non
     report.write_csv(report.csv_path(tmp_path, h200), rows, h200)
     assert kernel_cost.measurements("H200", tmp_path) == {"soft C=19 k=2 street": 100.0}
     assert kernel_cost.measurements("B200", tmp_path) == {}
+
+
+def test_the_cost_model_was_fitted_to_the_profiles() -> None:
+    """What it is off by more than 30% is known: stores of part sectors, and conflicts of banks in shared memory."""
+    pytest.importorskip("rich", reason="the model's table needs rich")
+    from bench import cost_model
+
+    profiles = cost_model.read_profiles()
+    latencies = cost_model.fit(list(profiles.values()))
+    assert latencies == cost_model.H100.latencies
+    errors = {name: cost_model.off_by(*profile, latencies) for name, profile in profiles.items()}
+    blind = {"soft C=150 k=1.5 odd width", "overlap", "overlap gradient"}
+    assert {name for name, error in errors.items() if abs(error) > 0.3} == blind
+
+
+def test_the_cost_model_knows_occupancy_and_its_limits() -> None:
+    pytest.importorskip("rich", reason="the model's table needs rich")
+    from bench import cost_model
+
+    with cost_model.PROFILES.open(newline="") as file:
+        for row in csv.DictReader(file):
+            warps = float(row["theoretical_occupancy_percent"]) / 100 * 16
+            assert float(row["compiled_warps_per_scheduler"]) == warps
+    assert cost_model.warps_per_scheduler(32, 1, 0, 228 * 1024) == 8  # 32 programs
+    assert cost_model.warps_per_scheduler(32, 4, 56 * 1024, 228 * 1024) == 4  # four take all the shared memory
+
+    device = cost_model.Device(1, 1e9, 1e9, 1e9, cost_model.Latencies(100, 0))
+    launch = cost_model.Profiled(50, 0, 70, 2, 1, 32, warps=4, warps_per_scheduler=1, read=128, written=0)
+    # One warp a scheduler: 50 cycles to issue, 20 of latencies, two waits for memory, 4 for the cache and 128 to move.
+    assert cost_model.predict(launch, device) == pytest.approx((70 + 200 + 4 + 128) * 1e-9)
+    # So many that memory is always busy.
+    many = launch._replace(warps=4000, warps_per_scheduler=1000, read=128_000)
+    assert cost_model.predict(many, device) == pytest.approx(cost_model.floor(128_000, 0, device), rel=0.01)

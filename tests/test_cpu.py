@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ pytest.importorskip("numba")
 import tritonsoft as ts
 from tritonsoft.backends import numba as cpu
 from tritonsoft.backends import reference
-from tritonsoft.backends.numba.taps import ends_of, taps_of
+from tritonsoft.backends.numba.taps import tables_of_boxes
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +239,37 @@ def test_ranges_that_have_been_taken_are_waited_for(own_pool):
     assert sorted(rows) == list(range(100))
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+def test_an_interrupt_waits_for_the_ranges_of_other_threads(own_pool):
+    """They know tensors by their addresses, so memory must outlast them."""
+    caller, in_helper, finished, interrupts = threading.get_ident(), threading.Event(), [], []
+
+    def interrupt(*_):
+        interrupts.append(len(finished))
+        raise KeyboardInterrupt
+
+    def job(first, end):
+        if threading.get_ident() != caller:
+            in_helper.set()
+            time.sleep(0.5)
+            finished.append(first)
+        else:
+            in_helper.wait(60)
+            if not interrupts:
+                signal.setitimer(signal.ITIMER_REAL, 0.1)  # the caller has no range left by then
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            own_pool.run(job, 2, _LARGE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert interrupts[0] == 0
+    assert len(finished) == 1
+    assert not own_pool._open
+
+
 def test_waiting_threads_keep_no_call_alive(own_pool):
     class Job:
         def __call__(self, first, end):
@@ -410,8 +442,8 @@ def test_a_pixel_without_weight_is_not_read():
 
 def test_vast_boxes_need_little_memory():
     image, labels, _ = _inputs()
-    boxes = torch.tensor([[-(2.0**24), -(2.0**24), 2.0**24, 2.0**24]]).expand(3, 4)
-    taps = taps_of(ends_of(boxes)[1], 83, 64, "triangle", np.float32)
+    boxes = torch.tensor([[-(2.0**24), -(2.0**24), 2.0**24, 2.0**24]]).expand(3, 4).contiguous()
+    _, taps, _ = tables_of_boxes(boxes.double(), (61, 83), (64, 64), "triangle", torch.float32, torch.float32)
     assert taps.weight.size <= 3 * 4 * 83
     assert (_crop_resize(image, boxes, (8, 8)) - 0.5).abs().max() < 1e-3
     assert _soft(labels, boxes, (8, 8)).sum() < 1e-3
@@ -483,8 +515,11 @@ with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
     import numpy as np
     from tritonsoft.backends.numba import taps, threads
+    from tritonsoft.geometry import FILTERS
+    like = np.empty(0, np.float32)
     results = [
-        float((taps.taps_of(np.array([[0.0, size]]), 64, 8, "area", np.float32).weight ** 2).sum()) for size in (20, 24)
+        float((taps._tabulate(np.array([[0.0, size]]), 64, 8, FILTERS.index("area"), like)[2] ** 2).sum())
+        for size in (20, 24)
     ]
 messages = [str(each.message) for each in warned if issubclass(each.category, RuntimeWarning)]
 hits = sum(taps._tabulate.stats.cache_hits.values())

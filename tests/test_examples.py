@@ -104,6 +104,14 @@ def test_training_straight_from_the_label_map_is_the_same_training(
     assert area["nll"] == pytest.approx(dense["nll"], rel=1e-3)
 
 
+def test_training_at_full_size_learns(training: ModuleType, dataset: Path) -> None:
+    short, long = (
+        training.main(options(dataset, "--loss", "upsampled", "--epochs", epochs, "--class-weights"))
+        for epochs in ("1", "6")
+    )
+    assert long["nll"] < short["nll"]
+
+
 def test_evaluation_of_a_network_that_knows_everything(training: ModuleType, dataset: Path) -> None:
     """Class weights are taken out of its distributions, and classes that are nowhere count nothing."""
 
@@ -147,6 +155,11 @@ def test_what_the_training_example_cannot_use_ends_it_with_a_sentence(
         (tmp_path / "odd", (), r"without partner: 3$"),
         (tmp_path / "broken", (), r"labels/train/3\.png: cannot be read"),
         (dataset, ("--num-classes", "5"), r"\d\.png: ids from \d+ to \d+ are neither in 0\.\.4 nor 255: are --num-c"),
+        (
+            dataset,
+            ("--loss", "upsampled", "--labels", "nearest"),
+            r"--loss upsampled shrinks no label, so --labels near",
+        ),
         (dataset, ("--num-classes", "300"), r"--num-classes 300 makes 255 a class: give --ignore-index"),
         (dataset, ("--out", str(tmp_path / "file" / "x.json")), r"--out: .*file cannot be made a folder"),
         (dataset, ("--out", str(tmp_path)), r"--out: .* is a folder"),

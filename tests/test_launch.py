@@ -79,9 +79,24 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]
 def _kernels() -> list[Any]:
     from triton.runtime.jit import JITFunction
 
-    from tritonsoft.kernels import adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums
+    from tritonsoft.kernels import (
+        adjoint,
+        area_loss,
+        decoding,
+        enlarged_cross_entropy,
+        enlarged_gradient,
+        enlarged_overlap,
+        enlarging,
+        forward,
+        pyramid,
+        soft_cross_entropy,
+        soft_overlap,
+        sums,
+        top_k,
+    )
 
-    modules = (adjoint, forward, label_targets, soft_cross_entropy, soft_overlap, sums)
+    of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
+    modules = (adjoint, area_loss, forward, pyramid, soft_cross_entropy, soft_overlap, sums, top_k, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 
@@ -104,6 +119,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "image": lambda: kernels.crop_resize(f(2, 3, 8, 8), f(2, 3, 32, 32), f(*box), "area", 0.5),
         "adjoint": lambda: kernels.crop_resize_adjoint(f(2, 3, 32, 32), f(2, 3, 8, 8), f(*box), "area"),
         "soft": lambda: kernels.soft_crop_resize(f(*logits), labels(), None, 255, "area", False),
+        "soft of odd width": lambda: kernels.soft_crop_resize(f(2, 19, 8, 7), labels(), None, 255, "area", False),
         "pair": lambda: kernels.crop_resize_pair(
             f(2, 3, 8, 8), f(*logits), f(2, 3, 32, 32), labels(), f(*box), 255, "area", 0.0, False
         ),
@@ -130,12 +146,31 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "overlap backward": lambda: kernels.overlap_loss_backward(
             f(*logits), f().expand(1, 19), f(1, 19, 2), f(*logits), f(*logits), None, f(*maps), f(*maps)
         ),
+        "upsampled cross entropy": lambda: kernels.upsampled_cross_entropy(
+            f(), f(), f(2, 32, 32), f(*logits), labels(), f(*box), 255, f(19), 0.1, "mean", False
+        ),
+        "upsampled cross entropy backward": lambda: kernels.upsampled_cross_entropy_backward(
+            f(*logits), f(2, 32, 32), f(), f(*logits), labels(), None, 255, None, 0.0, f(2, 32, 32)
+        ),
+        "upsampled overlap": lambda: kernels.upsampled_overlap_loss(
+            *(f(), f(1, 19, 2), f(2, 32, 32), f(*logits), labels(), f(*box), 255, f(19)),
+            *("dice", "present", "mean", False),
+        ),
+        "upsampled overlap backward": lambda: kernels.upsampled_overlap_loss_backward(
+            f(*logits), f(1, 19), f(1, 19, 2), f(*logits), labels(), None, 255, f(2, 32, 32)
+        ),
+        "decode": lambda: kernels.decode(labels(), f(2, 32, 32), f(*logits), f(*box), f(19), 255),
+        "confusion matrix": lambda: kernels.confusion_matrix(
+            torch.zeros(19, 19, dtype=torch.int64), f(*logits), labels(), None, None, 255, False
+        ),
     }
 
 
 NAMES = [
     *("image", "adjoint", "soft", "pair", "top", "pyramid", "cross entropy", "cross entropy backward"),
     *("area cross entropy", "area cross entropy backward", "overlap", "overlap backward"),
+    *("upsampled cross entropy", "upsampled cross entropy backward", "upsampled overlap", "upsampled overlap backward"),
+    *("decode", "confusion matrix"),
 ]
 
 

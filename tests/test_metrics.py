@@ -191,6 +191,8 @@ def test_bad_input_names_the_argument() -> None:
             metric.update(logits, soft)
     with pytest.raises(ValueError, match="soft must be at least 0 and at most 1"):
         metrics.SoftNegativeLogLikelihood().update(logits, 2 * soft)
+    with pytest.raises(ValueError, match="bias must have one number for each of 3 classes, got 2"):
+        metrics.MeanIoU(3, bias=torch.zeros(2))
     with pytest.raises(ValueError, match="average must be"):
         metrics.AreaError(CLASSES, average="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_classes must be"):
@@ -212,11 +214,12 @@ from tritonsoft import metrics
 rank = int(sys.argv[1])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
-iou, likelihood = metrics.SoftIoU(CLASSES), metrics.SoftNegativeLogLikelihood()
-for logits, soft, _ in batches()[rank::2]:
+iou, likelihood, hard = metrics.SoftIoU(CLASSES), metrics.SoftNegativeLogLikelihood(), metrics.MeanIoU(CLASSES)
+for logits, soft, labels in batches()[rank::2]:
     iou.update(logits.softmax(1), soft)
     likelihood.update(logits, soft)
-print(float(iou.compute()), float(likelihood.compute()), flush=True)
+    hard.update(logits, labels)
+print(float(iou.compute()), float(likelihood.compute()), float(hard.compute()), flush=True)
 dist.destroy_process_group()
 os._exit(0)  # see examples/train_segmentation.py
 """
@@ -230,10 +233,103 @@ os._exit(0)  # see examples/train_segmentation.py
     ]
     results = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    iou, likelihood = metrics.SoftIoU(CLASSES), metrics.SoftNegativeLogLikelihood()
-    for logits, soft, _ in batches():
+    iou, likelihood, hard = metrics.SoftIoU(CLASSES), metrics.SoftNegativeLogLikelihood(), metrics.MeanIoU(CLASSES)
+    for logits, soft, labels in batches():
         iou.update(logits.softmax(1), soft)
         likelihood.update(logits, soft)
+        hard.update(logits, labels)
     for result in results:
         values = torch.tensor([float(number) for number in result.split()], dtype=torch.float64)
-        assert_equal(values, torch.stack([iou.compute(), likelihood.compute()]))
+        assert_equal(values, torch.stack([iou.compute(), likelihood.compute(), hard.compute()]))
+
+
+# --- at full size ----------------------------------------------------------------------------------------------------
+
+
+def full_size_batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    """Logits and label maps whose ratio differs; some pixels are ignored, and the last class is absent."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for index in range(count):
+        labels = torch.randint(0, CLASSES - 1, (2, 21 + 8 * index, 37), generator=generator)
+        labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
+        logits = torch.randn(2, CLASSES, 5 + index, 9, generator=generator)
+        logits[:, CLASSES - 1] -= 9
+        result.append((logits, labels.to(torch.uint8)))
+    return result
+
+
+def test_full_size_metrics_are_those_of_the_enlarged_argmax() -> None:
+    from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+
+    arguments = {"num_classes": CLASSES, "ignore_index": 255}
+    theirs = {name: MulticlassConfusionMatrix(normalize=name, **arguments) for name in (None, "true", "pred", "all")}
+    ours = {name: metrics.ConfusionMatrix(CLASSES, normalize=name) for name in theirs}
+    jaccard = {name: MulticlassJaccardIndex(average=name, **arguments) for name in ("macro", "none")}
+    iou = {"macro": metrics.MeanIoU(CLASSES), "none": metrics.MeanIoU(CLASSES, average="none")}
+    for logits, labels in full_size_batches():
+        enlarged = F.interpolate(logits, labels.shape[1:], mode="bilinear").argmax(1)
+        for metric in (*theirs.values(), *jaccard.values()):
+            metric.update(enlarged, labels.long())
+        for metric in (*ours.values(), *iou.values()):
+            metric.update(logits, labels)
+    for name, metric in theirs.items():
+        torch.testing.assert_close(ours[name].compute().double(), metric.compute().double(), rtol=1e-6, atol=1e-7)
+    assert ours[None].compute().dtype == torch.int64
+    torch.testing.assert_close(iou["macro"].compute().float(), jaccard["macro"].compute())
+    assert iou["none"].compute()[-1].isnan()
+    torch.testing.assert_close(iou["none"].compute()[:-1].float(), jaccard["none"].compute()[:-1])
+
+
+def test_an_ignored_class_is_not_in_the_mean() -> None:
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    theirs = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=0)
+    ours = {average: metrics.MeanIoU(CLASSES, ignore_index=0, average=average) for average in ("classes", "none")}
+    for logits, labels in full_size_batches():
+        labels = torch.where(labels == 255, 0, labels)
+        theirs.update(F.interpolate(logits, labels.shape[1:], mode="bilinear").argmax(1), labels.long())
+        for metric in ours.values():
+            metric.update(logits, labels)
+    assert (ours["none"].counts.sum(0) > 0)[0]  # it is predicted
+    assert ours["none"].compute()[0].isnan()
+    torch.testing.assert_close(ours["classes"].compute().float(), theirs.compute())
+
+
+def test_full_size_metrics_take_boxes_and_a_bias() -> None:
+    logits, labels = full_size_batches(1)[0]
+    boxes = torch.tensor([[3.0, 2.0, 30.0, 20.0], [35.0, 18.0, 1.0, 4.0]])
+    bias = torch.linspace(-1, 1, CLASSES)
+    matrix = metrics.ConfusionMatrix(CLASSES, bias=bias)
+    matrix.update(logits, labels, boxes)
+    size = (labels.shape[1], labels.shape[2])
+    decoded = ts.decode(logits, size, boxes=boxes, bias=bias)
+    scored = (decoded != 255) & (labels != 255)
+    pairs = labels[scored].long() * CLASSES + decoded[scored].long()
+    assert torch.equal(matrix.compute(), torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES))
+    assert matrix.bias is bias or torch.equal(matrix.bias, bias)
+
+
+def test_an_empty_confusion_has_no_iou() -> None:
+    iou = metrics.MeanIoU(3)
+    iou.update(torch.zeros(1, 3, 2, 2), torch.full((1, 4, 4), 255))
+    assert iou.compute().isnan()
+    iou.reset()
+    assert (iou.counts == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be"),
+        ({"num_classes": 3, "normalize": "row"}, "normalize must be"),
+        ({"num_classes": 300}, "ignore_index must be given"),
+    ],
+)
+def test_bad_options_of_confusion_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.ConfusionMatrix(**options)
+    with pytest.raises(ValueError, match="average must be"):
+        metrics.MeanIoU(3, average="mass")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="logits must have num_classes=3 channels, got 4"):
+        metrics.MeanIoU(3).update(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 4, dtype=torch.uint8))

@@ -66,6 +66,7 @@ def _tensors() -> dict[str, Tensor]:
         "grad_of_image": _random(2, 3, *SIZE, seed=5),
         "grad_of_pixels": _random(2, *SIZE, seed=6),
         "grad_of_classes": _random(2, NUM_CLASSES, seed=7),
+        "grad_of_labels": _random(2, 6, 8, seed=8),
     }
 
 
@@ -142,6 +143,21 @@ def _sparse_jaccard(backend, logits, index, mass, rest, weight, grad_of_classes)
     return _with_gradient(ts.soft_jaccard_loss, logits, sparse, **options, backend=backend)
 
 
+def _upsampled_cross_entropy(backend, logits, labels, boxes, weight, grad_of_labels):
+    options = {"weight": weight, "label_smoothing": 0.1, "reduction": "none", "grad": grad_of_labels}
+    return _with_gradient(ts.upsampled_cross_entropy, logits, labels, boxes, **options, backend=backend)
+
+
+def _upsampled_dice(backend, logits, labels, boxes, weight, grad_of_classes):
+    options = {"weight": weight, "classes": "all", "per_sample": True, "reduction": "none", "grad": grad_of_classes}
+    return _with_gradient(ts.upsampled_dice_loss, logits, labels, boxes, **options, backend=backend)
+
+
+def _decode(backend, logits, boxes, weight):
+    """The weight serves as a bias."""
+    return list(ts.decode(logits, (6, 8), boxes=boxes, scores=True, bias=weight, backend=backend))
+
+
 CALLS = [
     _crop_resize,
     _pair,
@@ -155,8 +171,11 @@ CALLS = [
     _whole_area_cross_entropy,
     _dice,
     _sparse_jaccard,
+    _upsampled_cross_entropy,
+    _upsampled_dice,
+    _decode,
 ]
-LOSSES = [call for call in CALLS if "cross_entropy" in call.__name__ or call in (_dice, _sparse_jaccard)]
+LOSSES = [call for call in CALLS if any(name in call.__name__ for name in ("cross_entropy", "dice", "jaccard"))]
 
 
 def _arguments(call: Callable[..., list[Tensor]], device: str) -> dict[str, Tensor]:

@@ -1,6 +1,13 @@
 """Soft labels for semantic segmentation: label maps shrunk, cropped and flipped with the very filter of their image."""
 
 from tritonsoft import memory
+from tritonsoft.full_resolution import (
+    UpsampledCrossEntropyLoss,
+    UpsampledDiceLoss,
+    decode,
+    upsampled_cross_entropy,
+    upsampled_dice_loss,
+)
 from tritonsoft.functional import (
     backend_info,
     crop_resize,
@@ -31,11 +38,14 @@ __all__ = [
     "SoftDiceLoss",
     "SoftJaccardLoss",
     "SparseLabels",
+    "UpsampledCrossEntropyLoss",
+    "UpsampledDiceLoss",
     "__version__",
     "area_cross_entropy",
     "backend_info",
     "crop_resize",
     "crop_resize_pair",
+    "decode",
     "memory",
     "normalize",
     "resize",
@@ -46,4 +56,6 @@ __all__ = [
     "soft_pyramid",
     "soft_resize",
     "to_soft",
+    "upsampled_cross_entropy",
+    "upsampled_dice_loss",
 ]

@@ -190,6 +190,72 @@ def check_top_k(k: Any, num_classes: int, argument: str) -> None:
         raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {k}")
 
 
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def check_logits(logits: Any, target: Any, name: str) -> Tensor:
+    """The logits, as a plain tensor; the ``target`` of that name may be the logits, and the logits be it."""
+    swapped = are_swapped(name) if isinstance(target, Tensor) and target.is_floating_point() else ""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}{swapped}")
+    if logits.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}{swapped}")
+    if logits.ndim != 4 or 0 in logits.shape[1:]:
+        raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
+    return plain(logits)
+
+
+def check_hard_target(labels: Any, logits: Tensor, of_soft_labels: str) -> Tensor:
+    """The label map ``(B, H, W)`` of these logits; soft labels go to the function of that name."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        kind = name_of(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to {of_soft_labels}")
+    label_map = check_labels(labels)
+    if label_map.device != logits.device:
+        raise ValueError(f"labels must be on the device of logits, {logits.device}, got {label_map.device}")
+    if label_map.shape[0] != logits.shape[0]:
+        raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {label_map.shape[0]}")
+    return label_map
+
+
+def check_vector(vector: Any, argument: str) -> None:
+    """A float tensor ``(C,)`` without a derivative."""
+    if not isinstance(vector, Tensor):
+        raise TypeError(f"{argument} must be None or a tensor, got {type(vector).__name__}")
+    if vector.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{argument} must be {names_of(FLOAT_DTYPES)}, got {name_of(vector.dtype)}")
+    if vector.ndim != 1:
+        raise ValueError(f"{argument} must have shape (C,), got {tuple(vector.shape)}")
+    refuse_derivative(vector, argument, "there is none for it")
+
+
+def check_class_vector(vector: Any, argument: str, logits: Tensor) -> Tensor | None:
+    """One number for each class of these logits, as a plain tensor, or None."""
+    if vector is None:
+        return None
+    check_vector(vector, argument)
+    if vector.shape[0] != logits.shape[1]:
+        raise ValueError(
+            f"{argument} must have one number for each of {logits.shape[1]} classes, got {vector.shape[0]}"
+        )
+    if vector.device != logits.device:
+        raise ValueError(f"{argument} must be on the device of logits, {logits.device}, got {vector.device}")
+    tensor: Tensor = vector
+    return plain(tensor)
+
+
+def check_reduction(reduction: Any) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def check_reduced_classes(classes: Any, per_sample: Any) -> None:
+    if classes not in ("present", "all"):
+        raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
+    if not isinstance(per_sample, bool):
+        raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +297,15 @@ def check_weight_values(weight: Tensor | None) -> None:
             f"weight must hold finite numbers that are not negative, each 0 or from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, "
             f"got {numbers}"
         )
+
+
+def check_bias_values(bias: Tensor | None) -> None:
+    """Numbers or -infinity, which a class is never decoded with."""
+    if bias is None:
+        return
+    numbers = bias.tolist()
+    if not all(number < math.inf for number in numbers):
+        raise ValueError(f"bias must hold numbers below infinity, got {numbers}")
 
 
 def check_index_values(index: Tensor | None, num_classes: int) -> None:

@@ -25,8 +25,19 @@ The taps are those pixels that the box touches, ``floor(lo) <= k < ceil(hi)``, s
 Their weights are divided by their sum. Only then do taps outside the image become ``fill`` (images) or lose their
 mass (labels): padding weighs as much as the pixels it stands for.
 
-**Arithmetic.** Every backend evaluates ``centre`` in float64, in exactly the order written above. No product feeds a
-sum there, so no compiler can fuse them, and all backends pick the same taps.
+**Logits at full size.** The losses and the decoding of small logits against a full-size label map go the other way:
+each label pixel takes the logits' value at its centre, linearly between the two neighbours along each axis, and that of
+the outermost ones beyond them (what ``F.interpolate(mode="bilinear", align_corners=False)`` does). Along an axis of n
+logits that fill the box from ``lo`` to ``hi``, pixel k lies at
+
+    position = clamp((k + 1/2 - lo) * n / (hi - lo) - 1/2, 0, n - 1)
+
+of them, counted backwards in a mirrored box, and takes ``1 - f`` of logit floor(position) and ``f`` of the next, with f
+the fraction. Where f is 0, or 1 when rounded to float32, it takes half of the one logit twice: no other is read, so
+that infinity times 0 makes no NaN. Pixels whose centre lies in the box, ``lo <= k + 1/2 < hi``, are scored.
+
+**Arithmetic.** Every backend evaluates ``centre`` and ``position`` in float64, in exactly the order written above. No
+product feeds a sum there, so no compiler can fuse them, and all backends pick the same taps.
 """
 
 from typing import Final, Literal

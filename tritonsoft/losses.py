@@ -62,7 +62,7 @@ def soft_cross_entropy(
         >>> soft_cross_entropy(logits, soft, reduction="none")
         tensor([[[1.3863, 0.6931]]])
     """
-    logits = _check_logits(logits, soft, "soft")
+    logits = _validation.check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
     weight = _check_options(weight, reduction, validate, backend, logits)
     return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, reduction)[0]
@@ -112,19 +112,12 @@ def area_cross_entropy(
         >>> torch.nn.functional.cross_entropy(hard, labels, ignore_index=255)
         tensor(0.5665)
     """
-    logits = _check_logits(logits, labels, "labels")
-    if isinstance(labels, SparseLabels) or (isinstance(labels, Tensor) and labels.is_floating_point()):
-        kind = name_of(labels.dtype) if isinstance(labels, Tensor) else "SparseLabels"
-        raise TypeError(f"labels must be a label map of integers, got {kind}: soft labels go to soft_cross_entropy")
-    labels = _validation.check_labels(labels)
+    logits = _validation.check_logits(logits, labels, "labels")
+    labels = _validation.check_hard_target(labels, logits, "soft_cross_entropy")
     ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
     boxes = _validation.check_geometry(
         boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits"
     )
-    if labels.device != logits.device:
-        raise ValueError(f"labels must be on the device of logits, {logits.device}, got {labels.device}")
-    if labels.shape[0] != logits.shape[0]:
-        raise ValueError(f"labels must have the batch of logits, {logits.shape[0]}, got {labels.shape[0]}")
     weight = _check_options(weight, reduction, validate, backend, logits)
     return loss_ops.area_cross_entropy(
         backend, validate, logits, labels, boxes, ignore_index, filter, weight, reduction
@@ -210,10 +203,10 @@ def _overlap_loss(
     validate: bool | None,
     backend: str | None,
 ) -> Tensor:
-    logits = _check_logits(logits, soft, "soft")
+    logits = _validation.check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
     weight = _check_options(weight, reduction, validate, backend, logits)
-    _check_classes(classes, per_sample)
+    _validation.check_reduced_classes(classes, per_sample)
     value, *_ = loss_ops.overlap_loss(
         backend, validate, logits, mass, index, weight, measure, classes, per_sample, reduction
     )
@@ -223,17 +216,17 @@ def _overlap_loss(
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 
-class _Loss(nn.Module):
-    """A class weight, kept as a buffer, and keywords of a function, checked as far as they can be without tensors."""
+class WeightedLoss(nn.Module):
+    """The base of the losses: a class weight, kept as a buffer, and options, checked as far as they can be yet."""
 
     weight: Tensor | None
 
     def __init__(self, weight: Tensor | None, reduction: Reduction, validate: bool | None) -> None:
         super().__init__()
-        _check_reduction(reduction)
+        _validation.check_reduction(reduction)
         _validation.check_validate(validate)
         if weight is not None:
-            _check_weight(weight)
+            _validation.check_vector(weight, "weight")
             if not weight.is_meta:
                 _validation.check_weight_values(weight)
         self.register_buffer("weight", weight)
@@ -245,7 +238,7 @@ class _Loss(nn.Module):
         return f"{weight}reduction={self.reduction!r}"
 
 
-class SoftCrossEntropyLoss(_Loss):
+class SoftCrossEntropyLoss(WeightedLoss):
     """`soft_cross_entropy` as a module.
 
     Args:
@@ -270,7 +263,7 @@ class SoftCrossEntropyLoss(_Loss):
         return soft_cross_entropy(logits, soft, weight=self.weight, reduction=self.reduction, validate=self.validate)
 
 
-class AreaCrossEntropyLoss(_Loss):
+class AreaCrossEntropyLoss(WeightedLoss):
     """`area_cross_entropy` as a module.
 
     Args:
@@ -318,7 +311,7 @@ class AreaCrossEntropyLoss(_Loss):
         return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
 
 
-class SoftDiceLoss(_Loss):
+class SoftDiceLoss(WeightedLoss):
     """`soft_dice_loss` as a module.
 
     Args:
@@ -342,7 +335,7 @@ class SoftDiceLoss(_Loss):
         validate: bool | None = None,
     ) -> None:
         super().__init__(weight, reduction, validate)
-        _check_classes(classes, per_sample)
+        _validation.check_reduced_classes(classes, per_sample)
         self.classes, self.per_sample = classes, per_sample
 
     def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
@@ -374,18 +367,6 @@ class SoftJaccardLoss(SoftDiceLoss):
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_logits(logits: Any, target: Any, name: str) -> Tensor:
-    """The logits, as a plain tensor; the ``target`` of that name may be the logits, and the logits be it."""
-    swapped = are_swapped(name) if isinstance(target, Tensor) and target.is_floating_point() else ""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}{swapped}")
-    if logits.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"logits must be {names_of(FLOAT_DTYPES)}, got {name_of(logits.dtype)}{swapped}")
-    if logits.ndim != 4 or 0 in logits.shape[1:]:
-        raise ValueError(f"logits must have shape (B, C, h, w) with C, h, w >= 1, got {tuple(logits.shape)}")
-    return _validation.plain(logits)
-
-
 def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     """The masses, and their classes if there are not all."""
     if not isinstance(soft, (Tensor, SparseLabels)):
@@ -407,37 +388,8 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:
     """The weight, as a plain tensor in the type that the loss is computed in."""
-    if weight is not None:
-        _check_weight(weight)
-        if weight.shape[0] != logits.shape[1]:
-            raise ValueError(
-                f"weight must have one number for each of {logits.shape[1]} classes, got {weight.shape[0]}"
-            )
-        if weight.device != logits.device:
-            raise ValueError(f"weight must be on the device of logits, {logits.device}, got {weight.device}")
-    _check_reduction(reduction)
+    weight = _validation.check_class_vector(weight, "weight", logits)
+    _validation.check_reduction(reduction)
     _validation.check_validate(validate)
     _validation.check_backend(backend)
-    return None if weight is None else _validation.plain(weight).to(loss_ops.compute_dtype(logits))
-
-
-def _check_weight(weight: Any) -> None:
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be None or a tensor, got {type(weight).__name__}")
-    if weight.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"weight must be {names_of(FLOAT_DTYPES)}, got {name_of(weight.dtype)}")
-    if weight.ndim != 1:
-        raise ValueError(f"weight must have shape (C,), got {tuple(weight.shape)}")
-    _validation.refuse_derivative(weight, "weight", "the losses have none for it")
-
-
-def _check_reduction(reduction: Any) -> None:
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-
-
-def _check_classes(classes: Any, per_sample: Any) -> None:
-    if classes not in ("present", "all"):
-        raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
-    if not isinstance(per_sample, bool):
-        raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
+    return None if weight is None else weight.to(loss_ops.compute_dtype(logits))

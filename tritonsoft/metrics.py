@@ -1,10 +1,11 @@
-"""Metrics of predictions against soft labels, and of labels against the label map they were made from.
+"""Metrics of predictions against soft labels and label maps, and of labels against the label map they were made from.
 
 They are `torchmetrics.Metric` modules (extra ``metrics``): ``update`` adds a batch, ``compute`` gives the value of all
-so far, ``reset`` starts again, on any device. All they keep are sums, in float64, which add up over the processes of
-`torch.distributed`.
+so far, ``reset`` starts again, on any device. All they keep are sums, in float64 or of whole numbers, which add up over
+the processes of `torch.distributed`.
 
-What they share:
+`ConfusionMatrix` and `MeanIoU` compare small logits with a label map at its full size, as if the logits had been
+enlarged (`tritonsoft.full_resolution`). What the others share:
 
 * **Probabilities**: ``(B, C, h, w)``, floating point, as a softmax gives them; `SoftNegativeLogLikelihood` takes
   logits.
@@ -27,12 +28,14 @@ except ImportError as error:
         f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
     ) from None
 
-from tritonsoft._validation import check_ignore_index, should_validate
+from tritonsoft._validation import check_ignore_index, check_vector, should_validate
 from tritonsoft.backends.values import is_subdistribution, total_mass
+from tritonsoft.full_resolution import confusion_matrix
 from tritonsoft.functional import soft_resize, to_soft
 from tritonsoft.sparse import SparseLabels
 
 Average = Literal["classes", "mass", "none"]
+Normalize = Literal["true", "pred", "all"]
 
 
 class _PerClass(Metric):
@@ -43,8 +46,7 @@ class _PerClass(Metric):
 
     def __init__(self, num_classes: int, average: Average, names: tuple[str, ...], **options: Any) -> None:
         super().__init__(**options)
-        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-            raise ValueError(f"num_classes must be an int of at least 1, got {num_classes!r}")
+        _check_num_classes(num_classes)
         if average not in ("classes", "mass", "none"):
             raise ValueError(f"average must be 'classes', 'mass' or 'none', got {average!r}")
         self.num_classes, self.average = num_classes, average
@@ -129,6 +131,115 @@ class AreaError(_PerClass):
     def compute(self) -> Tensor:
         """A number, or ``(C,)``."""
         return self._mean((self.predicted - self.mass).abs() / self.mass, self.mass)
+
+
+class ConfusionMatrix(Metric):
+    """How many pixels of each class (rows) are predicted as each class (columns), at the size of the label map.
+
+    The same as torchmetrics' `MulticlassConfusionMatrix` of the argmax of logits that were enlarged bilinearly.
+
+    Args:
+        num_classes: C.
+        ignore_index: the label of pixels that count nothing; None is 255, an error where C > 255.
+        normalize: None gives counts; "true" divides each row by its sum, "pred" each column, "all" by the sum of all
+            (0 where that is 0).
+        bias: ``(C,)``, added to the logits before the largest is taken; see `tritonsoft.decode`.
+
+    Example:
+        >>> import torch
+        >>> matrix = ConfusionMatrix(2)
+        >>> matrix.update(torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2), torch.tensor([[[0, 1, 1, 255]]]))
+        >>> matrix.compute()
+        tensor([[1, 0],
+                [1, 1]])
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+    counts: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int | None = None,
+        normalize: Normalize | None = None,
+        bias: Tensor | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        _check_num_classes(num_classes)
+        if normalize not in (None, "true", "pred", "all"):
+            raise ValueError(f"normalize must be None, 'true', 'pred' or 'all', got {normalize!r}")
+        self.num_classes, self.normalize = num_classes, normalize
+        self.ignore_index = check_ignore_index(ignore_index, num_classes)
+        if bias is not None:
+            check_vector(bias, "bias")
+            if len(bias) != num_classes:
+                raise ValueError(f"bias must have one number for each of {num_classes} classes, got {len(bias)}")
+        self.register_buffer("bias", bias)
+        self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> None:
+        """Adds a batch: logits ``(B, C, h, w)``, label map ``(B, H, W)``, and boxes where in it the logits lie."""
+        if isinstance(logits, Tensor) and logits.ndim == 4 and logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must have num_classes={self.num_classes} channels, got {logits.shape[1]}")
+        self.counts += confusion_matrix(logits, labels, boxes, bias=self.bias, ignore_index=self.ignore_index)
+
+    def compute(self) -> Tensor:
+        """``(C, C)``: int64, or float64 if normalised."""
+        if self.normalize is None:
+            return self.counts
+        axes: dict[Normalize, tuple[int, ...]] = {"true": (1,), "pred": (0,), "all": (0, 1)}
+        total = self.counts.sum(axes[self.normalize], keepdim=True)
+        return self.counts.double() / total.clamp(min=1)
+
+
+class MeanIoU(ConfusionMatrix):
+    """Intersection over union of the classes, at the size of the label map: ``TP / (TP + FP + FN)`` over all batches.
+
+    The same as torchmetrics' `MulticlassJaccardIndex` of the argmax of logits that were enlarged bilinearly.
+
+    Args:
+        num_classes: C.
+        ignore_index: the label of pixels that count nothing; None is 255, an error where C > 255.
+        average: "classes" is the mean over those that are labelled or predicted anywhere, without a class that
+            ``ignore_index`` names; "none" gives ``(C,)`` with NaN for the others.
+        bias: ``(C,)``, added to the logits before the largest is taken; see `tritonsoft.decode`.
+
+    Example:
+        >>> import torch
+        >>> iou = MeanIoU(2)
+        >>> iou.update(torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2), torch.tensor([[[0, 1, 1, 255]]]))
+        >>> iou.compute()  # 1 / 2 and 1 / 2
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int | None = None,
+        average: Literal["classes", "none"] = "classes",
+        bias: Tensor | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_classes, ignore_index, None, bias, **options)
+        if average not in ("classes", "none"):
+            raise ValueError(f"average must be 'classes' or 'none', got {average!r}")
+        self.average = average
+
+    def compute(self) -> Tensor:
+        """A number, NaN where nothing was counted, or ``(C,)``."""
+        both = self.counts.diagonal().double()
+        either = self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal()
+        present = either > 0
+        if 0 <= self.ignore_index < self.num_classes:
+            present[self.ignore_index] = False  # nothing that counts is labelled so
+        iou = torch.where(present, both / either, torch.nan)
+        return iou if self.average == "none" else torch.where(present, iou, 0).sum() / present.sum()
 
 
 class LabelRetention(_PerClass):
@@ -302,6 +413,11 @@ class SoftCalibrationError(Metric):
     def compute(self) -> Tensor:
         """A number from 0 to 1; NaN where there is no mass."""
         return (self.confidence - self.right).abs().sum() / self.mass.sum()
+
+
+def _check_num_classes(num_classes: Any) -> None:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ValueError(f"num_classes must be an int of at least 1, got {num_classes!r}")
 
 
 def _masses(soft: Any, scores: Any, name: str) -> Tensor:

@@ -114,17 +114,14 @@ def _sum(values: Tensor) -> Tensor:
 _LONGEST_SUM = 1 << 10  # torch shares a longer sum out over threads where it gives one number
 
 
-def _write_cross_entropy(
-    value: Tensor, total: Tensor, maps: Sequence[Tensor], results: Sequence[Tensor], reduction: Reduction
-) -> None:
-    loss, *others = results
-    _write(maps, others)
+def _reduce(value: Tensor, total: Tensor, loss: Tensor, mass: Tensor, reduction: Reduction) -> None:
+    """The loss of each pixel, with its weighted mass, as the reduction has it."""
     if reduction == "none":
         value.copy_(loss)
         return
-    mass = _sum(others[0])
-    total.copy_(mass)
-    value.copy_(_sum(loss) / torch.where(mass > 0, mass, 1) if reduction == "mean" else _sum(loss))
+    whole = _sum(mass)
+    total.copy_(whole)
+    value.copy_(_sum(loss) / torch.where(whole > 0, whole, 1) if reduction == "mean" else _sum(loss))
 
 
 def _scale(grad: Tensor, total: Tensor | None) -> Tensor:
@@ -148,8 +145,9 @@ def cross_entropy(
         return False
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        results = reference.cross_entropy(logits.to(lse.dtype), target, weight)
-        _write_cross_entropy(value, total, (mass, lse), results, reduction)
+        loss, *maps = reference.cross_entropy(logits.to(lse.dtype), target, weight)
+        _write((mass, lse), maps)
+        _reduce(value, total, loss, maps[0], reduction)
     return True
 
 
@@ -189,8 +187,9 @@ def area_cross_entropy(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        results = reference.cross_entropy(logits, target, weight)
-        _write_cross_entropy(value, total, (mass, lse), results, reduction)
+        loss, *maps = reference.cross_entropy(logits, target, weight)
+        _write((mass, lse), maps)
+        _reduce(value, total, loss, maps[0], reduction)
     return True
 
 
@@ -238,6 +237,11 @@ def overlap_loss(
     return True
 
 
+def _of_sums(grad: Tensor, slopes: Tensor, logits: Tensor) -> Tensor:
+    """The gradient ``(B, C, 3)`` of the sums of `reference.overlap`."""
+    return F.pad(grad[..., None] * slopes, (0, 1))[..., [0, 2, 1]].expand(len(logits), -1, -1)
+
+
 def overlap_loss_backward(
     out: Tensor,
     grad: Tensor,
@@ -250,5 +254,140 @@ def overlap_loss_backward(
 ) -> None:
     with _exact(logits):
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        of_sums = F.pad(grad[..., None] * slopes, (0, 1))[..., [0, 2, 1]].expand(len(logits), -1, -1)
+        of_sums = _of_sums(grad, slopes, logits)
         out.copy_(reference.overlap_backward(of_sums, logits.to(lse.dtype), target, mass, lse))
+
+
+# --- logits at the size of their label map: here as the tensor that other backends never have ------------------------
+
+
+def _enlarged(
+    logits: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The logits and the one-hot target, ``(B, C, H, W)``."""
+    enlarged, inside = reference.enlarge(logits.to(dtype), boxes, labels.shape[1:])
+    return enlarged, reference.hard_target(labels, inside, logits.shape[1], ignore_index, dtype)
+
+
+def upsampled_cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    weight: Tensor | None,
+    label_smoothing: float,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
+    with _exact(logits):
+        enlarged, target = _enlarged(logits, labels, boxes, ignore_index, lse.dtype)
+        loss, _, logsumexp = reference.cross_entropy(enlarged, reference.smoothed(target, label_smoothing), weight)
+        scored = target.sum(1) > 0
+        lse.copy_(torch.where(scored, logsumexp, 0))
+        mass = target.sum(1) if weight is None else (weight[:, None, None] * target).sum(1)
+        _reduce(value, total, loss, mass, reduction)
+    return True
+
+
+def upsampled_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    weight: Tensor | None,
+    label_smoothing: float,
+    lse: Tensor,
+) -> None:
+    with _exact(logits):
+        enlarged, target = _enlarged(logits, labels, boxes, ignore_index, lse.dtype)
+        target = reference.smoothed(target, label_smoothing)
+        mass = (target if weight is None else weight[:, None, None] * target).sum(1)
+        of_pixels = reference.cross_entropy_backward(_scale(grad, total), enlarged, target, weight, mass, lse)
+        out.copy_(reference.enlarge_adjoint(of_pixels, boxes, logits.shape[2:]))
+
+
+def upsampled_overlap_loss(
+    value: Tensor,
+    slopes: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    weight: Tensor | None,
+    measure: Measure,
+    classes: Classes,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
+    with _exact(logits):
+        sums, mass, logsumexp = reference.overlap(*_enlarged(logits, labels, boxes, ignore_index, lse.dtype))
+        sums = sums if len(slopes) == len(sums) else sums.sum(0, keepdim=True)
+        results = reference.overlap_loss(sums, weight, measure, classes, reduction)
+        _write((lse, value, slopes), (torch.where(mass > 0, logsumexp, 0), *results))
+    return True
+
+
+def upsampled_overlap_loss_backward(
+    out: Tensor,
+    grad: Tensor,
+    slopes: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    lse: Tensor,
+) -> None:
+    with _exact(logits):
+        enlarged, target = _enlarged(logits, labels, boxes, ignore_index, lse.dtype)
+        of_pixels = reference.overlap_backward(_of_sums(grad, slopes, logits), enlarged, target, target.sum(1), lse)
+        out.copy_(reference.enlarge_adjoint(of_pixels, boxes, logits.shape[2:]))
+
+
+def decode(
+    out: Tensor,
+    score: Tensor | None,
+    logits: Tensor,
+    boxes: Tensor | None,
+    bias: Tensor | None,
+    ignore_index: int,
+) -> None:
+    with _exact(logits):
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        enlarged, inside = reference.enlarge(logits.to(dtype), boxes, out.shape[1:])
+        winner, probability = reference.decode(enlarged, bias)
+        out.copy_(winner if boxes is None else torch.where(inside, winner, ignore_index))
+        if score is not None:
+            score.copy_(torch.where(inside, probability, 0))
+
+
+def confusion_matrix(
+    counts: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    bias: Tensor | None,
+    ignore_index: int,
+    validate: bool,
+) -> bool:
+    num_classes = logits.shape[1]
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    with _exact(logits):
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        enlarged, target = _enlarged(logits, labels, boxes, ignore_index, dtype)
+        scored = target.sum(1) > 0
+        pair = labels.long() * num_classes + reference.decode(enlarged, bias)[0]
+        index = torch.where(scored, pair, 0).flatten()
+        counts.view(-1).zero_().scatter_add_(0, index, scored.flatten().to(counts.dtype))
+    return True

@@ -164,3 +164,94 @@ class Backend(Protocol):
         lse: Tensor,
     ) -> None:
         """``out`` is the gradient of the logits, given that of the values, ``grad (S, C)``."""
+
+    # --- logits (B, C, h, w) against a label map (B, H, W) of any size; boxes say where in it the logits lie ----------
+
+    def upsampled_cross_entropy(
+        self,
+        value: Tensor,
+        total: Tensor,
+        lse: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        weight: Tensor | None,
+        label_smoothing: float,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """The loss, reduced, and of each scored label pixel the logsumexp ``(B, H, W)``, 0 of others.
+
+        The logsumexp is in units that are the backend's own: only its gradient reads it.
+        ``value`` is a number or, for "none", ``(B, H, W)``; ``total``, a number unless the reduction is "none", is the
+        sum of the scored pixels' weights, by which "mean" divides.
+        """
+
+    def upsampled_cross_entropy_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        total: Tensor | None,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        weight: Tensor | None,
+        label_smoothing: float,
+        lse: Tensor,
+    ) -> None:
+        """``out`` is the gradient of the logits, given ``grad (B, H, W) / total``, that of the pixels' losses."""
+
+    def upsampled_overlap_loss(
+        self,
+        value: Tensor,
+        slopes: Tensor,
+        lse: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        weight: Tensor | None,
+        measure: Measure,
+        classes: Classes,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """`overlap_loss` of the enlarged logits with the one-hot planes of the label map."""
+
+    def upsampled_overlap_loss_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        slopes: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int,
+        lse: Tensor,
+    ) -> None:
+        """``out`` is the gradient of the logits, given that of the values, ``grad (S, C)``."""
+
+    def decode(
+        self,
+        out: Tensor,
+        score: Tensor | None,
+        logits: Tensor,
+        boxes: Tensor | None,
+        bias: Tensor | None,
+        ignore_index: int,
+    ) -> None:
+        """``out (B, H, W)`` is the class of each pixel in its box, ``score`` its probability; outside index and 0."""
+
+    def confusion_matrix(
+        self,
+        counts: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        bias: Tensor | None,
+        ignore_index: int,
+        validate: bool,
+    ) -> bool:
+        """``counts (C, C)``, int64, is how many pixels of each class (rows) were decoded as each (columns)."""

@@ -230,3 +230,99 @@ def overlap_backward(grad: Tensor, logits: Tensor, soft: Tensor, mass: Tensor, l
     sign = torch.where(has_mass, mass[:, None] * share - soft, 0).sign()
     grad_mass = grad[:, :, 0, None, None] + grad[:, :, 2, None, None] * sign  # of the predicted mass
     return torch.where(has_mass, mass[:, None] * share * (grad_mass - (share * grad_mass).sum(1, keepdim=True)), 0)
+
+
+# --- logits at the size of their label map ---------------------------------------------------------------------------
+
+
+def enlarging_taps(ends: Tensor, in_size: int, out_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Between which two of n logits each label pixel of one axis lies: `tritonsoft.geometry`, "Logits at full size".
+
+    Args:
+        ends: ``(B, 2)`` float64, the two ends of the box that the logits fill, in edges of label pixels.
+        in_size: n, the number of logits.
+        out_size: N, the number of label pixels.
+
+    Returns:
+        Each ``(B, N)``: the two logits, int64; how much the second weighs (the first weighs the rest), float64; whether
+        the pixel's centre lies in the box.
+    """
+    lo, hi = ends.amin(1)[:, None], ends.amax(1)[:, None]  # (B, 1)
+    centre = torch.arange(out_size, dtype=torch.float64, device=ends.device) + 0.5
+    position = ((centre - lo) * in_size / (hi - lo) - 0.5).clamp(0, in_size - 1)
+    first = position.floor()
+    fraction = position - first
+    at_next = fraction >= 1 - 2**-25
+    first = torch.where(at_next, first + 1, first)
+    between = (fraction > 0) & ~at_next
+    second = torch.where(between, first + 1, first)
+    fraction = torch.where(between, fraction, 0.5)
+    mirrored = ends[:, 1:] < ends[:, :1]
+    first, second = (torch.where(mirrored, in_size - 1 - index, index).long() for index in (first, second))
+    return first, second, fraction, (lo <= centre) & (centre < hi)
+
+
+def enlarge(logits: Tensor, boxes: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits ``(B, C, h, w)`` at the pixels of their label map ``(B, C, H, W)``, and which of these lie in the box.
+
+    Without boxes ``F.interpolate(logits, size, mode="bilinear", align_corners=False)``, except that a logit of weight 0
+    is not read, so that an infinite one reaches no further than its weight does.
+    """
+    if boxes is None:
+        boxes = torch.tensor([[0, 0, size[1], size[0]]], device=logits.device).expand(len(logits), 4)
+    inside = []
+    for axis, ends in ((2, boxes[:, 1::2]), (3, boxes[:, 0::2])):
+        first, second, fraction, within = enlarging_taps(ends.double(), logits.shape[axis], size[axis - 2])
+        shape = [len(logits), 1, 1, 1]
+        shape[axis] = -1
+        fraction = fraction.to(logits.dtype).view(shape)
+        ends_of_gap = []
+        for index in (first, second):
+            expanded = list(logits.shape)
+            expanded[axis] = size[axis - 2]
+            ends_of_gap.append(logits.gather(axis, index.view(shape).expand(expanded)))
+        logits = (1 - fraction) * ends_of_gap[0] + fraction * ends_of_gap[1]
+        inside.append(within.view(shape[:1] + shape[2:]))
+    return logits, inside[0] & inside[1]
+
+
+def enlarge_adjoint(grad: Tensor, boxes: Tensor | None, size: Sequence[int]) -> Tensor:
+    """The transpose of `enlarge` as a linear map: ``(B, C, H, W)`` -> ``(B, C, h, w)``."""
+    height, width = grad.shape[2:]
+    if boxes is None:
+        boxes = torch.tensor([[0, 0, width, height]], device=grad.device).expand(len(grad), 4)
+    matrices = []
+    for ends, in_size, out_size in ((boxes[:, 1::2], size[0], height), (boxes[:, 0::2], size[1], width)):
+        first, second, fraction, _ = enlarging_taps(ends.double(), in_size, out_size)
+        matrix = fraction.new_zeros(len(grad), out_size, in_size)
+        matrix.scatter_add_(2, first[..., None], 1 - fraction[..., None])
+        matrix.scatter_add_(2, second[..., None], fraction[..., None])
+        matrices.append(matrix.to(grad.dtype)[:, None])
+    return matrices[0].mT @ grad @ matrices[1]
+
+
+def hard_target(labels: Tensor, inside: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    """The one-hot planes ``(B, C, H, W)`` of a label map, with no class where it is ignored or not ``inside``."""
+    ids = labels[:, None].long()  # a narrow dtype would wrap an ignore_index that it cannot hold
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    return ((ids == classes) & (ids != ignore_index) & inside[:, None]).to(dtype)
+
+
+def smoothed(target: Tensor, label_smoothing: float) -> Tensor:
+    """One-hot planes of which every labelled pixel gives a share to all classes alike, as in `F.cross_entropy`."""
+    labelled = target.sum(1, keepdim=True)
+    return (1 - label_smoothing) * target + label_smoothing / target.shape[1] * labelled
+
+
+def decode(logits: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The class of each pixel of ``(B, C, H, W)`` and its probability, ``(B, H, W)``; the smaller of equal classes.
+
+    With a bias ``(C,)``, those of ``logits + bias``. A NaN is larger than every number, as in `torch.argmax`.
+    """
+    if bias is not None:
+        logits = logits + bias[:, None, None]
+    order = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    largest = logits.amax(1, keepdim=True)  # NaN where there is one
+    is_largest = torch.where(largest.isnan(), logits.isnan(), logits == largest)
+    winner = torch.where(is_largest, order, logits.shape[1]).amin(1)
+    return winner, logits.softmax(1).amax(1)

@@ -40,11 +40,12 @@ def _value_and_total(call: Call, logits: Tensor, reduction: Reduction) -> tuple[
     return value, call.empty((0,) if none else (), dtype, logits)
 
 
-def _gradient_of(call: Call, logits: Tensor) -> Tensor:
+def empty_gradient(call: Call, logits: Tensor) -> Tensor:
+    """Where a gradient of the logits goes: their type and memory format."""
     return call.empty(logits.shape, logits.dtype, logits, is_channels_last(logits))
 
 
-class _DifferentiatedOnce:
+class DifferentiatedOnce:
     """The gradient of a gradient that has none."""
 
     @staticmethod
@@ -92,7 +93,7 @@ def cross_entropy_backward(
     lse: Tensor,
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
-    out = _gradient_of(call, logits)
+    out = empty_gradient(call, logits)
     if call.computes(out):
         call.backend.cross_entropy_backward(out, grad.expand(lse.shape), total, logits, soft, index, weight, mass, lse)
     return out
@@ -113,7 +114,7 @@ class _CrossEntropyGradient:
         return cross_entropy_backward(ctx.backend, None, grad, *ctx.saved_tensors)
 
 
-cross_entropy_backward.gradient(_DifferentiatedOnce)
+cross_entropy_backward.gradient(DifferentiatedOnce)
 
 
 # --- cross-entropy of a label map ------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def area_cross_entropy_backward(
     lse: Tensor,
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
-    out = _gradient_of(call, logits)
+    out = empty_gradient(call, logits)
     if call.computes(out):
         call.backend.area_cross_entropy_backward(
             out, grad.expand(lse.shape), total, logits, labels, boxes, ignore_index, filter, weight, mass, lse
@@ -186,7 +187,7 @@ class _AreaCrossEntropyGradient:
         )
 
 
-area_cross_entropy_backward.gradient(_DifferentiatedOnce)
+area_cross_entropy_backward.gradient(DifferentiatedOnce)
 
 
 # --- Dice and Jaccard ------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def overlap_loss_backward(
     lse: Tensor,
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
-    out = _gradient_of(call, logits)
+    out = empty_gradient(call, logits)
     if call.computes(out):
         call.backend.overlap_loss_backward(out, grad.expand(slopes.shape[:2]), slopes, logits, soft, index, mass, lse)
     return out
@@ -257,4 +258,4 @@ class _OverlapLossGradient:
         return overlap_loss_backward(ctx.backend, None, grad, *ctx.saved_tensors)
 
 
-overlap_loss_backward.gradient(_DifferentiatedOnce)
+overlap_loss_backward.gradient(DifferentiatedOnce)

@@ -12,22 +12,31 @@ Nothing is compiled before the first call. The launchers trust their arguments: 
 """
 
 from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, area_cross_entropy_backward
+from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
 from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
 from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
+from tritonsoft.backends.numba.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
+from tritonsoft.backends.numba.upsampled_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 
 __all__ = [
     "area_cross_entropy",
     "area_cross_entropy_backward",
+    "confusion_matrix",
     "crop_resize",
     "crop_resize_adjoint",
     "crop_resize_pair",
     "cross_entropy",
     "cross_entropy_backward",
+    "decode",
     "overlap_loss",
     "overlap_loss_backward",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "upsampled_cross_entropy",
+    "upsampled_cross_entropy_backward",
+    "upsampled_overlap_loss",
+    "upsampled_overlap_loss_backward",
 ]

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, flat
-from tritonsoft.backends.numba.labels import TILE, Masses, label_rows
+from tritonsoft.backends.numba.elements import Array, array_at
+from tritonsoft.backends.numba.label_rows import TILE, Masses, label_rows, label_rows_at
 from tritonsoft.backends.numba.planes import (
     STAGED,
     Lines,
     StridedTensor,
+    TensorArguments,
     load_line,
     load_lines,
     padded,
@@ -18,8 +19,9 @@ from tritonsoft.backends.numba.planes import (
     store_line,
     streaming_in_bytes,
     strided_tensor,
+    tensor_arguments,
 )
-from tritonsoft.backends.numba.soft_targets import CLASSES_PER_STEP, Scratch, scratch_of, weights_of
+from tritonsoft.backends.numba.soft_targets import CLASSES_PER_STEP, Scratch, new_scratch, weights_of
 from tritonsoft.backends.numba.softmax import (
     load_saved_statistics,
     online_softmax_finalize,
@@ -28,7 +30,7 @@ from tritonsoft.backends.numba.softmax import (
     write_gradient,
 )
 from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
-from tritonsoft.backends.numba.threads import pool, unsigned
+from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.geometry import Filter, Reduction
 
 
@@ -108,6 +110,67 @@ class GradientEpilogue(NamedTuple):
                 store_line(out, pixels, label, line, scratch.staging, line_length, to_boundary)
 
 
+@jit
+def _loss_rows(
+    loss: int,
+    sums: Array,
+    mass: int,
+    lse: int,
+    logits: TensorArguments,
+    weights: Array,
+    shape: Any,
+    rows: Any,
+    first: int,
+    end: int,
+) -> Any:
+    """Rows with a `LossEpilogue` of outputs at these addresses."""
+    epilogue = LossEpilogue(
+        array_at(loss, 0, weights),
+        sums,
+        array_at(mass, 0, weights),
+        array_at(lse, 0, weights),
+        strided_tensor(logits, weights),
+        weights,
+        shape,
+        new_scratch(TILE, CLASSES_PER_STEP, weights),
+        np.empty(CLASSES_PER_STEP + 1, np.uint64),
+    )
+    return label_rows_at(epilogue, rows, first, end)
+
+
+@jit
+def _gradient_rows(
+    out: TensorArguments,
+    line_length: int,
+    to_boundary: int,
+    grad: TensorArguments,
+    divisor: float,
+    logits: TensorArguments,
+    weights: Array,
+    mass: int,
+    lse: int,
+    shape: Any,
+    rows: Any,
+    first: int,
+    end: int,
+) -> None:
+    """Rows with a `GradientEpilogue` of statistics at these addresses."""
+    epilogue = GradientEpilogue(
+        strided_tensor(out, weights),
+        unsigned(line_length),
+        unsigned(to_boundary),
+        strided_tensor(grad, weights),
+        weights.dtype.type(divisor),
+        strided_tensor(logits, weights),
+        weights,
+        array_at(mass, 0, weights),
+        array_at(lse, 0, weights),
+        shape,
+        new_scratch(TILE, 1, weights),
+    )
+    label_rows_at(epilogue, rows, first, end)
+
+
 def area_cross_entropy(
     value: Tensor,
     total: Tensor,
@@ -124,23 +187,20 @@ def area_cross_entropy(
 ) -> bool:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
     batch, num_classes, *size = logits.shape
-    sums, outputs = partial_sums(value, reduction, batch * size[0]), (flat(mass), flat(lse))
-    dtype = outputs[0].dtype
-    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
+    sums, dtype = partial_sums(reduction, batch * size[0]), lse.dtype
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
-        flat(value),
+        value.data_ptr(),
         sums,
-        *outputs,
-        strided_tensor(logits, dtype),
+        mass.data_ptr(),
+        lse.data_ptr(),
+        tensor_arguments(logits, dtype),
         weights_of(weight, num_classes, dtype),
         (num_classes, *size),
+        rows.arguments,
     )
-
-    def job(first: int, end: int) -> bool:
-        present = np.empty(CLASSES_PER_STEP + 1, np.uint64)
-        return rows(LossEpilogue(*arguments, scratch_of(TILE, CLASSES_PER_STEP, dtype), present), first, end)
-
-    in_range = all(pool.run(job, batch * size[0], 0.65 * logits.numel() + 0.25 * num_pixels))
+    work = 0.65 * logits.numel() + 0.25 * rows.num_pixels
+    in_range = all(pool.run(lambda first, end: _loss_rows(*arguments, first, end), batch * size[0], work))
     finish_cross_entropy(value, total, sums, reduction)
     return in_range or not validate
 
@@ -160,22 +220,19 @@ def area_cross_entropy_backward(
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
     batch, num_classes, *size = logits.shape
-    lse_memory = flat(lse.contiguous())
-    dtype = lse_memory.dtype
-    rows, num_pixels = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
+    mass, lse, dtype = mass.contiguous(), lse.contiguous(), lse.dtype
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
-        strided_tensor(out, dtype),
+        tensor_arguments(out, dtype),
         *streaming_in_bytes(out),
-        strided_tensor(grad[:, None], dtype),
-        divisor_of(total, dtype),
-        strided_tensor(logits, dtype),
+        tensor_arguments(grad[:, None], dtype),
+        divisor_of(total),
+        tensor_arguments(logits, dtype),
         weights_of(weight, num_classes, dtype),
-        flat(mass.contiguous()),
-        lse_memory,
+        mass.data_ptr(),
+        lse.data_ptr(),
         (num_classes, *size),
+        rows.arguments,
     )
-
-    def job(first: int, end: int) -> None:
-        rows(GradientEpilogue(*arguments, scratch_of(TILE, 1, dtype)), first, end)
-
-    pool.run(job, batch * size[0], 0.65 * logits.numel() + 0.25 * num_pixels)
+    work = 0.65 * logits.numel() + 0.25 * rows.num_pixels
+    pool.run(lambda first, end: _gradient_rows(*arguments, first, end), batch * size[0], work)

@@ -26,7 +26,7 @@ def source_stamp() -> str:
     What is kept holds inlined functions of other files and their constants, while Numba looks at one file alone.
     """
     digest = hashlib.sha256()
-    files = sorted([*_PACKAGE.glob("*.py"), *_PACKAGE.parent.glob("geometry.py")])
+    files = sorted([*_PACKAGE.glob("*.py"), *_PACKAGE.parents[1].glob("geometry.py")])
     for file in files:
         digest.update(f"{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest() if files else ""

@@ -9,17 +9,27 @@ import torch
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import (
+    LIKE,
     LINE_BYTES,
+    Array,
+    array_at,
+    compute_dtype,
     downcast,
     fence,
-    flat,
     prefetch,
     streaming,
-    sums_dtype,
     upcast,
     write_line,
 )
-from tritonsoft.backends.numba.taps import Taps, ends_of, pixels_read, taps_of, transpose_taps, whole_taps
+from tritonsoft.backends.numba.taps import (
+    Taps,
+    TapTable,
+    pixels_read,
+    table_of_whole,
+    tables_of_boxes,
+    taps_at,
+    transposed,
+)
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.backends.numba.vectors import ROWS, broadcast, load, store, transpose_square
 from tritonsoft.geometry import Filter
@@ -213,49 +223,90 @@ def _resize_rows(
     fence()
 
 
-def _resize(out: Tensor, image: Tensor, taps_y: Taps, taps_x: Taps, fill: float) -> None:
+@jit
+def _resize_at(
+    out: int,
+    like_out: Array,
+    out_strides: Any,
+    image: int,
+    like_image: Array,
+    image_strides: Any,
+    shape: Any,
+    taps_y: Any,
+    taps_x: Any,
+    like: Array,
+    unit: float,
+    fill: float,
+    line_length: int,
+    to_boundary: int,
+    first: int,
+    end: int,
+) -> None:
+    """`_resize_rows` of tensors and taps at these addresses."""
+    _resize_rows(
+        array_at(out, 0, like_out),
+        out_strides,
+        array_at(image, 0, like_image),
+        image_strides,
+        shape,
+        taps_at(taps_y, like),
+        taps_at(taps_x, like),
+        like.dtype.type(unit),
+        like.dtype.type(fill),
+        unsigned(line_length),
+        unsigned(to_boundary),
+        first,
+        end,
+    )
+
+
+def _resize(out: Tensor, image: Tensor, taps_y: TapTable, taps_x: TapTable, dtype: torch.dtype, fill: float) -> None:
     batch, num_channels, out_height, out_width = out.shape
     interleaved = num_channels > 1 and out.stride(1) == 1 and out.stride(3) == num_channels
     planes, channels = (1, num_channels) if interleaved else (num_channels, 1)
-    unit = 255 if image.dtype == torch.uint8 and out.dtype != torch.uint8 else 1
-    dtype = taps_x.weight.dtype.type
+    unit = 255.0 if image.dtype == torch.uint8 and out.dtype != torch.uint8 else 1.0
     arguments = (
-        flat(out),
+        out.data_ptr(),
+        LIKE[out.dtype],
         out.stride(),
-        flat(image),
+        image.data_ptr(),
+        LIKE[image.dtype],
         image.stride(),
         (planes, channels, image.shape[3], out_height, out_width),
-        taps_y,
-        taps_x,
-        dtype(unit),
-        dtype(fill),
+        taps_y.arguments,
+        taps_x.arguments,
+        LIKE[dtype],
+        unit,
+        float(fill),
         *streaming(out),
     )
-    num_boxes = taps_x.first.size // out_width
+    num_boxes = taps_x.arguments[4] // out_width
     work = 0.25 * pixels_read(taps_y, taps_x, num_boxes) * num_channels * batch / num_boxes + 0.5 * out.numel()
-    pool.run(lambda first, end: _resize_rows(*arguments, first, end), batch * planes * out_height, work)
+    pool.run(lambda first, end: _resize_at(*arguments, first, end), batch * planes * out_height, work)
 
 
 def crop_resize(out: Tensor, image: Tensor, boxes: Tensor | None, filter: Filter, fill: float) -> None:
     """Writes `tritonsoft.backends.reference.crop_resize` of an image ``(B, K, H, W)`` to ``out (B, K, h, w)``."""
-    in_size, out_size, dtype = image.shape[2:], out.shape[2:], sums_dtype(out, image)
-    taps_y, taps_x = _taps(boxes, in_size, out_size, filter, dtype)
-    _resize(out, image, taps_y, taps_x, fill)
+    dtype = compute_dtype(out, image)
+    taps_y, taps_x = _tables(boxes, image.shape[2:], out.shape[2:], filter, dtype)
+    _resize(out, image, taps_y, taps_x, dtype, fill)
 
 
-def _taps(
-    boxes: Tensor | None, in_size: Sequence[int], out_size: Sequence[int], filter: Filter, dtype: type
-) -> list[Taps]:
+def _tables(
+    boxes: Tensor | None, in_size: Sequence[int], out_size: Sequence[int], filter: Filter, dtype: torch.dtype
+) -> tuple[TapTable, TapTable]:
     """The taps along y and along x."""
     if boxes is None:
-        return [whole_taps(*sizes, filter, dtype) for sizes in zip(in_size, out_size, strict=True)]
-    axes = zip(ends_of(boxes), in_size, out_size, strict=True)
-    return [taps_of(*axis, filter, dtype) for axis in axes]
+        return (
+            table_of_whole(in_size[0], out_size[0], filter, dtype),
+            table_of_whole(in_size[1], out_size[1], filter, dtype),
+        )
+    return tables_of_boxes(boxes.double().contiguous(), in_size, out_size, filter, dtype, dtype)[:2]
 
 
 def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
     """Writes `reference.crop_resize_adjoint` of a gradient ``(B, K, h, w)`` to ``out (B, K, H, W)``."""
-    in_size, out_size, dtype = out.shape[2:], grad.shape[2:], sums_dtype(out, grad)
-    axes = zip(_taps(boxes, in_size, out_size, filter, dtype), in_size, out_size, strict=True)
-    taps_y, taps_x = (Taps(*transpose_taps(*taps[:3], *sizes)) for taps, *sizes in axes)
-    _resize(out, grad, taps_y, taps_x, 0.0)
+    in_size, out_size, dtype = out.shape[2:], grad.shape[2:], compute_dtype(out, grad)
+    axes = zip(_tables(boxes, in_size, out_size, filter, dtype), in_size, out_size, strict=True)
+    taps_y, taps_x = (TapTable(*transposed(*taps[:3], *sizes)) for taps, *sizes in axes)
+    _resize(out, grad, taps_y, taps_x, dtype, 0.0)

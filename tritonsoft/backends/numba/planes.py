@@ -16,8 +16,8 @@ from torch import Tensor
 from tritonsoft.backends.numba.elements import (
     LINE_BYTES,
     Array,
+    array_at,
     downcast,
-    flat,
     prefetch,
     streaming,
     upcast,
@@ -26,20 +26,30 @@ from tritonsoft.backends.numba.elements import (
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.vectors import LANES
 
-_ELEMENT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int16)
-_FLOAT32, _FLOAT16, _BFLOAT16, _FLOAT64, UINT8 = range(5)
+_FLOAT32, _FLOAT16, _BFLOAT16, _FLOAT64, UINT8, _INT16 = range(6)
+_ELEMENT_TYPES = {
+    torch.float32: _FLOAT32,
+    torch.float16: _FLOAT16,
+    torch.bfloat16: _BFLOAT16,
+    torch.float64: _FLOAT64,
+    torch.uint8: UINT8,
+    torch.int16: _INT16,
+}
 _SIZES = (4, 2, 2, 8, 1, 2)
 _PREFETCHED_CLASSES = 4  # how many classes ahead of the one that is copied are prefetched
 
 
 Pixels = tuple[int, int, int, int]  # neighbours in a row: their sample, row, first column and number
+TensorArguments = tuple[int, int, int, int, int, int, int]  # of a compiled function, for a tensor
+
+NO_TENSOR: TensorArguments = (0, -1, 0, 0, 0, 0, 0)
 
 
 class StridedTensor(NamedTuple):
     """A tensor ``(B, C, rows, width)``."""
 
     memory: Array  # the memory that the tensor spans, as bytes
-    element_type: int  # place in `_ELEMENT_TYPES`
+    element_type: int  # one of the numbers above
     strides: Any  # in elements
     values: Array  # the same memory in the compute dtype, where `in_place`
     in_place: bool  # whether rows are contiguous and in the compute dtype
@@ -164,19 +174,26 @@ def store_line(
         _store_line_as(tensor, start, staging.float64, line, count, staging.bytes, line_length, to_boundary)
 
 
-def strided_tensor(tensor: Tensor, dtype: Any) -> StridedTensor:
-    """``dtype`` is the compute dtype."""
-    memory = flat(tensor)
-    in_place = memory.dtype == dtype and tensor.stride(3) == 1
-    values = memory if in_place else np.empty(0, dtype)
-    return StridedTensor(
-        memory.view(np.uint8), _ELEMENT_TYPES.index(tensor.dtype), tuple(tensor.stride()), values, in_place
-    )
+def tensor_arguments(tensor: Tensor, dtype: torch.dtype) -> TensorArguments:
+    """What `strided_tensor` makes a tensor of; ``dtype`` is the compute dtype."""
+    strides = tensor.stride()
+    in_place = tensor.dtype == dtype and strides[3] == 1
+    return tensor.data_ptr(), _ELEMENT_TYPES[tensor.dtype], int(in_place), *strides  # type: ignore[return-value]
 
 
-def staging_buffer(tile: int) -> StagingBuffer:
+@jit
+def strided_tensor(arguments: TensorArguments, like: Array) -> Any:
+    """``like`` has the compute dtype."""
+    address, element_type, in_place = arguments[:3]
+    memory, values = array_at(address, 0, np.empty(0, np.uint8)), array_at(address, 0, like)
+    return StridedTensor(memory, element_type, arguments[3:], values, in_place != 0)
+
+
+@jit
+def staging_buffer(tile: int) -> Any:
     memory = np.empty(8 * tile, np.uint8)
-    return StagingBuffer(memory, *(memory.view(dtype) for dtype in (np.float32, np.int16, np.uint16, np.float64)))
+    float32, float64 = memory.view(np.float32), memory.view(np.float64)
+    return StagingBuffer(memory, float32, memory.view(np.int16), memory.view(np.uint16), float64)
 
 
 class Lines(NamedTuple):
@@ -229,7 +246,7 @@ def select_store(
     return scratch, unsigned(0), STAGED
 
 
-def streaming_in_bytes(out: Tensor) -> tuple[Any, Any]:
+def streaming_in_bytes(out: Tensor) -> tuple[int, int]:
     """`streaming` of a tensor's bytes."""
     line_length, to_boundary = streaming(out)
-    return line_length * unsigned(out.itemsize), to_boundary * unsigned(out.itemsize)
+    return line_length * out.itemsize, to_boundary * out.itemsize

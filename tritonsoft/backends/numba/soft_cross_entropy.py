@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, borrowed, fence, flat
+from tritonsoft.backends.numba.elements import Array, array_at, borrowed, fence
 from tritonsoft.backends.numba.planes import (
     STAGED,
     StridedTensor,
+    TensorArguments,
     load_line,
     load_lines,
     padded,
@@ -16,19 +17,21 @@ from tritonsoft.backends.numba.planes import (
     store_line,
     streaming_in_bytes,
     strided_tensor,
+    tensor_arguments,
 )
 from tritonsoft.backends.numba.soft_targets import (
     Scratch,
     SoftTarget,
     Tiles,
     load_masses,
+    new_scratch,
     num_lines,
     pixels_of_tile,
     prepare_masses,
-    scratch_of,
     soft_in_range,
+    soft_target,
     softmax_of_tile,
-    target_of,
+    target_arguments,
     tensors_of,
     tiles_of,
     weights_of,
@@ -111,6 +114,76 @@ def _cross_entropy_gradient_tiles(
     fence()
 
 
+@jit
+def _cross_entropy(
+    loss: int,
+    sums: Array,
+    mass: int,
+    lse: int,
+    logits: TensorArguments,
+    target: Any,
+    weights: Array,
+    tiles: Tiles,
+    tolerance: float,
+    num_lines: int,
+    first: int,
+    end: int,
+) -> Any:
+    """`_cross_entropy_tiles` of outputs at these addresses."""
+    return _cross_entropy_tiles(
+        array_at(loss, 0, weights),
+        sums,
+        array_at(mass, 0, weights),
+        array_at(lse, 0, weights),
+        strided_tensor(logits, weights),
+        soft_target(target, weights),
+        weights,
+        weights.size,
+        tiles,
+        weights.dtype.type(tolerance),
+        new_scratch(tiles[2], num_lines, weights),
+        first,
+        end,
+    )
+
+
+@jit
+def _cross_entropy_gradient(
+    out: TensorArguments,
+    grad: TensorArguments,
+    divisor: float,
+    logits: TensorArguments,
+    target: Any,
+    weights: Array,
+    mass: int,
+    lse: int,
+    tiles: Tiles,
+    line_length: int,
+    to_boundary: int,
+    num_lines: int,
+    first: int,
+    end: int,
+) -> None:
+    """`_cross_entropy_gradient_tiles` of statistics at these addresses."""
+    _cross_entropy_gradient_tiles(
+        strided_tensor(out, weights),
+        strided_tensor(grad, weights),
+        weights.dtype.type(divisor),
+        strided_tensor(logits, weights),
+        soft_target(target, weights),
+        weights,
+        array_at(mass, 0, weights),
+        array_at(lse, 0, weights),
+        weights.size,
+        tiles,
+        unsigned(line_length),
+        unsigned(to_boundary),
+        new_scratch(tiles[2], num_lines, weights),
+        first,
+        end,
+    )
+
+
 def cross_entropy(
     value: Tensor,
     total: Tensor,
@@ -129,28 +202,23 @@ def cross_entropy(
     if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
     batch, num_classes = logits.shape[:2]
-    tiles = tiles_of(logits, *tensors_of(soft, index))
+    tiles, dtype = tiles_of(logits, *tensors_of(soft, index)), lse.dtype
     number = tiles.number(batch)
-    sums, outputs = partial_sums(value, reduction, number), (flat(mass), flat(lse))
-    dtype = outputs[0].dtype
+    sums = partial_sums(reduction, number)
     arguments = (
-        flat(value),
+        value.data_ptr(),
         sums,
-        *outputs,
-        strided_tensor(logits, dtype),
-        target_of(soft, index, dtype),
+        mass.data_ptr(),
+        lse.data_ptr(),
+        tensor_arguments(logits, dtype),
+        target_arguments(soft, index, dtype),
         weights_of(weight, num_classes, dtype),
-        num_classes,
         tiles,
-        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
+        math.inf if checked or not validate else MASS_TOLERANCE,
+        num_lines(num_classes, index),
     )
-
-    def job(first: int, end: int) -> bool:
-        scratch = scratch_of(tiles.size, num_lines(num_classes, index), dtype)
-        in_range: bool = _cross_entropy_tiles(*arguments, scratch, first, end)
-        return in_range
-
-    in_range = all(pool.run(job, number, work_of(0.65, logits, index)))
+    work = work_of(0.65, logits, index)
+    in_range = all(pool.run(lambda first, end: _cross_entropy(*arguments, first, end), number, work))
     finish_cross_entropy(value, total, sums, reduction)
     return in_range
 
@@ -167,27 +235,21 @@ def cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
-    num_classes = logits.shape[1]
-    grad = grad[:, None]
+    num_classes, dtype = logits.shape[1], lse.dtype
+    grad, mass, lse = grad[:, None], mass.contiguous(), lse.contiguous()
     tiles = tiles_of(logits, out, grad, *tensors_of(soft, index))
-    lse_memory = flat(lse.contiguous())
-    dtype = lse_memory.dtype
     arguments = (
-        strided_tensor(out, dtype),
-        strided_tensor(grad, dtype),
-        divisor_of(total, dtype),
-        strided_tensor(logits, dtype),
-        target_of(soft, index, dtype),
+        tensor_arguments(out, dtype),
+        tensor_arguments(grad, dtype),
+        divisor_of(total),
+        tensor_arguments(logits, dtype),
+        target_arguments(soft, index, dtype),
         weights_of(weight, num_classes, dtype),
-        flat(mass.contiguous()),
-        lse_memory,
-        num_classes,
+        mass.data_ptr(),
+        lse.data_ptr(),
         tiles,
         *streaming_in_bytes(out),
+        num_lines(num_classes, index),
     )
-
-    def job(first: int, end: int) -> None:
-        scratch = scratch_of(tiles.size, num_lines(num_classes, index), dtype)
-        _cross_entropy_gradient_tiles(*arguments, scratch, first, end)
-
-    pool.run(job, tiles.number(len(logits)), work_of(0.65, logits, index))
+    number, work = tiles.number(len(logits)), work_of(0.65, logits, index)
+    pool.run(lambda first, end: _cross_entropy_gradient(*arguments, first, end), number, work)

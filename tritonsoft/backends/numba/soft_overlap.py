@@ -6,30 +6,33 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, borrowed, fence, flat, prefetch
+from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed, fence, prefetch
 from tritonsoft.backends.numba.planes import (
     STAGED,
     Lines,
     StridedTensor,
+    TensorArguments,
     load_lines,
     padded,
     select_store,
     store_line,
     streaming_in_bytes,
     strided_tensor,
+    tensor_arguments,
 )
 from tritonsoft.backends.numba.soft_targets import (
     Scratch,
     SoftTarget,
     Tiles,
     load_masses,
+    new_scratch,
     num_lines,
     pixels_of_tile,
     prepare_masses,
-    scratch_of,
     soft_in_range,
+    soft_target,
     softmax_of_tile,
-    target_of,
+    target_arguments,
     tensors_of,
     tiles_of,
     weights_of,
@@ -87,12 +90,22 @@ def _overlap_tiles(
 
 
 @jit
-def _finish_overlap(value: Array, slopes: Array, parts: Array, weights: Array, num_tiles: Any, options: Any) -> None:
+def finish_overlap(
+    value_address: int,
+    slopes_address: int,
+    parts: Array,
+    weights: Array,
+    num_groups: int,
+    num_tiles: int,
+    options: tuple[bool, bool, bool, bool],
+) -> None:
     """`tritonsoft.backends.reference.overlap_loss` of the sums of tiles ``(tiles, C, 3)``, ``num_tiles`` to a group."""
     is_dice, only_present, is_none, is_mean = options
     num_classes = weights.size
+    value = array_at(value_address, num_groups * num_classes if is_none else 1, weights)
+    slopes = array_at(slopes_address, num_groups * num_classes * 2, weights)
     loss = total = 0.0
-    for group in range(slopes.size // (2 * num_classes)):
+    for group in range(num_groups):
         for label in range(num_classes):
             predicted = labelled = distance = 0.0
             for tile in range(group * num_tiles, (group + 1) * num_tiles):
@@ -188,6 +201,72 @@ def _overlap_gradient_tiles(
     fence()
 
 
+@jit
+def _overlap(
+    sums: Array,
+    mass: int,
+    lse: int,
+    logits: TensorArguments,
+    target: Any,
+    weights: Array,
+    tiles: Tiles,
+    tolerance: float,
+    num_lines: int,
+    first: int,
+    end: int,
+) -> Any:
+    """`_overlap_tiles` of statistics at these addresses; the ``weights`` are 1."""
+    return _overlap_tiles(
+        sums,
+        array_at(mass, 0, weights),
+        array_at(lse, 0, weights),
+        strided_tensor(logits, weights),
+        soft_target(target, weights),
+        weights,
+        weights.size,
+        tiles,
+        weights.dtype.type(tolerance),
+        new_scratch(tiles[2], num_lines, weights),
+        first,
+        end,
+    )
+
+
+@jit
+def _overlap_gradient(
+    out: TensorArguments,
+    grad: int,
+    num_grads: int,
+    logits: TensorArguments,
+    target: Any,
+    mass: int,
+    lse: int,
+    num_classes: int,
+    tiles: Tiles,
+    line_length: int,
+    to_boundary: int,
+    like: Array,
+    first: int,
+    end: int,
+) -> None:
+    """`_overlap_gradient_tiles` of statistics and gradients at these addresses."""
+    _overlap_gradient_tiles(
+        strided_tensor(out, like),
+        array_at(grad, num_grads, like),
+        strided_tensor(logits, like),
+        soft_target(target, like),
+        array_at(mass, 0, like),
+        array_at(lse, 0, like),
+        num_classes,
+        tiles,
+        unsigned(line_length),
+        unsigned(to_boundary),
+        new_scratch(tiles[2], num_classes, like),
+        first,
+        end,
+    )
+
+
 def overlap_loss(
     value: Tensor,
     slopes: Tensor,
@@ -207,32 +286,24 @@ def overlap_loss(
     if checked and validate and not soft_in_range(soft, MASS_TOLERANCE):
         return False
     batch, num_classes = logits.shape[:2]
-    tiles = tiles_of(logits, *tensors_of(soft, index))
+    tiles, dtype = tiles_of(logits, *tensors_of(soft, index)), lse.dtype
     number = tiles.number(batch)
-    parts = np.zeros(number * num_classes * 3)
-    outputs = flat(mass), flat(lse)
-    dtype = outputs[0].dtype
+    sums = np.zeros(number * num_classes * 3)
     arguments = (
-        parts,
-        *outputs,
-        strided_tensor(logits, dtype),
-        target_of(soft, index, dtype),
+        sums,
+        mass.data_ptr(),
+        lse.data_ptr(),
+        tensor_arguments(logits, dtype),
+        target_arguments(soft, index, dtype),
         weights_of(None, num_classes, dtype),
-        num_classes,
         tiles,
-        dtype.type(math.inf if checked or not validate else MASS_TOLERANCE),
+        math.inf if checked or not validate else MASS_TOLERANCE,
+        num_lines(num_classes, index),
     )
-
-    def job(first: int, end: int) -> bool:
-        scratch = scratch_of(tiles.size, num_lines(num_classes, index), dtype)
-        in_range: bool = _overlap_tiles(*arguments, scratch, first, end)
-        return in_range
-
-    in_range = all(pool.run(job, number, work_of(1.2, logits, index)))
+    in_range = all(pool.run(lambda first, end: _overlap(*arguments, first, end), number, work_of(1.2, logits, index)))
     options = (measure == "dice", classes == "present", reduction == "none", reduction == "mean")
-    _finish_overlap(
-        flat(value), flat(slopes), parts, weights_of(weight, num_classes, dtype), number // len(slopes), options
-    )
+    weights, num_groups = weights_of(weight, num_classes, dtype), len(slopes)
+    finish_overlap(value.data_ptr(), slopes.data_ptr(), sums, weights, num_groups, number // num_groups, options)
     return in_range
 
 
@@ -247,23 +318,21 @@ def overlap_loss_backward(
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the values, ``grad (S, C)``."""
-    num_classes = logits.shape[1]
+    num_classes, dtype = logits.shape[1], lse.dtype
+    grad_sums, mass, lse = (grad[..., None] * slopes).contiguous(), mass.contiguous(), lse.contiguous()
     tiles = tiles_of(logits, out, *tensors_of(soft, index))
-    lse_memory = flat(lse.contiguous())
-    dtype = lse_memory.dtype
     arguments = (
-        strided_tensor(out, dtype),
-        flat((grad[..., None] * slopes).contiguous()),
-        strided_tensor(logits, dtype),
-        target_of(soft, index, dtype),
-        flat(mass.contiguous()),
-        lse_memory,
+        tensor_arguments(out, dtype),
+        grad_sums.data_ptr(),
+        grad_sums.numel(),
+        tensor_arguments(logits, dtype),
+        target_arguments(soft, index, dtype),
+        mass.data_ptr(),
+        lse.data_ptr(),
         num_classes,
         tiles,
         *streaming_in_bytes(out),
+        LIKE[dtype],
     )
-
-    def job(first: int, end: int) -> None:
-        _overlap_gradient_tiles(*arguments, scratch_of(tiles.size, num_classes, dtype), first, end)
-
-    pool.run(job, tiles.number(len(logits)), work_of(1.2, logits, index))
+    number, work = tiles.number(len(logits)), work_of(1.2, logits, index)
+    pool.run(lambda first, end: _overlap_gradient(*arguments, first, end), number, work)

@@ -3,17 +3,21 @@
 A tile always holds the same pixels and its sums are added up in one order: the number of threads changes no bit.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, borrowed, flat, prefetch, sums_dtype
+from tritonsoft.backends.numba.elements import LIKE, Array, borrowed, compute_dtype, flat, prefetch
 from tritonsoft.backends.numba.planes import (
+    NO_TENSOR,
     UINT8,
     Lines,
     Pixels,
     StridedTensor,
+    TensorArguments,
     load_element,
     load_line,
     load_lines,
@@ -21,6 +25,7 @@ from tritonsoft.backends.numba.planes import (
     padded,
     staging_buffer,
     strided_tensor,
+    tensor_arguments,
 )
 from tritonsoft.backends.numba.softmax import (
     PixelStatistics,
@@ -63,7 +68,7 @@ class Scratch(NamedTuple):
 
     state: SoftmaxState
     statistics: PixelStatistics
-    logits: StridedTensor  # lines of a step's classes
+    logits: Array  # lines of a step's classes
     masses: Any  # lines of a step's classes, or of all if the target is sparse
     slopes: Array  # lines of all classes
     line: Array
@@ -155,32 +160,50 @@ def softmax_of_tile(
 def tiles_of(logits: Tensor, *others: Tensor) -> Tiles:
     """Tiles of planes, which count as a single row where all tensors' strides allow."""
     _, num_classes, height, width = logits.shape
-    if all(tensor.stride(-2) == width * tensor.stride(-1) for tensor in (logits, *others)):
+    strides = [tensor.stride() for tensor in (logits, *others)]
+    if all(stride[2] == width * stride[3] for stride in strides):
         height, width = 1, height * width
     size = min(_MAX_TILE, max(4 * LANES, _MAX_TILE_LOGITS // num_classes // LANES * LANES))
     return Tiles(height, width, min(size, -(-width // LANES) * LANES))
 
 
-def scratch_of(tile: int, num_classes: int, dtype: Any) -> Scratch:
-    """With lines of ``num_classes`` classes."""
-    pitch = tile + LANES
-    logits, masses, slopes = np.zeros((3, num_classes * pitch), dtype)
-    state, statistics = SoftmaxState(*np.zeros((4, tile), dtype)), PixelStatistics(*np.zeros((4, tile), dtype))
-    line, all_classes = np.zeros(pitch, dtype), np.arange(num_classes, dtype=np.uint64)
-    return Scratch(
-        state, statistics, logits, masses, slopes, line, staging_buffer(tile), unsigned(pitch), tile, all_classes
+@jit
+def new_scratch(tile: int, num_classes: int, like: Array) -> Any:
+    """With lines of ``num_classes`` classes, in the compute dtype, that of ``like``."""
+    dtype, pitch = like.dtype, tile + LANES
+    state = SoftmaxState(np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype))
+    statistics = PixelStatistics(
+        np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype)
     )
+    size = num_classes * pitch
+    logits, masses, slopes = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(size, dtype)
+    line, all_classes = np.zeros(pitch, dtype), np.arange(num_classes).astype(np.uint64)
+    staging = staging_buffer(tile)
+    return Scratch(state, statistics, logits, masses, slopes, line, staging, unsigned(pitch), tile, all_classes)
 
 
-def target_of(soft: Tensor, index: Tensor | None, dtype: Any) -> SoftTarget:
-    nothing = StridedTensor(np.empty(0, np.uint8), -1, (0, 0, 0, 0), np.empty(0, dtype), False)
-    return SoftTarget(
-        strided_tensor(soft, dtype), nothing if index is None else strided_tensor(index, dtype), soft.shape[1]
-    )
+def target_arguments(
+    soft: Tensor, index: Tensor | None, dtype: torch.dtype
+) -> tuple[TensorArguments, TensorArguments, int]:
+    """What `soft_target` makes a target of."""
+    class_index = NO_TENSOR if index is None else tensor_arguments(index, dtype)
+    return tensor_arguments(soft, dtype), class_index, soft.shape[1]
 
 
-def weights_of(weight: Tensor | None, num_classes: int, dtype: Any) -> Any:
-    return np.ones(num_classes, dtype) if weight is None else flat(weight.double().contiguous()).astype(dtype)
+@jit
+def soft_target(arguments: Any, like: Array) -> Any:
+    mass, class_index, entries = arguments
+    return SoftTarget(strided_tensor(mass, like), strided_tensor(class_index, like), entries)
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(num_classes: int, dtype: torch.dtype) -> Array:
+    return np.ones(num_classes, LIKE[dtype].dtype)
+
+
+def weights_of(weight: Tensor | None, num_classes: int, dtype: torch.dtype) -> Array:
+    """The weights of the classes in the compute dtype."""
+    return _ones(num_classes, dtype) if weight is None else flat(weight.double().contiguous()).astype(LIKE[dtype].dtype)
 
 
 def tensors_of(soft: Tensor, index: Tensor | None) -> list[Tensor]:
@@ -222,13 +245,20 @@ def _tiles_in_range(
     return True
 
 
+@jit
+def _soft_in_range(
+    soft: TensorArguments, entries: int, tolerance: float, tiles: Tiles, like: Array, first: int, end: int
+) -> Any:
+    line, total = np.zeros(tiles[2], like.dtype), np.zeros(tiles[2], like.dtype)
+    tensor = strided_tensor(soft, like)
+    return _tiles_in_range(tensor, entries, like.dtype.type(tolerance), tiles, line, total, first, end)
+
+
 def soft_in_range(soft: Tensor, tolerance: float) -> bool:
     """`tritonsoft.backends.values.is_subdistribution`."""
-    tiles, dtype = tiles_of(soft), sums_dtype(soft)
-    arguments: Any = (strided_tensor(soft, dtype), soft.shape[1], dtype(tolerance), tiles)
-
-    def job(first: int, end: int) -> bool:
-        result: bool = _tiles_in_range(*arguments, *np.zeros((2, tiles.size), dtype), first, end)
-        return result
-
-    return all(pool.run(job, tiles.number(len(soft)), 0.35 * soft.numel()))
+    tiles, dtype = tiles_of(soft), compute_dtype(soft)
+    arguments = tensor_arguments(soft, dtype), soft.shape[1], tolerance, tiles, LIKE[dtype]
+    in_range = pool.run(
+        lambda first, end: _soft_in_range(*arguments, first, end), tiles.number(len(soft)), 0.35 * soft.numel()
+    )
+    return all(in_range)

@@ -1,11 +1,9 @@
 """Sums of the pixels' losses: one of each tile, added up in a fixed order."""
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, flat
+from tritonsoft.backends.numba.elements import LIKE, Array, array_at
 from tritonsoft.backends.numba.planes import padded
 from tritonsoft.backends.numba.softmax import SoftmaxState
 from tritonsoft.backends.numba.threads import jit, unsigned
@@ -32,8 +30,9 @@ def store_losses(loss: Array, sums: Array, index: int, state: SoftmaxState, star
 
 
 @jit
-def _finish_cross_entropy(value: Array, total: Array, sums: Array, is_mean: Any) -> None:
+def _finish_cross_entropy(value_address: int, total_address: int, sums: Array, is_mean: bool, like: Array) -> None:
     """Reduces the sums of losses and masses."""
+    value, total = array_at(value_address, 1, like), array_at(total_address, 1, like)
     loss = mass = 0.0
     for n in range(unsigned(0), unsigned(sums.size), unsigned(2)):
         loss += sums[n]
@@ -42,16 +41,16 @@ def _finish_cross_entropy(value: Array, total: Array, sums: Array, is_mean: Any)
     total[0] = mass
 
 
-def partial_sums(value: Tensor, reduction: Reduction, number: int) -> Any:
+def partial_sums(reduction: Reduction, number: int) -> Array:
     """Zeros for the losses and masses of so many tiles or rows; empty where each pixel's loss is wanted."""
     return np.zeros(0 if reduction == "none" else 2 * number)
 
 
 def finish_cross_entropy(value: Tensor, total: Tensor, sums: Array, reduction: Reduction) -> None:
     if reduction != "none":
-        _finish_cross_entropy(flat(value), flat(total), sums, reduction == "mean")
+        _finish_cross_entropy(value.data_ptr(), total.data_ptr(), sums, reduction == "mean", LIKE[value.dtype])
 
 
-def divisor_of(total: Tensor | None, dtype: Any) -> Any:
+def divisor_of(total: Tensor | None) -> float:
     number = 1.0 if total is None else total.item()
-    return dtype.type(number if number > 0 else 1.0)
+    return number if number > 0 else 1.0

@@ -1,12 +1,14 @@
 """`tritonsoft.geometry` as tables: the weighted taps of each output along one axis."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from tritonsoft.backends.numba.elements import Array, flat
+from tritonsoft.backends.numba.elements import LIKE, Array, array_at
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.geometry import FILTERS
 
@@ -18,6 +20,34 @@ class Taps(NamedTuple):
     begin: Array  # (n + 1,) int32: where the weights of each output begin
     weight: Array  # (begin[-1],) the sums' dtype: normalised weights of the taps inside the image
     outside: Array  # (n,) the sums' dtype: the weight of the taps outside, exactly 0 if there are none
+
+
+class TapTable(NamedTuple):
+    """`Taps` in Python, with the ``arguments`` of which `taps_at` makes them again in a compiled function."""
+
+    first: Array
+    begin: Array
+    weight: Array
+    outside: Array
+    arguments: tuple[int, int, int, int, int, int]
+
+
+@jit
+def _with_arguments(first: Array, begin: Array, weight: Array, outside: Array) -> Any:
+    addresses = first.ctypes.data, begin.ctypes.data, weight.ctypes.data, outside.ctypes.data
+    return first, begin, weight, outside, (*addresses, first.size, weight.size)
+
+
+@jit
+def taps_at(arguments: tuple[int, int, int, int, int, int], like: Array) -> Any:
+    first, begin, weight, outside, num_outputs, num_weights = arguments
+    integers = np.empty(0, np.int32)
+    return Taps(
+        array_at(first, num_outputs, integers),
+        array_at(begin, num_outputs + 1, integers),
+        array_at(weight, num_weights, like),
+        array_at(outside, num_outputs, like),
+    )
 
 
 _AREA, _NEAREST = FILTERS.index("area"), FILTERS.index("nearest")
@@ -109,22 +139,74 @@ def transpose_taps(first: Any, begin: Any, weight: Any, in_size: int, out_size: 
     return first_output, begin_back, weight_back, np.zeros(num_boxes * in_size, weight.dtype)
 
 
-def ends_of(boxes: Tensor) -> tuple[Array, Array]:
-    """The ends of the boxes along y and along x, each ``(boxes, 2)`` float64."""
-    ends = flat(boxes.double().contiguous()).reshape(boxes.shape)
-    return np.ascontiguousarray(ends[:, 1::2]), np.ascontiguousarray(ends[:, 0::2])
+@jit
+def transposed(first: Array, begin: Array, weight: Array, in_size: int, out_size: int) -> Any:
+    """A `TapTable` of `transpose_taps`."""
+    return _with_arguments(*transpose_taps(first, begin, weight, in_size, out_size))
 
 
-def pixels_read(taps_y: Taps, taps_x: Taps, num_boxes: int) -> int:
+@jit
+def _tabulate_boxes(
+    boxes: int, num_boxes: int, in_size: Any, out_size: Any, filter: int, sort_x: bool, like_y: Array, like_x: Array
+) -> Any:
+    """The tables of boxes (B, 4) along y and x, and which are mirrored along x: there, ``sort_x`` undoes that."""
+    ends = array_at(boxes, num_boxes * 4, np.empty(0, np.float64)).reshape(num_boxes, 4)
+    mirrored = ends[:, 2] < ends[:, 0]
+    ends_y, ends_x = ends[:, 1::2].copy(), ends[:, 0::2].copy()
+    if sort_x:
+        for box in range(num_boxes):
+            ends_x[box, 0], ends_x[box, 1] = min(ends_x[box, 0], ends_x[box, 1]), max(ends_x[box, 0], ends_x[box, 1])
+    taps_y = _tabulate(ends_y, in_size[0], out_size[0], filter, like_y)
+    taps_x = _tabulate(ends_x, in_size[1], out_size[1], filter, like_x)
+    return _with_arguments(*taps_y), _with_arguments(*taps_x), mirrored
+
+
+@jit
+def max_area(boxes: int, num_boxes: int) -> float:
+    """The largest area of float64 boxes (B, 4) at an address."""
+    ends = array_at(boxes, num_boxes * 4, np.empty(0, np.float64)).reshape(num_boxes, 4)
+    area = 0.0
+    for x0, y0, x1, y1 in ends:
+        area = max(area, abs((y1 - y0) * (x1 - x0)))
+    return area
+
+
+def tables_of_boxes(
+    boxes: Tensor,  # contiguous float64
+    in_size: Sequence[int],
+    out_size: Sequence[int],
+    filter: str,
+    dtype_y: torch.dtype,
+    dtype_x: torch.dtype,
+    sort_x: bool = False,
+) -> tuple[TapTable, TapTable, Array]:
+    """`_tabulate_boxes`."""
+    taps_y, taps_x, mirrored = _tabulate_boxes(
+        boxes.data_ptr(),
+        len(boxes),
+        tuple(in_size),
+        tuple(out_size),
+        FILTERS.index(filter),
+        sort_x,
+        LIKE[dtype_y],
+        LIKE[dtype_x],
+    )
+    return TapTable(*taps_y), TapTable(*taps_x), mirrored
+
+
+def pixels_read(taps_y: TapTable, taps_x: TapTable, num_boxes: int) -> int:
     """About how many source pixels all boxes have together; those that several outputs share count for each."""
-    return int(taps_y.weight.size) * int(taps_x.weight.size) // max(num_boxes, 1)
+    return taps_y.arguments[5] * taps_x.arguments[5] // max(num_boxes, 1)
+
+
+@jit
+def _tabulate_whole(in_size: int, out_size: int, filter: int, like: Array) -> Any:
+    ends = np.zeros((1, 2))
+    ends[0, 1] = in_size
+    return _with_arguments(*_tabulate(ends, in_size, out_size, filter, like))
 
 
 @functools.lru_cache(maxsize=64)
-def whole_taps(in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
-    """`taps_of` the one box that serves all samples where all of each is resized: shapes repeat from call to call."""
-    return taps_of(np.array([[0.0, in_size]]), in_size, out_size, filter, dtype)
-
-
-def taps_of(ends: Array, in_size: int, out_size: int, filter: str, dtype: type) -> Taps:
-    return Taps(*_tabulate(ends, in_size, out_size, FILTERS.index(filter), np.empty(0, dtype)))
+def table_of_whole(in_size: int, out_size: int, filter: str, dtype: torch.dtype) -> TapTable:
+    """The table of the one box that serves all samples where all of each is resized: shapes repeat."""
+    return TapTable(*_tabulate_whole(in_size, out_size, FILTERS.index(filter), LIKE[dtype]))

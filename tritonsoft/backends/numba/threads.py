@@ -89,12 +89,20 @@ class _Call:
                 self._last_has_left.release()
 
     def close(self) -> None:
-        """Waits for the ranges that other threads are running."""
-        with self._lock:
-            self._closed = True
-            wait = self._num_helping > 0
-        if wait:
-            self._last_has_left.acquire()
+        """Waits for the ranges that other threads are running.
+
+        They write to memory that is the caller's to free, so an interrupt is a failure of the call, and waits as well.
+        """
+        while True:
+            try:
+                with self._lock:
+                    self._closed = True
+                    wait = self._num_helping > 0
+                if wait:
+                    self._last_has_left.acquire()
+                return
+            except BaseException as failure:
+                self.failures.append(failure)
 
 
 class _Pool:
@@ -171,12 +179,15 @@ class _Pool:
             while self._num_helpers < num_threads - 1:
                 start_new_thread(self._help, (self._wake_ups,))  # `threading` would wait until it runs
                 self._num_helpers += 1
-        self._open.append(call)
-        for _ in range(num_threads - 1 - self._wake_ups.qsize()):
-            self._wake_ups.put(None)
-        call.drain()
-        self._open.remove(call)
-        call.close()
+        try:
+            self._open.append(call)
+            for _ in range(num_threads - 1 - self._wake_ups.qsize()):
+                self._wake_ups.put(None)
+            call.drain()
+        finally:  # an interrupt may come anywhere, and nobody may help once the caller has left
+            call.close()
+            with contextlib.suppress(ValueError):
+                self._open.remove(call)
 
     def _help(self, wake_ups: "queue.SimpleQueue[None]") -> None:
         while True:

@@ -1,0 +1,219 @@
+"""What NVIDIA's machine code says of a kernel before it runs: how often each instruction runs, what a warp waits for.
+
+An instruction is weighed by the trip counts of its loops and the share of the branch that it is in. Its control word
+says how many cycles the next one comes later at least, and which scoreboards it sets or waits for (Jia et al.,
+Dissecting the NVIDIA Volta GPU architecture via microbenchmarking, arXiv 1804.06826): that is the time line of a warp
+alone.
+"""
+
+import ast
+import collections
+import inspect
+import math
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, TypeGuard
+
+import triton
+
+from tritonsoft.kernels import counting_general, counting_integer, epilogues
+
+TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
+# All but these go, on 8.0 and 9.0, to a pipe that takes an instruction of a warp every second cycle.
+FULL_RATE = r"FADD|FMUL|FFMA|HADD2|HMUL2|HFMA2|IMAD|POPC|MUFU|F2I|I2F\b|I2F\.|F2F\b|F2F\.|FRND|REDUX|D[A-Z]+|LD|ST|SHFL"
+FULL_RATE += r"|BRA|EXIT|U[A-Z]|R2UR|S2|CS2|B[A-Z]+|CALL|RET|NOP|WARPSYNC|PLOP3|P2R|R2P|VOTE"
+WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of a thread; else 4
+# Cycles from issue to result inside a multiprocessor, as that paper and later ones measured them; rounded.
+SHARED_LATENCY, OTHER_LATENCY = 30, 20
+
+Line = tuple[str, int]  # of the source: its file's name, and the number
+COUNTING = (epilogues, counting_integer, counting_general)  # no two of their functions have the same name
+
+
+class Instruction(NamedTuple):
+    address: int
+    opcode: str
+    weight: float  # how often a thread runs it
+    control: int
+
+    @property
+    def stall(self) -> int:
+        """Cycles to the next instruction."""
+        return max(self.control & 15, 1)
+
+    @property
+    def sets(self) -> tuple[int, int]:
+        """The scoreboards that are free when the result is there, and when the operands have been read; 7: none."""
+        return self.control >> 5 & 7, self.control >> 8 & 7
+
+    @property
+    def waits(self) -> list[int]:
+        return [board for board in range(6) if self.control >> 11 + board & 1]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a thread."""
+        return next((WIDTHS[part] for part in self.opcode.split(".") if part in WIDTHS), 4)
+
+
+class Work(NamedTuple):
+    """What one warp does."""
+
+    instructions: float
+    half_rate: float  # those that go to the pipe of half the rate
+    cycles: float  # that it takes alone, if memory answers at once
+    waits: float  # for memory, one after the other
+    wavefronts: float  # of 128 bytes, through the first cache or shared memory
+    requested: float  # bytes of global memory
+
+
+def work(code: Sequence[Instruction]) -> Work:
+    """The sums over the instructions of a kernel."""
+    near, far = (_cycles_alone(code, latency) for latency in (300, 900))
+    waits = (far - near) / 600
+    moves = [item for item in code if re.match(r"LDG|STG|LDS|STS|SHFL", item.opcode)]
+    return Work(
+        sum(item.weight for item in code),
+        sum(item.weight for item in code if not re.match(FULL_RATE, item.opcode)),
+        near - 300 * waits,
+        waits,
+        sum(item.weight * (1 if item.opcode.startswith("SHFL") else max(1, item.width / 4)) for item in moves),
+        sum(item.weight * 32 * item.width for item in code if item.opcode.startswith("LDG")),
+    )
+
+
+def _cycles_alone(code: Sequence[Instruction], latency: float) -> float:
+    """The cycles of a warp that no other hinders, where memory answers after ``latency``."""
+    now, total = 0.0, 0.0
+    free = [0.0] * 6
+    for item in code:
+        start = now
+        now = max([now, *(free[board] for board in item.waits)])
+        result, operands = item.sets
+        is_shared = re.match(r"LDS|STS|SHFL|BAR|LDC", item.opcode)
+        delay = latency if item.opcode.startswith("LDG") else SHARED_LATENCY if is_shared else OTHER_LATENCY
+        for board, cycles in ((result, delay), (operands, OTHER_LATENCY)):
+            if board < 6:
+                free[board] = max(free[board], now + cycles)
+        now += item.stall
+        total += (now - start) * item.weight
+    return total
+
+
+def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]) -> list[Instruction]:
+    """The instructions of a kernel in order.
+
+    Args:
+        cubin: the compiled kernel.
+        trips: of each loop, in the order of the machine code, outermost first.
+        taken: the share of the iterations that enter an ``if`` of the counting, by its source text.
+    """
+    command = [TOOLS / "nvdisasm", "-g", "-c", "-hex", cubin]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    labels: dict[str, int] = {}
+    code: list[tuple[int, str, str, int]] = []  # address, opcode, operands, basic block
+    controls: list[int] = []
+    lines: dict[int, set[Line]] = collections.defaultdict(set)  # by basic block
+    line: Line = ("", 0)
+    block, pending = 0, []
+    for row in text.splitlines():
+        if match := re.match(r"(\.L_x_\d+|\$\S+):", row):
+            if match[1].startswith("$"):
+                break  # subroutines for rare operands
+            pending.append(match[1])
+            block += 1
+        elif match := re.search(r'//## File "(.*)", line (\d+)', row):
+            line = (Path(match[1]).name, int(match[2]))
+        elif match := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)(.*)", row):
+            address = int(match[1], 16)
+            labels.update(dict.fromkeys(pending, address))
+            pending = []
+            code.append((address, match[2], match[3], block))
+            lines[block].add(line)
+            block += _is_branch(match[2]) or match[2] == "EXIT"
+        elif match := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", row):
+            controls.append(int(match[1], 16) >> 41)  # the upper half of the instruction before
+    loops: dict[int, int] = {}
+    for address, opcode, operands, _ in code:
+        target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
+        if _is_branch(opcode) and target < address:
+            loops[target] = max(address, loops.get(target, 0))
+    if len(loops) != len(trips):
+        raise ValueError(f"{len(loops)} loops in the machine code, trip counts for {len(trips)}")
+    counted = [(start, loops[start], trip) for start, trip in zip(sorted(loops), trips, strict=True)]
+    branches = list(_branches(taken))
+    shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
+    return [
+        Instruction(
+            address,
+            opcode,
+            shares[block] * math.prod(trip for start, end, trip in counted if start <= address <= end),
+            control,
+        )
+        for (address, opcode, _, block), control in zip(code, controls, strict=True)
+        if opcode != "NOP"
+    ]
+
+
+def _is_branch(opcode: str) -> bool:
+    return opcode.partition(".")[0] == "BRA"  # BRA.U takes one for all threads of a warp
+
+
+def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[Line], float]]:
+    """The source lines of either arm of each ``if`` whose share is known, and the share of the iterations it gets.
+
+    A function that only one arm of its caller's calls belongs to that arm. What a constant decides is not in the code.
+    """
+    functions: dict[str, ast.FunctionDef] = {}
+    files: dict[str, str] = {}
+    for module in COUNTING:
+        found = [node for node in ast.parse(inspect.getsource(module)).body if _is_function(node)]
+        functions |= {node.name: node for node in found}
+        files |= dict.fromkeys((node.name for node in found), _file_name(module))
+    for name, function in functions.items():
+        calls = collections.Counter(_calls([function], taken))
+        for node in ast.walk(function):
+            share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
+            if not isinstance(node, ast.If) or share is None:
+                continue
+            for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
+                in_arm = collections.Counter(_calls(arm, taken))
+                only_here = (
+                    [] if _is_constant(node.test) else [called for called in in_arm if in_arm[called] == calls[called]]
+                )
+                parts: list[tuple[str, ast.stmt]] = [(name, part) for part in arm]
+                parts += [(called, functions[called]) for called in only_here if called in functions]
+                yield (
+                    {
+                        (files[owner], number)
+                        for owner, part in parts
+                        for number in range(part.lineno, (part.end_lineno or 0) + 1)
+                    },
+                    weight,
+                )
+
+
+def _file_name(module: ModuleType) -> str:
+    return Path(module.__file__ or "").name
+
+
+def _is_function(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef)
+
+
+def _calls(nodes: Sequence[ast.AST], taken: Mapping[str, float]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+        children: list[ast.AST] = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and _is_constant(node.test) and (test := ast.unparse(node.test)) in taken:
+            children = list(node.body if taken[test] else node.orelse)
+        yield from _calls(children, taken)
+
+
+def _is_constant(test: ast.AST) -> bool:
+    """Whether a condition is known when the kernel is compiled: constants are written in capitals."""
+    return all(node.id.isupper() for node in ast.walk(test) if isinstance(node, ast.Name))

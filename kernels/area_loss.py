@@ -1,0 +1,321 @@
+"""The cross-entropy of logits against the soft label of a label map that is never in memory, forward and backward.
+
+The loss reads each logit once from memory for the logsumexp, and those of the classes that occur again, from a cache.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonsoft.backends.values import labels_in_range
+from tritonsoft.geometry import Filter, Reduction
+from tritonsoft.kernels.convert import exponential, upcast
+from tritonsoft.kernels.epilogues import load_logits
+from tritonsoft.kernels.label_tile import count_tile, launch_of_label_map, tile_of_program
+from tritonsoft.kernels.launch import Launch, accumulator_type, integer_factor, launch, register_limit
+from tritonsoft.kernels.softmax import with_stride
+from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums, sums_instead_of_losses
+
+
+@triton.jit
+def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constexpr):
+    """The logsumexp over the classes of each pixel, in the shape and type of ``zeros``."""
+    DTYPE: tl.constexpr = zeros.dtype
+    # An online softmax. The largest logit is subtracted before anything else, which avoids cancellation; that it starts
+    # as a finite number keeps logits of -infinity from becoming infinity less infinity.
+    max_logit = zeros + (-1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38)
+    sum_exp = zeros
+    inside = pixels[3]
+    whole = num_classes // 4 * 4
+    for first in range(0, whole, 4):
+        logit0 = load_logits(logits, strides, pixels, first, inside, DTYPE, OFFSET)
+        logit1 = load_logits(logits, strides, pixels, first + 1, inside, DTYPE, OFFSET)
+        logit2 = load_logits(logits, strides, pixels, first + 2, inside, DTYPE, OFFSET)
+        logit3 = load_logits(logits, strides, pixels, first + 3, inside, DTYPE, OFFSET)
+        new_max = tl.maximum(max_logit, tl.maximum(tl.maximum(logit0, logit1), tl.maximum(logit2, logit3)))
+        sum_exp = sum_exp * exponential(max_logit - new_max)
+        sum_exp += exponential(logit0 - new_max) + exponential(logit1 - new_max)
+        sum_exp += exponential(logit2 - new_max) + exponential(logit3 - new_max)
+        max_logit = new_max
+    for last in tl.static_range(3):
+        if whole + last < num_classes:
+            logit = load_logits(logits, strides, pixels, whole + last, inside, DTYPE, OFFSET)
+            new_max = tl.maximum(max_logit, logit)
+            sum_exp = sum_exp * exponential(max_logit - new_max) + exponential(logit - new_max)
+            max_logit = new_max
+    return max_logit + tl.log(sum_exp)
+
+
+@triton.jit(
+    do_not_specialize=["in_height", "in_width_units", "out_height", "out_width_units", "num_classes", "ignored_class"]
+)
+def area_cross_entropy_kernel(
+    labels,  # (B, H, W)
+    labels_strides,
+    boxes,  # (B, 4), or None for the whole image
+    boxes_strides,
+    loss,  # (B, h, w), contiguous, or None
+    partial,  # (programs, 2), contiguous, or None: sums of each program's losses and masses
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
+    logits,  # (B, C, h, w)
+    logits_strides,
+    weights,  # (C,) or None, and their stride
+    in_height,
+    in_width_units,
+    out_height,
+    out_width_units,
+    num_classes,
+    ignored_class,
+    FILTER: tl.constexpr,
+    INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    IN_WIDTH_UNIT: tl.constexpr,
+    OUT_WIDTH_UNIT: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
+):
+    in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
+    out_width = out_width_units * OUT_WIDTH_UNIT
+    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
+    sample, _, _, pixels = tile
+    inside = pixels[3]
+    plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
+    logits_sample = logits + sample * logits_strides[0]
+    zeros = (pixels[2] * 0).to(ACCUMULATOR)
+    log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)
+    state = count_tile(
+        (logits_sample, logits_strides, weights),
+        (zeros, zeros, log_sum),
+        tile,
+        labels,
+        labels_strides,
+        boxes,
+        boxes_strides,
+        in_height,
+        in_width,
+        out_height,
+        out_width,
+        num_classes,
+        ignored_class,
+        "loss",
+        FILTER,
+        INTEGER_FACTOR,
+        BLOCK_H,
+        BLOCK_W,
+        ACCUMULATOR,
+        OFFSET,
+    )
+    if partial is None:
+        tl.store(loss + plane, state[0], mask=inside)
+    else:
+        store_sums(partial, state[0], state[1])
+    tl.store(mass + plane, state[1], mask=inside)
+    tl.store(lse + plane, state[2], mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=["in_height", "in_width_units", "out_height", "out_width_units", "num_classes", "ignored_class"]
+)
+def area_cross_entropy_backward_kernel(
+    labels,  # (B, H, W)
+    labels_strides,
+    boxes,  # (B, 4), or None for the whole image
+    boxes_strides,
+    mass,  # (B, h, w), contiguous
+    lse,  # (B, h, w), contiguous
+    logits,  # (B, C, h, w)
+    logits_strides,
+    weights,  # (C,) or None, and their stride
+    out,  # (B, C, h, w)
+    out_strides,
+    grad,  # (B, h, w)
+    grad_strides,
+    total,  # a number by which it is divided (0 counts as 1), or None
+    in_height,
+    in_width_units,
+    out_height,
+    out_width_units,
+    num_classes,
+    ignored_class,
+    FILTER: tl.constexpr,
+    INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    IN_WIDTH_UNIT: tl.constexpr,
+    OUT_WIDTH_UNIT: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
+):
+    in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
+    out_width = out_width_units * OUT_WIDTH_UNIT
+    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
+    sample, _, _, pixels = tile
+    inside = pixels[3]
+    plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
+    logits_sample = logits + sample * logits_strides[0]
+    grad_offsets = pixels[0].to(OFFSET) * grad_strides[1] + pixels[1].to(OFFSET) * grad_strides[2]
+    grad_here = tl.load(grad + sample * grad_strides[0] + grad_offsets, mask=inside, other=0.0)
+    grad_loss = upcast(grad_here, ACCUMULATOR)
+    mass_here = tl.load(mass + plane, mask=inside, other=0.0)
+    grad_loss = tl.where(mass_here > 0, divided_by(grad_loss, total), 0.0)
+    count_tile(
+        (logits_sample, logits_strides, weights, out + sample * out_strides[0], out_strides),
+        (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
+        tile,
+        labels,
+        labels_strides,
+        boxes,
+        boxes_strides,
+        in_height,
+        in_width,
+        out_height,
+        out_width,
+        num_classes,
+        ignored_class,
+        "gradient",
+        FILTER,
+        INTEGER_FACTOR,
+        BLOCK_H,
+        BLOCK_W,
+        ACCUMULATOR,
+        OFFSET,
+    )
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+def area_cross_entropy_configuration(
+    value: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    reduction: Reduction,
+    platform: str,
+) -> Launch:
+    """What `area_cross_entropy` launches first; only shapes, strides and types matter, here and below.
+
+    Unless the reduction is "none", scratch tensor ``partial`` holds the sums of each program, ``(1, programs, 2)``.
+    """
+    _, num_classes, height, width = logits.shape
+    accumulator, element_size = accumulator_type(logits), max(logits.element_size(), 4)
+    factor = integer_factor(labels, boxes, (height, width), num_classes, filter)
+    if factor * labels.element_size() > 32:
+        element_size = 16  # what the labels leave of the registers holds the sums of one pixel, not of two
+    planned = launch_of_label_map(
+        area_cross_entropy_kernel,
+        labels,
+        boxes,
+        (height, width),
+        num_classes,
+        ignore_index,
+        filter,
+        element_size,
+        accumulator,
+        platform,
+        {
+            "loss": value,
+            "partial": None,
+            "mass": mass,
+            "lse": lse,
+            "logits": logits,
+            "logits_strides": logits.stride(),
+            "weights": with_stride(weight),
+        },
+        [logits, mass],
+    )
+    planned = planned._replace(options={**planned.options, **register_limit(platform, accumulator)})
+    return planned if reduction == "none" else sums_instead_of_losses(planned, lse)
+
+
+def area_cross_entropy_backward_configuration(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+    platform: str,
+) -> Launch:
+    """What `area_cross_entropy_backward` launches."""
+    _, num_classes, height, width = logits.shape
+    return launch_of_label_map(
+        area_cross_entropy_backward_kernel,
+        labels,
+        boxes,
+        (height, width),
+        num_classes,
+        ignore_index,
+        filter,
+        max(logits.element_size(), 4),
+        accumulator_type(logits),
+        platform,
+        {
+            "mass": mass,
+            "lse": lse,
+            "logits": logits,
+            "logits_strides": logits.stride(),
+            "weights": with_stride(weight),
+            "out": out,
+            "out_strides": out.stride(),
+            "grad": grad,
+            "grad_strides": grad.stride(),
+            "total": total,
+        },
+        [logits, out, grad, mass],
+    )
+
+
+def area_cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """The loss of logits ``(B, C, h, w)`` against a label map, with the weighted mass and logsumexp of each pixel."""
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
+    maps, source = (mass, lse), (labels, boxes, ignore_index, filter)
+    scratch = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
+    if reduction != "none":
+        finish_cross_entropy(value, total, scratch[0], reduction)
+    return True
+
+
+def area_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    maps, source = (mass.contiguous(), lse.contiguous()), (labels, boxes, ignore_index, filter)
+    configuration = area_cross_entropy_backward_configuration
+    launch(configuration, logits.device, out, grad, total, logits, *source, weight, *maps)

@@ -1,0 +1,166 @@
+"""What is done with the masses of a tile of output pixels, class by class, once they are counted: epilogues.
+
+They are stored, or the largest of them kept, or they go straight into a loss that never has the soft label in memory.
+Only the classes that occur under a tile are counted, 1 to 6 of 19 or 150 in a tile of a street scene; of the others an
+epilogue receives that they are absent.
+
+`epilogue` holds what belongs to the tile as a whole, pointers to planes of class 0 of this sample among it; `state`
+holds what belongs to each pixel. `pixels` are rows, columns, offsets in a contiguous plane, and which of them exist.
+
+    EPILOGUE     epilogue                                                        state
+    "mass"       the soft label, plane size, offsets and existence of the pixels
+                 in an order that suits stores of zeros, () if they are zero     none
+    "pyramid"    the soft labels, finest first, height and width of the finest,
+                 first row and column of the tile                                none
+    "top"        none                                                            mass that did not fit, k largest keys
+    "loss"       logits, their strides, class weights                            loss, mass, logsumexp
+    "gradient"   the same, the gradient, its strides                             gradient of the pixel's loss (0 without
+                                                                                 mass), that times mass, logsumexp
+"""
+
+import triton
+import triton.language as tl
+
+from tritonsoft.kernels.convert import downcast, exponential, upcast
+
+# A key orders masses, and equal masses by smaller class; it is negative where there is no mass. The bits of a positive
+# float32 order like integers; the class, counted downwards, goes below them. Masses that are multiples of 1/64 leave
+# their lowest 17 bits free, so that class and mass fit into 32 bits.
+_FREE = tl.constexpr(0x1FFFF)
+
+
+@triton.jit
+def _key(mass, class_index, WIDE: tl.constexpr):
+    bits = mass.to(tl.int32, bitcast=True)
+    wide = (bits.to(tl.int64) << 32) | (0x7FFFFFFF - class_index)
+    return tl.where(mass > 0, wide if WIDE else bits | (_FREE - class_index), -1)
+
+
+@triton.jit
+def mass_of_key(key):
+    bits = key & ~_FREE if key.dtype == tl.int32 else (key >> 32).to(tl.int32)
+    return tl.where(key < 0, 0, bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def class_of_key(key):
+    label = _FREE - (key & _FREE) if key.dtype == tl.int32 else (0x7FFFFFFF - (key & 0x7FFFFFFF)).to(tl.int32)
+    return tl.where(key < 0, 0, label)
+
+
+@triton.jit
+def _half_size(mass):
+    """The means of 2 x 2 neighbours."""
+    quarters = tl.reshape(mass, [mass.shape[0] // 2, 2, mass.shape[1] // 2, 2])
+    return tl.sum(tl.sum(quarters, axis=3), axis=1) * 0.25
+
+
+@triton.jit
+def _store_pyramid(epilogue, class_index, mass, exists):
+    levels, height, width, row, column = epilogue
+    for level in tl.static_range(len(levels)):
+        if level > 0:
+            mass = _half_size(mass)
+        rows = (row >> level) + tl.arange(0, mass.shape[0])[:, None]
+        columns = (column >> level) + tl.arange(0, mass.shape[1])[None, :]
+        level_height, level_width = height >> level, width >> level
+        plane = levels[level] + class_index * (level_height.to(tl.int64) * level_width)
+        mask = (rows < level_height) & (columns < level_width) & exists
+        tl.store(plane + rows * level_width + columns, downcast(mass, levels[level].dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def plane_offsets(pixels, strides, OFFSET: tl.constexpr):
+    """Where the pixels lie in a plane of a tensor ``(B, C, h, w)``."""
+    return pixels[0].to(OFFSET) * strides[2] + pixels[1].to(OFFSET) * strides[3]
+
+
+@triton.jit
+def load_logits(logits, strides, pixels, class_index, mask, ACCUMULATOR: tl.constexpr, OFFSET: tl.constexpr):
+    """The logits of a class; undefined where ``mask`` is not set."""
+    plane = logits + tl.cast(class_index, tl.int64) * strides[1]
+    return upcast(tl.load(plane + plane_offsets(pixels, strides, OFFSET), mask=mask), ACCUMULATOR)
+
+
+@triton.jit
+def _predicted(epilogue, state, class_index, pixels, inside, OFFSET: tl.constexpr):
+    """The part of the gradient that no label has: the share of the mass that the logits give to a class."""
+    _, grad_times_mass, lse = state
+    DTYPE: tl.constexpr = grad_times_mass.dtype
+    logit = load_logits(epilogue[0], epilogue[1], pixels, class_index, inside, DTYPE, OFFSET)
+    return grad_times_mass * exponential(logit - lse)
+
+
+@triton.jit
+def _class_weight(epilogue, class_index, exists):
+    weights, stride = epilogue[2]
+    return tl.load(weights + class_index.to(tl.int64) * stride, mask=exists, other=0.0)
+
+
+@triton.jit
+def _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
+    grad_logits, strides = epilogue[3], epilogue[4]
+    plane = grad_logits + tl.cast(class_index, tl.int64) * strides[1]
+    value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
+    tl.store(plane + plane_offsets(pixels, strides, OFFSET), downcast(value, grad_logits.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def apply_epilogue(
+    epilogue,
+    state,
+    class_index,
+    mass,
+    pixels,
+    exists,  # whether there is such a class
+    EPILOGUE: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """Gives an epilogue the masses of one class in the pixels of a tile; returns its new state."""
+    inside = pixels[3] & exists
+    if EPILOGUE == "mass":
+        soft, plane_size, _ = epilogue
+        tl.store(soft + class_index * plane_size + pixels[2], downcast(mass, soft.dtype.element_ty), mask=inside)
+    elif EPILOGUE == "pyramid":
+        _store_pyramid(epilogue, class_index, mass, exists)
+    elif EPILOGUE == "gradient":
+        mass = mass.to(state[0].dtype)
+        if epilogue[2][0] is not None:
+            mass *= _class_weight(epilogue, class_index, exists)
+        value = _predicted(epilogue, state, class_index, pixels, inside, OFFSET) - state[0] * mass
+        _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET)
+    elif EPILOGUE == "top":
+        rest, keys = state
+        candidate = _key(tl.where(inside, mass, 0.0), class_index, keys[0].dtype == tl.int64)
+        largest = ()
+        for place in tl.static_range(len(keys)):
+            largest = largest + (tl.maximum(keys[place], candidate),)  # noqa: RUF005 - Triton unpacks nothing here
+            candidate = tl.minimum(keys[place], candidate)
+        state = (rest + mass_of_key(candidate), largest)
+    else:
+        logits, strides, weights = epilogue
+        loss, total, lse = state
+        ACCUMULATOR: tl.constexpr = lse.dtype
+        mass = tl.where(inside, mass, 0.0).to(ACCUMULATOR)
+        if weights[0] is not None:
+            mass *= _class_weight(epilogue, class_index, exists)
+        logit = load_logits(logits, strides, pixels, class_index, mass > 0, ACCUMULATOR, OFFSET)
+        state = (tl.where(mass > 0, loss + mass * (lse - logit), loss), total + mass, lse)
+    return state
+
+
+@triton.jit
+def epilogue_zero(epilogue, state, class_index, zeros, pixels, exists, EPILOGUE: tl.constexpr, OFFSET: tl.constexpr):
+    """`apply_epilogue` of a class without mass, for epilogues that need to know of it."""
+    inside = pixels[3] & exists
+    if EPILOGUE == "mass":
+        soft, plane_size, pixels_of_zeros = epilogue
+        if len(pixels_of_zeros) > 0:
+            offsets, here = pixels_of_zeros
+            nothing = tl.zeros(offsets.shape, soft.dtype.element_ty)
+            tl.store(soft + class_index * plane_size + offsets, nothing, mask=here & exists)
+    elif EPILOGUE == "pyramid":
+        _store_pyramid(epilogue, class_index, zeros, exists)
+    elif EPILOGUE == "gradient":
+        value = _predicted(epilogue, state, class_index, pixels, inside, OFFSET)
+        _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET)

@@ -1,0 +1,142 @@
+"""`soft_crop_resize_top`: the largest classes of each pixel of a soft label that is never in memory."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tritonsoft.backends import reference
+from tritonsoft.backends.values import labels_in_range
+from tritonsoft.geometry import Filter
+from tritonsoft.kernels.convert import downcast
+from tritonsoft.kernels.epilogues import class_of_key, mass_of_key
+from tritonsoft.kernels.forward import soft_crop_resize
+from tritonsoft.kernels.label_tile import count_tile, launch_of_label_map, tile_of_program
+from tritonsoft.kernels.launch import Launch, launch
+
+# A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
+_MAX_TOP_K = 16
+
+
+@triton.jit(
+    do_not_specialize=["in_height", "in_width_units", "out_height", "out_width_units", "num_classes", "ignored_class"]
+)
+def top_k_kernel(
+    labels,  # (B, H, W)
+    labels_strides,
+    boxes,  # (B, 4), or None for the whole image
+    boxes_strides,
+    index,  # (B, k, h, w), contiguous
+    mass,  # (B, k, h, w), contiguous
+    rest,  # the mass of all other classes, (B, h, w), contiguous
+    in_height,
+    in_width_units,
+    out_height,
+    out_width_units,
+    num_classes,
+    ignored_class,
+    TOP_K: tl.constexpr,
+    FILTER: tl.constexpr,
+    INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    IN_WIDTH_UNIT: tl.constexpr,
+    OUT_WIDTH_UNIT: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
+):
+    in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
+    out_width = out_width_units * OUT_WIDTH_UNIT
+    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
+    sample, _, _, pixels = tile
+    inside = pixels[3]
+    plane_size = out_height.to(tl.int64) * out_width
+    plane = sample * plane_size + pixels[2]
+    keys = ()
+    for _ in tl.static_range(TOP_K):
+        keys = keys + ((pixels[2] * 0 - 1).to(tl.int32 if INTEGER_FACTOR > 0 else tl.int64),)  # noqa: RUF005
+    state = count_tile(
+        (),
+        ((pixels[2] * 0).to(tl.float32), keys),
+        tile,
+        labels,
+        labels_strides,
+        boxes,
+        boxes_strides,
+        in_height,
+        in_width,
+        out_height,
+        out_width,
+        num_classes,
+        ignored_class,
+        "top",
+        FILTER,
+        INTEGER_FACTOR,
+        BLOCK_H,
+        BLOCK_W,
+        ACCUMULATOR,
+        OFFSET,
+    )
+    tl.store(rest + plane, downcast(state[0], rest.dtype.element_ty), mask=inside)
+    for place in tl.static_range(TOP_K):
+        offsets = (sample * TOP_K + place) * plane_size + pixels[2]
+        key = state[1][place]
+        tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
+        tl.store(mass + offsets, downcast(mass_of_key(key), mass.dtype.element_ty), mask=inside)
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+def launch_configuration(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    platform: str,
+) -> Launch:
+    """What to launch for these tensors; only their shapes, strides and types matter."""
+    _, top_k, height, width = index.shape
+    return launch_of_label_map(
+        top_k_kernel,
+        labels,
+        boxes,
+        (height, width),
+        num_classes,
+        ignore_index,
+        filter,
+        4,
+        tl.float32,
+        platform,
+        {"index": index, "mass": mass, "rest": rest, "TOP_K": top_k},
+        [index, rest],
+    )
+
+
+def soft_crop_resize_top(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    validate: bool,
+) -> bool:
+    """The k largest classes of a soft label, ``(B, k, h, w)``, and the mass of the others, ``rest (B, h, w)``."""
+    if index.shape[1] > _MAX_TOP_K:
+        soft = mass.new_empty((labels.shape[0], num_classes, *mass.shape[2:]), dtype=torch.float32)
+        if not soft_crop_resize(soft, labels, boxes, ignore_index, filter, validate):
+            return False
+        for output, result in zip((index, mass, rest), reference.top_k(soft, index.shape[1]), strict=True):
+            output.copy_(result)
+        return True
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    launch(launch_configuration, index.device, index, mass, rest, labels, boxes, num_classes, ignore_index, filter)
+    return True

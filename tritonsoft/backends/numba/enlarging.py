@@ -1,0 +1,370 @@
+"""Small logits at the pixels of a full-size label map, a tile of label pixels at a time.
+
+A row of logits is enlarged along x once for each tile of columns and kept while label rows lie beside it; a label row
+is then a sum of two such lines for each class, which is taken where it is used and never stored.
+
+What is computed of a tile does not depend on who computes it: sums over pixels belong to blocks of label rows, and the
+gradient of a logit is gathered from all label pixels around it, in the order of rows and columns.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tritonsoft.backends.numba.elements import LIKE, Array, flat
+from tritonsoft.backends.numba.planes import (
+    StagingBuffer,
+    StridedTensor,
+    TensorArguments,
+    load_element,
+    load_line,
+    padded,
+    staging_buffer,
+    store_line,
+    strided_tensor,
+    tensor_arguments,
+)
+from tritonsoft.backends.numba.softmax import SoftmaxState
+from tritonsoft.backends.numba.threads import jit, unsigned
+from tritonsoft.backends.numba.vectors import LANES, load
+
+BLOCK_ROWS = 8  # label rows whose sums are added up together
+_MAX_COLUMNS = 512  # of a tile
+_TILE_LOGITS = 1 << 14  # of all classes of a tile's row: two such lines of a tile fit a core's second-level cache
+
+_LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+class LabelMap(NamedTuple):
+    """A label map ``(B, H, W)`` of any integer type."""
+
+    memory: Array  # the memory that the tensor spans, as bytes
+    element_type: int  # place in `_LABEL_TYPES`
+    strides: Any  # in elements
+    height: int
+    width: int
+    ignore_index: int
+
+
+class Taps(NamedTuple):
+    """Of each label pixel of an axis the two logits that it lies between, one line for each sample or one for all."""
+
+    first: Array
+    second: Array
+    fraction: Array  # how much the second weighs
+    scored: Array  # of each sample the first pixel in its box, and the one after the last
+    size: int  # pixels of the axis
+    pitch: int  # from one sample's line to the next: 0 if all have the same
+
+
+class EnlargingArguments(NamedTuple):
+    """What `enlarging_of` makes an `Enlarging` of."""
+
+    logits: TensorArguments
+    num_classes: int
+    rows: Taps
+    columns: Taps
+
+
+class Enlarging(NamedTuple):
+    """Logits ``(B, C, h, w)`` and where in the label map they lie."""
+
+    logits: StridedTensor
+    num_classes: int
+    rows: Taps
+    columns: Taps
+
+
+class Scratch(NamedTuple):
+    """Buffers of one thread: lines of a tile's pixels, ``pitch`` from one class to the next."""
+
+    lines: Array  # two enlarged rows of logits, of all classes
+    held: Array  # which sample and row each of them is
+    grads: Array  # the gradients of two enlarged rows of logits, of all classes
+    exps: Array  # a number of each pixel and class
+    state: SoftmaxState
+    lse: Array
+    scale: Array
+    label: Array  # the class of each pixel, or -1
+    line: Array  # of logits
+    staging: StagingBuffer
+    pitch: int
+
+
+@jit
+def _fill_taps(taps: Taps, ends: Array, in_size: int, batch: int) -> None:
+    """See `tritonsoft.geometry`, "Logits at full size"; ``ends`` are (lo, hi, whether mirrored) of each sample."""
+    last = in_size - 1
+    for sample in range(batch):
+        lo, hi, mirrored = ends[3 * sample], ends[3 * sample + 1], ends[3 * sample + 2] != 0
+        start, end = taps.size, taps.size
+        for k in range(taps.size):
+            centre = k + 0.5
+            if centre >= lo and start == taps.size:
+                start = k
+            if centre >= hi and end == taps.size:
+                end = k
+            position = min(max((centre - lo) * in_size / (hi - lo) - 0.5, 0.0), np.float64(last))
+            first = np.int64(np.floor(position))
+            fraction = position - first
+            second = first + 1
+            if fraction >= 1.0 - 2.0**-25:
+                first, fraction = second, 0.0
+            if fraction == 0.0:
+                second, fraction = first, 0.5
+            place = sample * taps.size + k
+            taps.first[place] = last - first if mirrored else first
+            taps.second[place] = last - second if mirrored else second
+            taps.fraction[place] = fraction
+        taps.scored[2 * sample], taps.scored[2 * sample + 1] = start, max(end, start)
+
+
+def _taps(ends: Any, in_size: int, out_size: int, dtype: torch.dtype) -> Taps:
+    batch = len(ends)
+    first, second = np.empty((2, batch * out_size), np.int64)
+    fraction, scored = np.empty(batch * out_size, LIKE[dtype].dtype), np.empty(2 * batch, np.int64)
+    taps = Taps(first, second, fraction, scored, out_size, out_size if batch > 1 else 0)
+    low, high = ends.min(1), ends.max(1)
+    _fill_taps(taps, np.stack((low, high, ends[:, 1] < ends[:, 0]), 1).astype(np.float64).ravel(), in_size, batch)
+    return taps
+
+
+def enlarging_arguments(logits: Tensor, boxes: Tensor | None, size: Any, dtype: torch.dtype) -> EnlargingArguments:
+    height, width = size
+    ends = np.array([[0, 0, width, height]], np.float64) if boxes is None else boxes.double().numpy()
+    return EnlargingArguments(
+        tensor_arguments(logits, dtype),
+        logits.shape[1],
+        _taps(ends[:, 1::2], logits.shape[2], height, dtype),
+        _taps(ends[:, 0::2], logits.shape[3], width, dtype),
+    )
+
+
+@jit
+def enlarging_of(arguments: EnlargingArguments, like: Array) -> Any:
+    """``like`` has the compute dtype."""
+    logits = strided_tensor(arguments.logits, like)
+    return Enlarging(logits, arguments.num_classes, arguments.rows, arguments.columns)
+
+
+def label_map(labels: Tensor, ignore_index: int) -> LabelMap:
+    _, height, width = labels.shape
+    memory = flat(labels).view(np.uint8)
+    return LabelMap(memory, _LABEL_TYPES.index(labels.dtype), tuple(labels.stride()), height, width, ignore_index)
+
+
+def tile_columns(num_classes: int, width: int) -> int:
+    """Label columns of a tile."""
+    most = max(LANES, min(_MAX_COLUMNS, _TILE_LOGITS // num_classes))
+    tiles = -(-width // most)
+    return -(-width // (tiles * LANES)) * LANES
+
+
+@jit
+def new_scratch(
+    enlarging: Enlarging, logits_width: int, columns: int, has_exps: bool, has_grads: bool, like: Array
+) -> Any:
+    """For tiles of so many label columns, in the compute dtype, that of ``like``."""
+    dtype, pitch = like.dtype, columns + LANES  # no power of two, which would map all lines to the same cache sets
+    size = enlarging.num_classes * pitch
+    state = SoftmaxState(np.zeros(pitch, dtype), np.zeros(pitch, dtype), np.zeros(pitch, dtype), np.zeros(pitch, dtype))
+    return Scratch(
+        np.zeros(2 * size, dtype),
+        np.full(4, -1, np.int64),
+        np.zeros(2 * size if has_grads else 0, dtype),
+        np.zeros(size if has_exps else 0, dtype),
+        state,
+        np.zeros(pitch, dtype),
+        np.zeros(pitch, dtype),
+        np.zeros(pitch, np.int64),
+        np.zeros(max(logits_width, pitch), dtype),
+        staging_buffer(logits_width),
+        pitch,
+    )
+
+
+@jit
+def _load_labels_as(
+    labels: LabelMap, like: Any, start: int, count: int, begin: int, num_classes: int, line: Array
+) -> Any:
+    memory, stride = labels.memory, labels.strides[2]
+    in_range: Any = True
+    for n in range(count):
+        value = np.int64(load_element(memory, unsigned(start + n * stride), like))
+        known = value != labels.ignore_index
+        is_class = (value >= 0) & (value < num_classes)
+        in_range &= is_class | (not known)
+        line[begin + n] = value if is_class & known else -1
+    return in_range
+
+
+@jit
+def load_labels(
+    labels: LabelMap, sample: int, row: int, first: int, end: int, column: int, num_classes: int, line: Array
+) -> Any:
+    """Writes the classes of the columns from ``first`` to ``end`` to the line that begins at ``column``: -1 is none.
+
+    Returns whether all are classes or ignored.
+    """
+    strides = labels.strides
+    start = sample * strides[0] + row * strides[1] + first * strides[2]
+    count, begin = end - first, first - column
+    if labels.element_type == 0:
+        return _load_labels_as(labels, np.uint8(0), start, count, begin, num_classes, line)
+    if labels.element_type == 1:
+        return _load_labels_as(labels, np.int16(0), start, count, begin, num_classes, line)
+    if labels.element_type == 2:
+        return _load_labels_as(labels, np.int32(0), start, count, begin, num_classes, line)
+    return _load_labels_as(labels, np.int64(0), start, count, begin, num_classes, line)
+
+
+@jit
+def _enlarge_row(
+    enlarging: Enlarging, sample: int, row: int, first: int, end: int, lines: Array, begin: int, scratch: Scratch
+) -> None:
+    """A row of logits at the label columns from ``first`` to ``end``, of all classes."""
+    columns, line, pitch = enlarging.columns, scratch.line, scratch.pitch
+    place = sample * columns.pitch + first
+    count = end - first
+    low = high = columns.first[place]
+    for at in (place, place + count - 1):
+        low = min(low, min(columns.first[at], columns.second[at]))
+        high = max(high, max(columns.first[at], columns.second[at]))
+    pixels = (sample, row, unsigned(low), unsigned(high - low + 1))
+    one = line.dtype.type(1)
+    for label in range(enlarging.num_classes):
+        load_line(enlarging.logits, pixels, label, line, unsigned(0))
+        start = begin + label * pitch
+        for n in range(count):
+            fraction = columns.fraction[unsigned(place + n)]
+            left = line[unsigned(columns.first[unsigned(place + n)] - low)]
+            right = line[unsigned(columns.second[unsigned(place + n)] - low)]
+            lines[unsigned(start + n)] = (one - fraction) * left + fraction * right
+        for n in range(count, np.int64(padded(unsigned(count)))):
+            lines[unsigned(start + n)] = 0
+
+
+@jit
+def _place_of(enlarging: Enlarging, sample: int, row: int, other: int, first: int, end: int, scratch: Scratch) -> int:
+    """Where in ``scratch.lines`` an enlarged row of logits begins; it takes the place of one that is not ``other``."""
+    held, size = scratch.held, enlarging.num_classes * scratch.pitch
+    for slot in range(2):
+        if held[2 * slot] == sample and held[2 * slot + 1] == row:
+            return slot * size
+    slot = 1 if held[0] == sample and held[1] == other else 0
+    _enlarge_row(enlarging, sample, row, first, end, scratch.lines, slot * size, scratch)
+    held[2 * slot], held[2 * slot + 1] = sample, row
+    return slot * size
+
+
+@jit
+def rows_beside(enlarging: Enlarging, sample: int, row: int, first: int, end: int, scratch: Scratch) -> Any:
+    """Where in ``scratch.lines`` the two rows of logits begin between which a label row lies, and their weights.
+
+    The lines are of the label columns from ``first`` to ``end``: set ``scratch.held`` to -1 when these change.
+    """
+    rows = enlarging.rows
+    place = sample * rows.pitch + row
+    upper, lower, fraction = rows.first[place], rows.second[place], rows.fraction[place]
+    at_upper = _place_of(enlarging, sample, upper, lower, first, end, scratch)
+    at_lower = _place_of(enlarging, sample, lower, upper, first, end, scratch)
+    return unsigned(at_upper), unsigned(at_lower), scratch.line.dtype.type(1) - fraction, fraction
+
+
+@jit
+def enlarged(lines: Array, upper: int, lower: int, weight_upper: Any, weight_lower: Any) -> Any:
+    """A vector of logits at label pixels, from the places of its two rows; to the bit what plain numbers give."""
+    return load(lines, upper, LANES) * weight_upper + load(lines, lower, LANES) * weight_lower
+
+
+@jit
+def label_rows_beside(enlarging: Enlarging, sample: int, first_row: int, end_row: int) -> Any:
+    """The scored label rows, from the first to the one after the last, that touch these rows of logits."""
+    rows = enlarging.rows
+    start = sample * rows.pitch
+    of_scored = sample if rows.pitch > 0 else 0
+    return _touching(rows, start, rows.scored[2 * of_scored], rows.scored[2 * of_scored + 1], first_row, end_row)
+
+
+@jit
+def _touching(taps: Taps, start: int, first: int, end: int, first_logit: int, end_logit: int) -> Any:
+    """The pixels from ``first`` to ``end`` that lie beside logits from ``first_logit`` to ``end_logit``."""
+    while first < end and not (
+        max(taps.first[start + first], taps.second[start + first]) >= first_logit
+        and min(taps.first[start + first], taps.second[start + first]) < end_logit
+    ):
+        first += 1
+    while end > first and not (
+        max(taps.first[start + end - 1], taps.second[start + end - 1]) >= first_logit
+        and min(taps.first[start + end - 1], taps.second[start + end - 1]) < end_logit
+    ):
+        end -= 1
+    return first, end
+
+
+@jit
+def label_columns_beside(enlarging: Enlarging, sample: int, first_column: int, end_column: int) -> Any:
+    """The scored label columns that touch these columns of logits."""
+    columns = enlarging.columns
+    start = sample * columns.pitch
+    of_scored = sample if columns.pitch > 0 else 0
+    scored = columns.scored[2 * of_scored], columns.scored[2 * of_scored + 1]
+    return _touching(columns, start, scored[0], scored[1], first_column, end_column)
+
+
+@jit
+def _most_label_columns(enlarging: EnlargingArguments, batch: int, width: int, step: int) -> int:
+    most = 0
+    for sample in range(batch):
+        for first in range(0, width, step):
+            begin, end = label_columns_beside(enlarging, sample, first, min(first + step, width))
+            most = max(most, end - begin)
+    return most
+
+
+def tile_logits(enlarging: EnlargingArguments, batch: int, width: int) -> tuple[int, int]:
+    """Columns of logits of a tile, of which the gradient is gathered, and the most label columns that touch one."""
+    samples = batch if enlarging.columns.pitch > 0 else min(batch, 1)
+    columns = tile_columns(enlarging.num_classes, enlarging.columns.size)
+    step = width
+    while True:
+        most = _most_label_columns(enlarging, samples, width, step)
+        if most <= columns + LANES or step == 1:
+            return step, -(-max(most, 1) // LANES) * LANES
+        step = max(1, step * columns // most)
+
+
+@jit
+def flush_grads(
+    enlarging: Enlarging,
+    out: StridedTensor,
+    sample: int,
+    row: int,
+    tile: Any,
+    grads: Array,
+    begin: int,
+    scratch: Scratch,
+) -> None:
+    """Gathers the gradient of a row of logits from that of its enlarged line, and clears the latter.
+
+    ``tile`` is the first column of logits and the one after the last, and the same of label columns.
+    """
+    first_logit, end_logit, first, end = tile
+    columns, line, pitch = enlarging.columns, scratch.line, scratch.pitch
+    place, count = sample * columns.pitch + first, end - first
+    one = line.dtype.type(1)
+    pixels = (sample, row, unsigned(first_logit), unsigned(end_logit - first_logit))
+    for label in range(enlarging.num_classes):
+        start = begin + label * pitch
+        line[: end_logit - first_logit] = 0
+        for n in range(count):
+            fraction, grad = columns.fraction[place + n], grads[start + n]
+            left, right = columns.first[place + n] - first_logit, columns.second[place + n] - first_logit
+            if 0 <= left < end_logit - first_logit:
+                line[left] += (one - fraction) * grad
+            if 0 <= right < end_logit - first_logit:
+                line[right] += fraction * grad
+        store_line(out, pixels, label, line, scratch.staging, unsigned(0), unsigned(0))
+        grads[start : start + pitch] = 0

@@ -1,0 +1,425 @@
+"""Label maps: each row of a soft label is a histogram for each column, to which runs of equal pixels are added.
+
+A run adds a difference of prefix sums, so it costs the same however long it is; equal source rows are added once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba.cpython.unsafe.numbers import trailing_zeros
+from numba.extending import overload
+from torch import Tensor
+
+from tritonsoft.backends.numba.elements import (
+    LIKE,
+    LINE_BYTES,
+    Array,
+    array_at,
+    borrowed,
+    downcast,
+    fence,
+    write_line,
+)
+from tritonsoft.backends.numba.taps import (
+    Taps,
+    TapTable,
+    max_area,
+    pixels_read,
+    table_of_whole,
+    tables_of_boxes,
+    taps_at,
+    transpose_taps,
+)
+from tritonsoft.backends.numba.threads import jit, unsigned
+from tritonsoft.backends.numba.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
+
+_MARGIN = LINE_BYTES // 4  # elements; one would do, a cache line of float32 keeps the lines aligned
+_SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
+_NOT_MIRRORED = np.zeros(1, bool)
+TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
+
+
+@jit
+def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: int) -> Any:
+    """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared.
+
+    After the lines of the classes come that of ignored pixels and that of labels which are neither.
+    """
+    label = type(ignore_index)(label)
+    line = num_classes + type(ignore_index)(1) if (label < 0) | (label >= num_classes) else label
+    line = num_classes if label == ignore_index else line
+    return np.uint32(np.uint32(line) * pitch)
+
+
+@jit
+def _find_runs(values: Array, begin: int, end: Any, run_end: Array, max_runs: int) -> bool:
+    """Writes where each run of equal ``values[begin:end]`` ends; overwrites ``values[end]``.
+
+    Returns False, and stops early, once there are more than ``max_runs``.
+    """
+    one, num_runs = unsigned(1), unsigned(0)
+    values[end] = ~values[end - one]
+    for n in range(begin, end, unsigned(MASK_BITS)):
+        changes = mask_of_changes(values, n)
+        if end - n < unsigned(MASK_BITS):
+            changes &= (one << (end - n)) - one
+        while changes != 0:
+            run_end[num_runs] = n + unsigned(trailing_zeros(changes)) + one
+            num_runs += one
+            changes &= changes - one
+        if num_runs > max_runs:
+            return False
+    return True
+
+
+@jit
+def _find_pairs(box: int, in_width: int, out_width: int, taps_x: Taps, pairs: Any) -> bool:
+    """For each source pixel of a box: its first output, what it weighs there and in the next; whether that is all."""
+    first, begin, weight, _ = taps_x
+    first_output, here, next_to_it = pairs
+    start, end = box * out_width, (box + 1) * out_width
+    taps = first[start:end], begin[start : end + 1] - begin[start], weight[begin[start] : begin[end]]
+    first_back, begin_back, weight_back, _ = transpose_taps(*taps, in_width, out_width)
+    are_all = True
+    for x in range(in_width):
+        first_weight, number = begin_back[x], begin_back[x + 1] - begin_back[x]
+        # A pixel without weight adds nothing, in the place of the one before: the first of a tile has weight.
+        first_output[x] = first_back[x] if number > 0 or x == 0 else first_output[x - 1]
+        here[x] = weight_back[first_weight] if number > 0 else 0
+        next_to_it[x] = weight_back[first_weight + 1] if number > 1 else 0
+        are_all = are_all and number <= 2
+    return are_all
+
+
+@jit
+def _add_pixels(
+    mass: Array, line_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any, present: Array
+) -> None:
+    """Adds the pixels of a tile one by one. At its sides they add to what lies between the lines, too."""
+    first, here, next_to_it = pairs
+    for x in range(left, right):
+        line = unsigned(line_of[x])
+        present[line] = 1
+        place = line + unsigned(np.int64(first[x]) - tile_begin)
+        mass[place] += row_weight * here[x]
+        mass[place + unsigned(1)] += row_weight * next_to_it[x]
+
+
+@jit
+def _chunk_weights(box: int, out_width: int, taps_x: Taps, like: Any) -> Any:
+    """What the source pixels of a box weigh in its chunks of outputs.
+
+    For each chunk: its first pixel, the end of its pixels, and where its lines begin in the last result. That holds a
+    line of `CHUNK` outputs for each edge between two pixels: the weight of the taps left of it. So the weight of a run
+    of pixels is the difference of two lines.
+    """
+    first, begin, weight, _ = taps_x
+    num_chunks, num_lines = (out_width + CHUNK - 1) // CHUNK, 0
+    left, right = np.zeros(num_chunks, np.uint64), np.zeros(num_chunks, np.uint64)
+    line_begin = np.zeros(num_chunks, np.uint64)
+    for chunk in range(num_chunks):
+        outputs = range(box * out_width + chunk * CHUNK, box * out_width + min((chunk + 1) * CHUNK, out_width))
+        first_pixel, end_pixel = 2**31, 0
+        for n in outputs:
+            if begin[n] < begin[n + 1]:
+                first_pixel = min(first_pixel, first[n])
+                end_pixel = max(end_pixel, first[n] + begin[n + 1] - begin[n])
+        first_pixel = min(first_pixel, end_pixel)
+        left[chunk], right[chunk], line_begin[chunk] = first_pixel, end_pixel, num_lines * CHUNK
+        num_lines += end_pixel - first_pixel + 1
+    sums = np.zeros(num_lines * CHUNK)
+    for chunk in range(num_chunks):
+        for j in range(chunk * CHUNK, min((chunk + 1) * CHUNK, out_width)):
+            n = box * out_width + j
+            line = first[n] - np.int64(left[chunk])
+            for t in range(begin[n], begin[n + 1]):
+                line += 1
+                sums[np.int64(line_begin[chunk]) + line * CHUNK + j % CHUNK] = weight[t]
+        size = unsigned(CHUNK)
+        for n in range(line_begin[chunk], line_begin[chunk] + (right[chunk] - left[chunk]) * size):
+            sums[n + size] += sums[n]
+    return left, right, line_begin, sums.astype(like.dtype)
+
+
+# --- epilogues ------------------------------------------------------------------------------------------------------
+
+
+class Masses(NamedTuple):
+    """A tile of one output row of a soft label, in cache: a line of masses for each class."""
+
+    lines: Array  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
+    present: Array  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
+    pitch: Any
+
+
+class DenseEpilogue(NamedTuple):
+    """Writes the masses of all classes: the soft label itself."""
+
+    out: Array  # (B, C, h, w) flat
+    shape: Any  # (C, h, w)
+    finished: Array  # (tile,) scratch
+    zeros: Array  # (tile,)
+    line_length: int
+    to_boundary: int
+
+    def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+        out, (num_classes, out_height, out_width), finished, zeros, line_length, to_boundary = self
+        lines, present, pitch = masses
+        for label in range(unsigned(num_classes)):
+            start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(row)
+            start = start * unsigned(out_width) + column
+            line = label * unsigned(pitch)
+            if present[line]:
+                for n in range(count):
+                    finished[n] = downcast(lines[line + n], out)
+                write_line(out, start, finished, count, line_length, to_boundary)
+            else:
+                write_line(out, start, zeros, count, line_length, to_boundary)
+
+
+class TopKEpilogue(NamedTuple):
+    """Writes the largest classes of each pixel, and the mass of all others together."""
+
+    class_index: Array  # (B, k, h, w) flat
+    mass: Array  # (B, k, h, w) flat
+    rest: Array  # (B, h, w) flat
+    shape: Any  # (C, k, h, w)
+    best: Array  # (k + 1, tile) scratch: masses, largest first; the last line is the sum of all others
+    best_class: Array  # (k, tile) scratch
+    candidate: Array  # (tile,) scratch
+    candidate_class: Array  # (tile,) scratch
+
+    def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+        num_classes, num_top, out_height, out_width = self.shape
+        best, best_class, candidate, candidate_class = self.best, self.best_class, self.candidate, self.candidate_class
+        pitch, top = unsigned(candidate.size), unsigned(num_top)
+        best[:] = 0
+        best_class[:] = 0
+        for label in range(unsigned(num_classes)):
+            line = label * unsigned(masses.pitch)
+            if not masses.present[line]:
+                continue
+            for n in range(count):
+                candidate[n] = masses.lines[line + n]
+                candidate_class[n] = label
+            # Insertion into a sorted list: the entry that the candidate displaces is the next candidate.
+            for place in range(top):
+                begin = place * pitch
+                for n in range(count):
+                    mass, held = candidate[n], best[begin + n]
+                    label_here, label_held = candidate_class[n], best_class[begin + n]
+                    larger = (mass > held) | ((mass == held) & (label_here < label_held))
+                    best[begin + n] = mass if larger else held
+                    candidate[n] = held if larger else mass
+                    best_class[begin + n] = label_here if larger else label_held
+                    candidate_class[n] = label_held if larger else label_here
+            for n in range(count):
+                best[top * pitch + n] += candidate[n]
+        for place in range(top):
+            start = (unsigned(sample * num_top) + place) * unsigned(out_height) + unsigned(row)
+            start = start * unsigned(out_width) + column
+            for n in range(count):
+                self.mass[start + n] = downcast(best[place * pitch + n], self.mass)
+                self.class_index[start + n] = best_class[place * pitch + n]
+        start = unsigned(sample * out_height + row) * unsigned(out_width) + column
+        for n in range(count):
+            self.rest[start + n] = downcast(best[top * pitch + n], self.rest)
+
+
+def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
+    """Calls an epilogue's method of that name, which Numba does not do for named tuples."""
+
+
+@overload(apply_epilogue)
+def _(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> Any:
+    return self.instance_class.apply_epilogue
+
+
+@jit
+def _label_rows(
+    epilogue: Any,
+    labels: Array,
+    label_strides: Any,
+    shape: Any,
+    taps_y: Taps,
+    taps_x: Taps,
+    mirrored: Any,
+    ignore_index: int,
+    tile: int,
+    first_row: int,
+    end_row: int,
+) -> bool:
+    """Computes output rows of a soft label for an epilogue; ``taps_x`` are those of the boxes not mirrored.
+
+    A tile of columns is accumulated in cache for all classes, a chunk of outputs at a time. Returns whether every label
+    that was read is a class or ``ignore_index``.
+    """
+    first_y, begin_y, weight_y, _ = taps_y
+    num_classes, in_width, out_height, out_width = shape
+    zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
+    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
+    # A pixel at the left side of a tile may add to what lies before its line.
+    mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
+    present = np.zeros(mass.size, np.uint8)
+    # An atomic reference count would wait until all non-temporal stores have drained.
+    epilogue, masses = borrowed(epilogue), borrowed(Masses(mass, present, pitch))
+    pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
+    line_of = np.empty(in_width, np.uint32)  # where the line of each pixel's class begins
+    run_end = np.empty(in_width, np.uint64)
+    last_box = taps_x.first.size // out_width - 1
+    current_box = min(first_row // out_height, last_box)
+    pairs = np.zeros(in_width, np.int32), np.zeros(in_width, weight_y.dtype), np.zeros(in_width, weight_y.dtype)
+    pairs_box, are_pairs, in_range = -1, False, True
+    chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(current_box, out_width, taps_x, weight_y)
+    for row in range(first_row, end_row):
+        sample, i = row // out_height, row % out_height
+        box = min(sample, last_box)
+        if box != current_box:
+            current_box = box
+            chunk_left, chunk_right, chunk_weights, weights = _chunk_weights(box, out_width, taps_x, weight_y)
+
+        output_y = box * out_height + i
+        first_tap, end_tap = begin_y[output_y], begin_y[output_y + 1]
+        for tile_begin in range(0, out_width, tile):
+            tile_end = min(tile_begin + tile, out_width)
+            chunks = range(unsigned(tile_begin // CHUNK), unsigned((tile_end + CHUNK - 1) // CHUNK))
+            left, right = unsigned(in_width), unsigned(0)
+            for chunk in chunks:
+                if chunk_left[chunk] < chunk_right[chunk]:
+                    left, right = min(left, chunk_left[chunk]), max(right, chunk_right[chunk])
+            right = max(left, right)
+
+            row_weight = zero
+            for t in range(first_tap, end_tap):
+                y = first_y[output_y] + t - first_tap
+                base = unsigned(sample * label_strides[0] + y * label_strides[1])
+                stride_x, stride_y = unsigned(label_strides[2]), unsigned(label_strides[1])
+                row_weight += weight_y[t]
+                if t + 1 < end_tap and stride_x == 1:
+                    # Rows that repeat are added once, with the weight of all of them.
+                    difference = labels.dtype.type(0)
+                    for n in range(base + left, base + right):
+                        difference = labels.dtype.type(difference | (labels[n] ^ labels[n + stride_y]))
+                    if difference == 0:
+                        continue
+                if stride_x == 1:
+                    for x in range(left, right):
+                        pixels[x] = labels[base + x]
+                else:
+                    for x in range(left, right):
+                        pixels[x] = labels[base + x * stride_x]
+
+                if not _find_runs(pixels, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
+                    if pairs_box != box:
+                        pairs_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
+                    if are_pairs:
+                        for x in range(left, right):
+                            line_of[x] = _line_of(pixels[x], num_classes, ignore_index, pitch)
+                        _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)
+                        row_weight = zero
+                        continue
+                    _find_runs(pixels, left, right, run_end, right - left)
+                run = unsigned(0)
+                for chunk in chunks:
+                    begin, end = chunk_left[chunk], chunk_right[chunk]
+                    if begin == end:
+                        continue
+                    # Neighbouring chunks share pixels: this one may begin in a run before that in which the last ended.
+                    while run > 0 and run_end[run - one] > begin:
+                        run -= one
+                    while run_end[run] <= begin:
+                        run += one
+                    outputs = chunk * chunk_size - unsigned(tile_begin)
+                    edges = chunk_weights[chunk] - begin * chunk_size
+                    while begin < end:
+                        line = _line_of(pixels[begin], num_classes, ignore_index, pitch)
+                        begin_next = min(run_end[run], end)
+                        present[line] = 1
+                        edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
+                        add_difference(mass, line + outputs, row_weight, weights, edge, next_edge)
+                        begin = begin_next
+                        run += one
+                    run -= one
+                row_weight = zero
+
+            count = unsigned(tile_end - tile_begin)
+            column = unsigned(out_width - tile_end if mirrored[box] else tile_begin)
+            if mirrored[box]:
+                for label in range(unsigned(num_classes)):
+                    line = label * unsigned(pitch)
+                    if present[line]:
+                        last = line + count - one
+                        for n in range(count // unsigned(2)):
+                            mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
+            apply_epilogue(epilogue, masses, sample, i, column, count)
+            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
+            for label in range(unsigned(num_classes + 2)):
+                line = label * unsigned(pitch)
+                if present[line]:
+                    present[line] = 0
+                    for n in range(line, line + count):
+                        mass[n] = zero
+    fence()
+    return in_range
+
+
+@jit
+def label_rows_at(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
+    """`_label_rows` of the arguments of `LabelRows`."""
+    address, like, strides, shape, taps_y, like_y, taps_x, like_x, mirrored, ignore_index, tile = arguments
+    labels, taps_y, taps_x = array_at(address, 0, like), taps_at(taps_y, like_y), taps_at(taps_x, like_x)
+    return _label_rows(
+        epilogue, labels, strides, shape, taps_y, taps_x, mirrored, ignore_index, tile, first_row, end_row
+    )
+
+
+class LabelRows(NamedTuple):
+    """A label map and its boxes, for compiled functions that give `label_rows_at` an epilogue."""
+
+    arguments: Any
+    num_pixels: int  # source pixels that all rows read
+    tables: tuple[TapTable, TapTable]  # to which the arguments point
+
+
+def label_rows(
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: str,
+    dtype: torch.dtype,
+    tile: int,
+) -> LabelRows:
+    """What computes the rows of a soft label, which are counted through all samples."""
+    in_size, num_boxes = labels.shape[1:], 1
+    # Each doubling of the number of taps costs a float32 sum up to a bit: many taps are summed in float64.
+    max_pixels = 64 * size[0] * size[1]
+    if boxes is None:
+        dtype_y = torch.float64 if in_size[0] * in_size[1] > max_pixels else dtype
+        taps_y = table_of_whole(in_size[0], size[0], filter, dtype_y)
+        taps_x = table_of_whole(in_size[1], size[1], filter, torch.float64)
+        mirrored = _NOT_MIRRORED
+    else:
+        boxes, num_boxes = boxes.double().contiguous(), len(boxes)
+        dtype_y = torch.float64 if max_area(boxes.data_ptr(), num_boxes) > max_pixels else dtype
+        # The finished row is mirrored, not the taps: sums in the same order make a flip exact to the bit.
+        taps_y, taps_x, mirrored = tables_of_boxes(boxes, in_size, size, filter, dtype_y, torch.float64, sort_x=True)
+    wide = np.int32 if labels.dtype != torch.int64 and -(2**31) <= ignore_index < 2**31 else np.int64
+    arguments = (
+        labels.data_ptr(),
+        LIKE[labels.dtype],
+        labels.stride(),
+        (wide(num_classes), in_size[1], *size),
+        taps_y.arguments,
+        LIKE[dtype_y],
+        taps_x.arguments,
+        LIKE[torch.float64],
+        mirrored,
+        wide(ignore_index),
+        tile,
+    )
+    num_pixels = pixels_read(taps_y, taps_x, num_boxes) * labels.shape[0] // num_boxes
+    return LabelRows(arguments, num_pixels, (taps_y, taps_x))
