@@ -102,8 +102,8 @@ def exact_loss(case: Case, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def skip_many(target: tuple[str, str], seed: int) -> None:
-    if target == ("cpu", "triton") and seed >= 5:
-        pytest.skip("the interpreter takes seconds for a case: it gets the first five")
+    if target == ("cpu", "triton") and seed >= 3:
+        pytest.skip("the interpreter takes seconds for a case: it gets the first three")
 
 
 def leaf(tensor: Tensor) -> Tensor:
@@ -535,12 +535,13 @@ def test_opcheck(target):
     labels = torch.randint(3, (2, 5, 7), device=device)
     boxes = torch.tensor([[0.0, 0, 7, 5], [6.5, 1, 0.5, 4]], device=device)
     weight = torch.tensor([1.0, 2.0, 0.5], device=device)
-    for reduction in ("mean", "none"):
+    interpreted = target == ("cpu", "triton")  # which takes seconds for a case
+    for reduction in ("mean",) if interpreted else ("mean", "none"):
         arguments = (backend, None, logits, labels, boxes, 255, weight, 0.1, reduction)
         opcheck(ops.upsampled_cross_entropy.overload, arguments)
         arguments = (backend, None, logits, labels, boxes, 255, weight, "dice", "present", False, reduction)
         opcheck(ops.upsampled_overlap_loss.overload, arguments)
-    for scores in (False, True):
+    for scores in (True,) if interpreted else (False, True):
         arguments = (backend, None, logits.detach(), boxes, (5, 7), weight, scores, 255, torch.uint8)
         opcheck(ops.decode.overload, arguments)
     opcheck(ops.confusion_matrix.overload, (backend, None, logits.detach(), labels, boxes, None, 255))

@@ -191,6 +191,8 @@ def _assert_same(actual: list[Tensor], expected: list[Tensor], what: str) -> Non
 
 @pytest.mark.parametrize("call", CALLS)
 def test_of_arguments(target, call):
+    if target == ("cpu", "triton") and call is _upsampled_dice:
+        pytest.skip("the interpreter takes half a minute, for the loads that the cross-entropy's kernels have too")
     device, backend = target
     arguments = _arguments(call, device)
     expected = call(backend, **arguments)
