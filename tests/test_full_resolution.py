@@ -102,8 +102,8 @@ def exact_loss(case: Case, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def skip_many(target: tuple[str, str], seed: int) -> None:
-    if target == ("cpu", "triton") and seed >= 3:
-        pytest.skip("the interpreter takes seconds for a case: it gets the first three")
+    if target == ("cpu", "triton") and seed >= 2:
+        pytest.skip("the interpreter takes seconds for a case: it gets the first two")
 
 
 def leaf(tensor: Tensor) -> Tensor:
@@ -367,6 +367,8 @@ def test_confusion_counts_what_is_decoded(target, seed):
 )
 def test_more_than_one_program_holds(target, size, source, boxed):
     """Losses, gradients and classes where rows are shared out, at ratios that are whole, and not, and large."""
+    if target == ("cpu", "triton") and size[1] in (33, 40):
+        pytest.skip("the interpreter takes ten seconds for a case: it gets the others")
     device, backend = target
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, *size, generator=generator)
@@ -566,6 +568,8 @@ def test_they_compile_into_one_graph(target):
     device, backend = target
     if backend == "triton" and device == "cpu":
         pytest.skip("Triton's interpreter is not for graphs")
+    if backend == "reference":
+        pytest.skip("the graph holds the operator, whatever its backend: Numba's test says as much")
     labels = torch.randint(3, (2, 8, 12), device=device)
 
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)

@@ -143,7 +143,7 @@ def _cross_entropy_blocks(
                 for y in range(row, min(row + BLOCK_ROWS, labels.height)):
                     start = (sample * labels.height + y) * labels.width
                     lse[start + tile : start + tile_end] = 0
-                    if loss.size > 1 or sums.size == 0:
+                    if sums.size == 0:
                         loss[start + tile : start + tile_end] = 0
                     if not first_row <= y < end_row or count <= 0:
                         continue
@@ -239,16 +239,6 @@ def _add_probabilities(
 
 
 @jit
-def grads_beside(held: Array, enlarging: Enlarging, sample: int, row: int) -> Any:
-    """The two rows of logits beside a label row, and in which of the two lines of gradients each is; -1: in none."""
-    rows = enlarging.rows
-    upper, lower = rows.first[sample * rows.pitch + row], rows.second[sample * rows.pitch + row]
-    of_upper = 0 if held[0] == upper else 1 if held[1] == upper else -1
-    of_lower = 0 if held[0] == lower else 1 if held[1] == lower else -1
-    return upper, lower, of_upper, of_lower
-
-
-@jit
 def take_grads(
     held: Array, enlarging: Enlarging, out: StridedTensor, sample: int, row: int, tile: Any, rows: Any, scratch: Scratch
 ) -> Any:
@@ -257,7 +247,8 @@ def take_grads(
     A row of logits that no longer lies beside is complete, and is written if it is one from ``rows[0]`` to ``rows[1]``.
     """
     size = enlarging.num_classes * scratch.pitch
-    upper, lower, of_upper, of_lower = grads_beside(held, enlarging, sample, row)
+    place = sample * enlarging.rows.pitch + row
+    upper, lower = enlarging.rows.first[place], enlarging.rows.second[place]
     for slot in range(2):
         if held[slot] not in (upper, lower, -1):
             flush_slot(held, slot, enlarging, out, sample, tile, rows, scratch)
