@@ -8,29 +8,30 @@ from torch import Tensor
 
 from tritonsoft.backends.numba.elements import LIKE, Array, borrowed, compute_dtype, flat
 from tritonsoft.backends.numba.enlarging import (
-    BLOCK_ROWS,
+    LABEL_TYPES,
     Enlarging,
     EnlargingArguments,
     LabelMap,
     Scratch,
+    columns_of_tile,
     enlarged,
     enlarging_arguments,
     enlarging_of,
-    label_columns_beside,
     label_map,
-    label_rows_beside,
     load_labels,
     new_scratch,
+    num_blocks,
     rows_beside,
+    rows_of_blocks,
+    samples_of_blocks,
     tile_columns,
 )
 from tritonsoft.backends.numba.planes import padded, store_element
+from tritonsoft.backends.numba.soft_targets import weights_of
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.backends.numba.vectors import LANES, all_of, broadcast, exp, store, where
 
 _NANOSECONDS, _NANOSECONDS_OF_SCORE = 0.25, 0.25  # of a label pixel and class
-
-_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 @jit
@@ -99,18 +100,13 @@ def _decode_blocks(
     """Writes the pixels in their box; others are written before."""
     enlarging, scratch = borrowed(enlarging), borrowed(scratch)
     height, width = size
-    blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS  # of a sample
-    for sample in range(first_block // blocks, (end_block - 1) // blocks + 1):
-        first_row, end_row = label_rows_beside(enlarging, sample, 0, 1 << 40)
-        first_column, end_column = label_columns_beside(enlarging, sample, 0, 1 << 40)
-        first_row = max(first_row, (first_block - sample * blocks) * BLOCK_ROWS)
-        end_row = min(end_row, (end_block - sample * blocks) * BLOCK_ROWS)
+    for sample in samples_of_blocks(height, first_block, end_block):
         for tile in range(0, width, columns):
-            first, end = max(tile, first_column), min(tile + columns, end_column)
+            first, end = columns_of_tile(enlarging, sample, tile, columns)
             if first >= end:
                 continue
             scratch.held[:] = -1
-            for y in range(first_row, end_row):
+            for y in rows_of_blocks(enlarging, sample, first_block, end_block):
                 place = rows_beside(enlarging, sample, y, first, end, scratch)
                 _decode_row(scratch.lines, place, bias, score.size > 0, end - first, scratch)
                 start = (sample * height + y) * width + first
@@ -133,19 +129,15 @@ def _count_blocks(
     """Whether all labels are in range."""
     line = np.empty(scratch.pitch, np.int64)
     enlarging, labels, scratch = borrowed(enlarging), borrowed(labels), borrowed(scratch)
-    blocks, in_range = (labels.height + BLOCK_ROWS - 1) // BLOCK_ROWS, True
-    for sample in range(first_block // blocks, (end_block - 1) // blocks + 1):
-        first_row, end_row = label_rows_beside(enlarging, sample, 0, 1 << 40)
-        first_column, end_column = label_columns_beside(enlarging, sample, 0, 1 << 40)
-        first_row = max(first_row, (first_block - sample * blocks) * BLOCK_ROWS)
-        end_row = min(end_row, (end_block - sample * blocks) * BLOCK_ROWS)
+    in_range = True
+    for sample in samples_of_blocks(labels.height, first_block, end_block):
         for tile in range(0, labels.width, columns):
-            first, end = max(tile, first_column), min(tile + columns, end_column)
+            first, end = columns_of_tile(enlarging, sample, tile, columns)
             if first >= end:
                 continue
             scratch.held[:] = -1
-            for y in range(first_row, end_row):
-                in_range &= load_labels(labels, sample, y, first, end, first, bias.size, line)
+            for y in rows_of_blocks(enlarging, sample, first_block, end_block):
+                in_range &= load_labels(labels, sample, y, first, end, bias.size, line)
                 place = rows_beside(enlarging, sample, y, first, end, scratch)
                 _decode_row(scratch.lines, place, bias, False, end - first, scratch)
                 for n in range(unsigned(end - first)):
@@ -163,12 +155,11 @@ def _decode(
     arguments: EnlargingArguments,
     bias: Array,
     columns: int,
-    logits_width: int,
     first_block: int,
     end_block: int,
 ) -> None:
     enlarging = enlarging_of(arguments, bias)
-    scratch = new_scratch(enlarging, logits_width, columns, False, False, bias)
+    scratch = new_scratch(enlarging, columns, False, False, bias)
     _decode_blocks(out, element_type, score, size, enlarging, bias, columns, scratch, first_block, end_block)
 
 
@@ -179,18 +170,16 @@ def _count(
     labels: LabelMap,
     bias: Array,
     columns: int,
-    logits_width: int,
     first_block: int,
     end_block: int,
 ) -> Any:
     enlarging = enlarging_of(arguments, bias)
-    scratch = new_scratch(enlarging, logits_width, columns, False, False, bias)
+    scratch = new_scratch(enlarging, columns, False, False, bias)
     return _count_blocks(counts, enlarging, labels, bias, columns, scratch, first_block, end_block)
 
 
 def _bias_of(bias: Tensor | None, num_classes: int, dtype: torch.dtype) -> Array:
-    kind = LIKE[dtype].dtype
-    return np.zeros(num_classes, kind) if bias is None else flat(bias.double().contiguous()).astype(kind)
+    return np.zeros(num_classes, LIKE[dtype].dtype) if bias is None else weights_of(bias, num_classes, dtype)
 
 
 def decode(
@@ -210,16 +199,15 @@ def decode(
             score.zero_()
     arguments = (
         flat(out).view(np.uint8),
-        _DTYPES.index(out.dtype),
+        LABEL_TYPES.index(out.dtype),
         LIKE[dtype] if score is None else flat(score),
         size,
         enlarging_arguments(logits, boxes, size, dtype),
         _bias_of(bias, num_classes, dtype),
         tile_columns(num_classes, size[1]),
-        logits.shape[3],
     )
     nanoseconds = _NANOSECONDS + (0 if score is None else _NANOSECONDS_OF_SCORE)
-    blocks, work = batch * -(-size[0] // BLOCK_ROWS), nanoseconds * out.numel() * num_classes
+    blocks, work = num_blocks(batch, size[0]), nanoseconds * out.numel() * num_classes
     pool.run(lambda first, end: _decode(*arguments, first, end), blocks, work)
 
 
@@ -240,14 +228,13 @@ def confusion_matrix(
         label_map(labels, ignore_index),
         _bias_of(bias, num_classes, dtype),
         tile_columns(num_classes, labels.shape[2]),
-        logits.shape[3],
     )
 
     def job(first: int, end: int) -> tuple[bool, Array]:
         part = np.zeros(num_classes**2, np.int64)
         return _count(part, *arguments, first, end), part
 
-    blocks = batch * -(-labels.shape[1] // BLOCK_ROWS)
+    blocks = num_blocks(batch, labels.shape[1])
     parts = pool.run(job, blocks, _NANOSECONDS * labels.numel() * num_classes)
     counts.copy_(torch.from_numpy(np.sum([part for _, part in parts], axis=0)).view(counts.shape))
     return all(in_range for in_range, _ in parts) or not validate

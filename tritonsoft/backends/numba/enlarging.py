@@ -28,20 +28,20 @@ from tritonsoft.backends.numba.planes import (
 )
 from tritonsoft.backends.numba.softmax import SoftmaxState
 from tritonsoft.backends.numba.threads import jit, unsigned
-from tritonsoft.backends.numba.vectors import LANES, load
+from tritonsoft.backends.numba.vectors import LANES, broadcast, exp, load, store, where
 
 BLOCK_ROWS = 8  # label rows whose sums are added up together
 _MAX_COLUMNS = 512  # of a tile
 _TILE_LOGITS = 1 << 14  # of all classes of a tile's row: two such lines of a tile fit a core's second-level cache
 
-_LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class LabelMap(NamedTuple):
     """A label map ``(B, H, W)`` of any integer type."""
 
     memory: Array  # the memory that the tensor spans, as bytes
-    element_type: int  # place in `_LABEL_TYPES`
+    element_type: int  # place in `LABEL_TYPES`
     strides: Any  # in elements
     height: int
     width: int
@@ -64,6 +64,8 @@ class EnlargingArguments(NamedTuple):
 
     logits: TensorArguments
     num_classes: int
+    height: int
+    width: int
     rows: Taps
     columns: Taps
 
@@ -73,6 +75,8 @@ class Enlarging(NamedTuple):
 
     logits: StridedTensor
     num_classes: int
+    height: int
+    width: int
     rows: Taps
     columns: Taps
 
@@ -137,6 +141,8 @@ def enlarging_arguments(logits: Tensor, boxes: Tensor | None, size: Any, dtype: 
     return EnlargingArguments(
         tensor_arguments(logits, dtype),
         logits.shape[1],
+        logits.shape[2],
+        logits.shape[3],
         _taps(ends[:, 1::2], logits.shape[2], height, dtype),
         _taps(ends[:, 0::2], logits.shape[3], width, dtype),
     )
@@ -145,14 +151,14 @@ def enlarging_arguments(logits: Tensor, boxes: Tensor | None, size: Any, dtype: 
 @jit
 def enlarging_of(arguments: EnlargingArguments, like: Array) -> Any:
     """``like`` has the compute dtype."""
-    logits = strided_tensor(arguments.logits, like)
-    return Enlarging(logits, arguments.num_classes, arguments.rows, arguments.columns)
+    _, num_classes, height, width, rows, columns = arguments
+    return Enlarging(strided_tensor(arguments.logits, like), num_classes, height, width, rows, columns)
 
 
 def label_map(labels: Tensor, ignore_index: int) -> LabelMap:
     _, height, width = labels.shape
     memory = flat(labels).view(np.uint8)
-    return LabelMap(memory, _LABEL_TYPES.index(labels.dtype), tuple(labels.stride()), height, width, ignore_index)
+    return LabelMap(memory, LABEL_TYPES.index(labels.dtype), tuple(labels.stride()), height, width, ignore_index)
 
 
 def tile_columns(num_classes: int, width: int) -> int:
@@ -163,9 +169,7 @@ def tile_columns(num_classes: int, width: int) -> int:
 
 
 @jit
-def new_scratch(
-    enlarging: Enlarging, logits_width: int, columns: int, has_exps: bool, has_grads: bool, like: Array
-) -> Any:
+def new_scratch(enlarging: Enlarging, columns: int, has_exps: bool, has_grads: bool, like: Array) -> Any:
     """For tiles of so many label columns, in the compute dtype, that of ``like``."""
     dtype, pitch = like.dtype, columns + LANES  # no power of two, which would map all lines to the same cache sets
     size = enlarging.num_classes * pitch
@@ -179,16 +183,14 @@ def new_scratch(
         np.zeros(pitch, dtype),
         np.zeros(pitch, dtype),
         np.zeros(pitch, np.int64),
-        np.zeros(max(logits_width, pitch), dtype),
-        staging_buffer(logits_width),
+        np.zeros(max(enlarging.width, pitch), dtype),
+        staging_buffer(enlarging.width),
         pitch,
     )
 
 
 @jit
-def _load_labels_as(
-    labels: LabelMap, like: Any, start: int, count: int, begin: int, num_classes: int, line: Array
-) -> Any:
+def _load_labels_as(labels: LabelMap, like: Any, start: int, count: int, num_classes: int, line: Array) -> Any:
     memory, stride = labels.memory, labels.strides[2]
     in_range: Any = True
     for n in range(count):
@@ -196,28 +198,25 @@ def _load_labels_as(
         known = value != labels.ignore_index
         is_class = (value >= 0) & (value < num_classes)
         in_range &= is_class | (not known)
-        line[begin + n] = value if is_class & known else -1
+        line[n] = value if is_class & known else -1
     return in_range
 
 
 @jit
-def load_labels(
-    labels: LabelMap, sample: int, row: int, first: int, end: int, column: int, num_classes: int, line: Array
-) -> Any:
-    """Writes the classes of the columns from ``first`` to ``end`` to the line that begins at ``column``: -1 is none.
+def load_labels(labels: LabelMap, sample: int, row: int, first: int, end: int, num_classes: int, line: Array) -> Any:
+    """Writes the classes of the columns from ``first`` to ``end`` to the line: -1 is none.
 
     Returns whether all are classes or ignored.
     """
     strides = labels.strides
     start = sample * strides[0] + row * strides[1] + first * strides[2]
-    count, begin = end - first, first - column
     if labels.element_type == 0:
-        return _load_labels_as(labels, np.uint8(0), start, count, begin, num_classes, line)
+        return _load_labels_as(labels, np.uint8(0), start, end - first, num_classes, line)
     if labels.element_type == 1:
-        return _load_labels_as(labels, np.int16(0), start, count, begin, num_classes, line)
+        return _load_labels_as(labels, np.int16(0), start, end - first, num_classes, line)
     if labels.element_type == 2:
-        return _load_labels_as(labels, np.int32(0), start, count, begin, num_classes, line)
-    return _load_labels_as(labels, np.int64(0), start, count, begin, num_classes, line)
+        return _load_labels_as(labels, np.int32(0), start, end - first, num_classes, line)
+    return _load_labels_as(labels, np.int64(0), start, end - first, num_classes, line)
 
 
 @jit
@@ -280,64 +279,114 @@ def enlarged(lines: Array, upper: int, lower: int, weight_upper: Any, weight_low
 
 
 @jit
-def label_rows_beside(enlarging: Enlarging, sample: int, first_row: int, end_row: int) -> Any:
-    """The scored label rows, from the first to the one after the last, that touch these rows of logits."""
-    rows = enlarging.rows
-    start = sample * rows.pitch
-    of_scored = sample if rows.pitch > 0 else 0
-    return _touching(rows, start, rows.scored[2 * of_scored], rows.scored[2 * of_scored + 1], first_row, end_row)
+def softmax_of_row(lines: Array, place: Any, num_classes: int, exps: Array, count: int, scratch: Scratch) -> None:
+    """Of ``count`` enlarged pixels, in ``scratch.state``, the largest logit and the sum of exponentials below it.
+
+    Exponentials are kept in ``exps``, where there is room.
+    """
+    upper, lower, weight_upper, weight_lower = place
+    state, pitch, keeps = scratch.state, unsigned(scratch.pitch), exps.size > 0
+    zero, lowest = lines.dtype.type(0), np.finfo(lines.dtype).min  # finite, because inf - inf is NaN
+    for n in range(unsigned(0), padded(unsigned(count)), unsigned(LANES)):
+        largest = broadcast(lowest, LANES)
+        for label in range(unsigned(num_classes)):
+            at = label * pitch + n
+            logit = enlarged(lines, upper + at, lower + at, weight_upper, weight_lower)
+            largest = where(logit > largest, logit, largest)
+        total = broadcast(zero, LANES)
+        for label in range(unsigned(num_classes)):
+            at = label * pitch + n
+            value = exp(enlarged(lines, upper + at, lower + at, weight_upper, weight_lower) - largest)
+            if keeps:
+                store(exps, at, value)
+            total = total + value
+        store(state.max_logit, n, largest)
+        store(state.sum_exp, n, total)
 
 
 @jit
-def _touching(taps: Taps, start: int, first: int, end: int, first_logit: int, end_logit: int) -> Any:
-    """The pixels from ``first`` to ``end`` that lie beside logits from ``first_logit`` to ``end_logit``."""
-    while first < end and not (
-        max(taps.first[start + first], taps.second[start + first]) >= first_logit
-        and min(taps.first[start + first], taps.second[start + first]) < end_logit
-    ):
+def _scored_pixels(taps: Taps, sample: int) -> Any:
+    """The first pixel of a sample's box, and the one after the last."""
+    place = 2 * sample if taps.pitch > 0 else 0
+    return taps.scored[place], taps.scored[place + 1]
+
+
+@jit
+def pixels_beside(taps: Taps, sample: int, first_logit: int, end_logit: int) -> Any:
+    """The scored pixels, from the first to the one after the last, that touch the logits in this range."""
+    start = sample * taps.pitch
+    first, end = _scored_pixels(taps, sample)
+    while first < end and not _touches(taps, start + first, first_logit, end_logit):
         first += 1
-    while end > first and not (
-        max(taps.first[start + end - 1], taps.second[start + end - 1]) >= first_logit
-        and min(taps.first[start + end - 1], taps.second[start + end - 1]) < end_logit
-    ):
+    while end > first and not _touches(taps, start + end - 1, first_logit, end_logit):
         end -= 1
     return first, end
 
 
 @jit
-def label_columns_beside(enlarging: Enlarging, sample: int, first_column: int, end_column: int) -> Any:
-    """The scored label columns that touch these columns of logits."""
-    columns = enlarging.columns
-    start = sample * columns.pitch
-    of_scored = sample if columns.pitch > 0 else 0
-    scored = columns.scored[2 * of_scored], columns.scored[2 * of_scored + 1]
-    return _touching(columns, start, scored[0], scored[1], first_column, end_column)
+def _touches(taps: Taps, place: int, first_logit: int, end_logit: int) -> Any:
+    low, high = min(taps.first[place], taps.second[place]), max(taps.first[place], taps.second[place])
+    return high >= first_logit and low < end_logit
+
+
+def num_blocks(batch: int, height: int) -> int:
+    """Blocks of label rows, of all samples."""
+    return batch * -(-height // BLOCK_ROWS)
 
 
 @jit
-def _most_label_columns(enlarging: EnlargingArguments, batch: int, width: int, step: int) -> int:
+def samples_of_blocks(height: int, first_block: int, end_block: int) -> Any:
+    """The samples that have blocks in this range."""
+    blocks = (height + BLOCK_ROWS - 1) // BLOCK_ROWS
+    return range(first_block // blocks, (end_block - 1) // blocks + 1)
+
+
+@jit
+def block_of(height: int, sample: int, row: int) -> int:
+    """The block of a label row."""
+    return sample * ((height + BLOCK_ROWS - 1) // BLOCK_ROWS) + row // BLOCK_ROWS
+
+
+@jit
+def rows_of_blocks(enlarging: Enlarging, sample: int, first_block: int, end_block: int) -> Any:
+    """The scored label rows of a sample that are in these blocks."""
+    blocks = (enlarging.rows.size + BLOCK_ROWS - 1) // BLOCK_ROWS
+    first, end = _scored_pixels(enlarging.rows, sample)
+    first = max(first, (first_block - sample * blocks) * BLOCK_ROWS)
+    return range(first, min(end, (end_block - sample * blocks) * BLOCK_ROWS))
+
+
+@jit
+def columns_of_tile(enlarging: Enlarging, sample: int, tile: int, columns: int) -> Any:
+    """The scored label columns of a tile that begins with one; none if the first is not below the second."""
+    first, end = _scored_pixels(enlarging.columns, sample)
+    return max(first, tile), min(end, tile + columns)
+
+
+@jit
+def _most_label_columns(enlarging: EnlargingArguments, batch: int, step: int) -> int:
     most = 0
     for sample in range(batch):
-        for first in range(0, width, step):
-            begin, end = label_columns_beside(enlarging, sample, first, min(first + step, width))
+        for first in range(0, enlarging.width, step):
+            begin, end = pixels_beside(enlarging.columns, sample, first, min(first + step, enlarging.width))
             most = max(most, end - begin)
     return most
 
 
-def tile_logits(enlarging: EnlargingArguments, batch: int, width: int) -> tuple[int, int]:
+def tile_logits(enlarging: EnlargingArguments, batch: int) -> tuple[int, int]:
     """Columns of logits of a tile, of which the gradient is gathered, and the most label columns that touch one."""
     samples = batch if enlarging.columns.pitch > 0 else min(batch, 1)
     columns = tile_columns(enlarging.num_classes, enlarging.columns.size)
-    step = width
+    step = enlarging.width
     while True:
-        most = _most_label_columns(enlarging, samples, width, step)
+        most = _most_label_columns(enlarging, samples, step)
         if most <= columns + LANES or step == 1:
             return step, -(-max(most, 1) // LANES) * LANES
         step = max(1, step * columns // most)
 
 
 @jit
-def flush_grads(
+def _flush_grads(
     enlarging: Enlarging,
     out: StridedTensor,
     sample: int,
@@ -368,3 +417,47 @@ def flush_grads(
                 line[right] += fraction * grad
         store_line(out, pixels, label, line, scratch.staging, unsigned(0), unsigned(0))
         grads[start : start + pitch] = 0
+
+
+@jit
+def flush_slot(
+    held: Array,
+    slot: int,
+    enlarging: Enlarging,
+    out: StridedTensor,
+    sample: int,
+    tile: Any,
+    rows: Any,
+    scratch: Scratch,
+) -> None:
+    """Writes or drops the row of logits in a line of gradients, which is free then."""
+    size = enlarging.num_classes * scratch.pitch
+    row = held[slot]
+    if row == -1:
+        return
+    if rows[0] <= row < rows[1]:
+        _flush_grads(enlarging, out, sample, row, tile, scratch.grads, slot * size, scratch)
+    else:
+        scratch.grads[slot * size : (slot + 1) * size] = 0
+    held[slot] = -1
+
+
+@jit
+def take_grads(
+    held: Array, enlarging: Enlarging, out: StridedTensor, sample: int, row: int, tile: Any, rows: Any, scratch: Scratch
+) -> Any:
+    """Where in ``scratch.grads`` the gradients of the two rows of logits beside a label row begin.
+
+    A row of logits that no longer lies beside is complete, and is written if it is one from ``rows[0]`` to ``rows[1]``.
+    """
+    size = enlarging.num_classes * scratch.pitch
+    place = sample * enlarging.rows.pitch + row
+    upper, lower = enlarging.rows.first[place], enlarging.rows.second[place]
+    for slot in range(2):
+        if held[slot] not in (upper, lower, -1):
+            flush_slot(held, slot, enlarging, out, sample, tile, rows, scratch)
+    for logits_row in (upper, lower):
+        if held[0] != logits_row and held[1] != logits_row:
+            held[0 if held[0] == -1 else 1] = logits_row
+    of_upper, of_lower = (0 if held[0] == upper else 1), (0 if held[0] == lower else 1)
+    return unsigned(of_upper * size), unsigned(of_lower * size)

@@ -44,6 +44,12 @@ def _(value: Array) -> Any:
     return _log_single if value == types.float32 else _log_double
 
 
+@jit
+def log_of_sum(sum_exp: Any) -> Any:
+    """The logarithm of a sum of exponentials; -infinity of 0, and NaN stays."""
+    return log(sum_exp) if sum_exp > 0 else sum_exp - np.inf
+
+
 class SoftmaxState(NamedTuple):
     """Running sums of each pixel, over the classes so far."""
 
@@ -126,7 +132,7 @@ def online_softmax_finalize(state: SoftmaxState, count: int) -> None:
     max_logit, sum_exp, loss, mass = state
     zero = max_logit.dtype.type(0)
     for n in range(count):
-        logarithm = log(sum_exp[n]) if sum_exp[n] > zero else sum_exp[n] - np.inf
+        logarithm = log_of_sum(sum_exp[n])
         max_logit[n] += logarithm
         loss[n] = loss[n] + mass[n] * logarithm if mass[n] > zero else zero
 

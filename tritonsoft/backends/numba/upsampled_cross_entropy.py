@@ -7,21 +7,26 @@ from torch import Tensor
 
 from tritonsoft.backends.numba.elements import Array, borrowed, flat
 from tritonsoft.backends.numba.enlarging import (
-    BLOCK_ROWS,
     Enlarging,
     EnlargingArguments,
     LabelMap,
     Scratch,
+    block_of,
+    columns_of_tile,
     enlarged,
     enlarging_arguments,
     enlarging_of,
-    flush_grads,
-    label_columns_beside,
+    flush_slot,
     label_map,
-    label_rows_beside,
     load_labels,
     new_scratch,
+    num_blocks,
+    pixels_beside,
     rows_beside,
+    rows_of_blocks,
+    samples_of_blocks,
+    softmax_of_row,
+    take_grads,
     tile_columns,
     tile_logits,
 )
@@ -34,39 +39,13 @@ from tritonsoft.backends.numba.planes import (
     tensor_arguments,
 )
 from tritonsoft.backends.numba.soft_targets import weights_of
-from tritonsoft.backends.numba.softmax import log
+from tritonsoft.backends.numba.softmax import log_of_sum
 from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
-from tritonsoft.backends.numba.vectors import LANES, broadcast, exp, load, multiply_add, store, where
+from tritonsoft.backends.numba.vectors import LANES, exp, load, multiply_add, store, where
 from tritonsoft.geometry import Reduction
 
 _FORWARD_NANOSECONDS, _BACKWARD_NANOSECONDS = 0.5, 1.0  # of a label pixel and class
-
-
-@jit
-def softmax_of_row(lines: Array, place: Any, num_classes: int, exps: Array, count: int, scratch: Scratch) -> None:
-    """Of ``count`` enlarged pixels, in ``scratch.state``, the largest logit and the sum of exponentials below it.
-
-    Exponentials are kept in ``exps``, where there is room.
-    """
-    upper, lower, weight_upper, weight_lower = place
-    state, pitch, keeps = scratch.state, unsigned(scratch.pitch), exps.size > 0
-    zero, lowest = lines.dtype.type(0), np.finfo(lines.dtype).min  # finite, because inf - inf is NaN
-    for n in range(unsigned(0), padded(unsigned(count)), unsigned(LANES)):
-        largest = broadcast(lowest, LANES)
-        for label in range(unsigned(num_classes)):
-            at = label * pitch + n
-            logit = enlarged(lines, upper + at, lower + at, weight_upper, weight_lower)
-            largest = where(logit > largest, logit, largest)
-        total = broadcast(zero, LANES)
-        for label in range(unsigned(num_classes)):
-            at = label * pitch + n
-            value = exp(enlarged(lines, upper + at, lower + at, weight_upper, weight_lower) - largest)
-            if keeps:
-                store(exps, at, value)
-            total = total + value
-        store(state.max_logit, n, largest)
-        store(state.sum_exp, n, total)
 
 
 @jit
@@ -98,8 +77,7 @@ def _losses_of_row(lines: Array, place: Any, weights: Array, smoothing: Any, cou
         if label < 0:
             state.max_logit[n] = zero
             continue
-        largest, total = state.max_logit[n], state.sum_exp[n]
-        logarithm = log(total) if total > zero else total - np.inf
+        largest, logarithm = state.max_logit[n], log_of_sum(state.sum_exp[n])
         state.max_logit[n] = largest + logarithm
         weight = weights[label]
         if weight > zero:
@@ -125,37 +103,32 @@ def _cross_entropy_blocks(
     first_block: int,
     end_block: int,
 ) -> Any:
-    """Whether all labels are in range. Writes losses, or ``sums (blocks, 2)`` of losses and masses."""
+    """Whether all labels are in range. Writes losses, or adds to ``sums (blocks, 2)`` of losses and masses.
+
+    Only pixels in their box are written.
+    """
     enlarging, labels, smoothing = borrowed(enlarging), borrowed(labels), borrowed(smoothing)
     scratch = borrowed(scratch)
     state, in_range = scratch.state, True
-    blocks = (labels.height + BLOCK_ROWS - 1) // BLOCK_ROWS  # of a sample
-    for sample in range(first_block // blocks, (end_block - 1) // blocks + 1):
-        first_row, end_row = label_rows_beside(enlarging, sample, 0, 1 << 40)
-        first_column, end_column = label_columns_beside(enlarging, sample, 0, 1 << 40)
+    for sample in samples_of_blocks(labels.height, first_block, end_block):
         for tile in range(0, labels.width, columns):
-            tile_end = min(tile + columns, labels.width)
-            first, end = max(tile, first_column), min(tile_end, end_column)
+            first, end = columns_of_tile(enlarging, sample, tile, columns)
+            if first >= end:
+                continue
             count = end - first
             scratch.held[:] = -1
-            for block in range(max(first_block, sample * blocks), min(end_block, (sample + 1) * blocks)):
-                row = (block - sample * blocks) * BLOCK_ROWS
-                for y in range(row, min(row + BLOCK_ROWS, labels.height)):
-                    start = (sample * labels.height + y) * labels.width
-                    lse[start + tile : start + tile_end] = 0
-                    if sums.size == 0:
-                        loss[start + tile : start + tile_end] = 0
-                    if not first_row <= y < end_row or count <= 0:
-                        continue
-                    in_range &= load_labels(labels, sample, y, first, end, first, enlarging.num_classes, scratch.label)
-                    place = rows_beside(enlarging, sample, y, first, end, scratch)
-                    softmax_of_row(scratch.lines, place, enlarging.num_classes, scratch.exps, count, scratch)
-                    if smoothing[0].size > 0:
-                        _smoothing_of_row(scratch.lines, place, smoothing[0], count, scratch)
-                    _losses_of_row(scratch.lines, place, weights, smoothing, count, scratch)
-                    for n in range(count):
-                        lse[start + first + n] = state.max_logit[n]
-                    store_losses(loss, sums, unsigned(block), state, unsigned(start + first), unsigned(count))
+            for y in rows_of_blocks(enlarging, sample, first_block, end_block):
+                in_range &= load_labels(labels, sample, y, first, end, enlarging.num_classes, scratch.label)
+                place = rows_beside(enlarging, sample, y, first, end, scratch)
+                softmax_of_row(scratch.lines, place, enlarging.num_classes, scratch.exps, count, scratch)
+                if smoothing[0].size > 0:
+                    _smoothing_of_row(scratch.lines, place, smoothing[0], count, scratch)
+                _losses_of_row(scratch.lines, place, weights, smoothing, count, scratch)
+                start = (sample * labels.height + y) * labels.width + first
+                for n in range(count):
+                    lse[start + n] = state.max_logit[n]
+                block = block_of(labels.height, sample, y)
+                store_losses(loss, sums, unsigned(block), state, unsigned(start), unsigned(count))
     return in_range
 
 
@@ -169,12 +142,11 @@ def _cross_entropy(
     weights: Array,
     smoothing: Any,
     columns: int,
-    logits_width: int,
     first_block: int,
     end_block: int,
 ) -> Any:
     enlarging = enlarging_of(arguments, lse)
-    scratch = new_scratch(enlarging, logits_width, columns, False, False, lse)
+    scratch = new_scratch(enlarging, columns, False, False, lse)
     return _cross_entropy_blocks(
         loss, sums, lse, enlarging, labels, weights, smoothing, columns, scratch, first_block, end_block
     )
@@ -239,50 +211,6 @@ def _add_probabilities(
 
 
 @jit
-def take_grads(
-    held: Array, enlarging: Enlarging, out: StridedTensor, sample: int, row: int, tile: Any, rows: Any, scratch: Scratch
-) -> Any:
-    """Where in ``scratch.grads`` the gradients of the two rows of logits beside a label row begin.
-
-    A row of logits that no longer lies beside is complete, and is written if it is one from ``rows[0]`` to ``rows[1]``.
-    """
-    size = enlarging.num_classes * scratch.pitch
-    place = sample * enlarging.rows.pitch + row
-    upper, lower = enlarging.rows.first[place], enlarging.rows.second[place]
-    for slot in range(2):
-        if held[slot] not in (upper, lower, -1):
-            flush_slot(held, slot, enlarging, out, sample, tile, rows, scratch)
-    for logits_row in (upper, lower):
-        if held[0] != logits_row and held[1] != logits_row:
-            held[0 if held[0] == -1 else 1] = logits_row
-    of_upper, of_lower = (0 if held[0] == upper else 1), (0 if held[0] == lower else 1)
-    return unsigned(of_upper * size), unsigned(of_lower * size)
-
-
-@jit
-def flush_slot(
-    held: Array,
-    slot: int,
-    enlarging: Enlarging,
-    out: StridedTensor,
-    sample: int,
-    tile: Any,
-    rows: Any,
-    scratch: Scratch,
-) -> None:
-    """Writes or drops the row of logits in a line of gradients, which is free then."""
-    size = enlarging.num_classes * scratch.pitch
-    row = held[slot]
-    if row == -1:
-        return
-    if rows[0] <= row < rows[1]:
-        flush_grads(enlarging, out, sample, row, tile, scratch.grads, slot * size, scratch)
-    else:
-        scratch.grads[slot * size : (slot + 1) * size] = 0
-    held[slot] = -1
-
-
-@jit
 def _cross_entropy_gradient_rows(
     out: StridedTensor,
     grad: StridedTensor,
@@ -292,7 +220,6 @@ def _cross_entropy_gradient_rows(
     labels: LabelMap,
     weights: Array,
     smoothing: Any,
-    size: Any,
     step: int,
     scratch: Scratch,
     first_of_all: int,
@@ -301,20 +228,20 @@ def _cross_entropy_gradient_rows(
     """The gradient of rows of logits, counted through all samples; ``out`` is zeros."""
     out, grad, enlarging, labels = borrowed(out), borrowed(grad), borrowed(enlarging), borrowed(labels)
     smoothing, scratch = borrowed(smoothing), borrowed(scratch)
-    height, width = size
+    height, width = enlarging.height, enlarging.width
     pitch, held = unsigned(scratch.pitch), np.full(2, -1, np.int64)
     for sample in range(first_of_all // height, (end_of_all - 1) // height + 1):
         rows = max(first_of_all - sample * height, 0), min(end_of_all - sample * height, height)
-        first_row, end_row = label_rows_beside(enlarging, sample, rows[0], rows[1])
+        first_row, end_row = pixels_beside(enlarging.rows, sample, rows[0], rows[1])
         for column in range(0, width, step):
             end_column = min(column + step, width)
-            first, end = label_columns_beside(enlarging, sample, column, end_column)
+            first, end = pixels_beside(enlarging.columns, sample, column, end_column)
             if first >= end:
                 continue
             tile = column, end_column, first, end
             scratch.held[:] = -1
             for y in range(first_row, end_row):
-                load_labels(labels, sample, y, first, end, first, enlarging.num_classes, scratch.label)
+                load_labels(labels, sample, y, first, end, enlarging.num_classes, scratch.label)
                 _scale_of_row(grad, divisor, lse, labels, weights, smoothing, sample, y, first, end, scratch)
                 place = rows_beside(enlarging, sample, y, first, end, scratch)
                 places = take_grads(held, enlarging, out, sample, y, tile, rows, scratch)
@@ -340,7 +267,6 @@ def _cross_entropy_gradient(
     labels: LabelMap,
     weights: Array,
     smoothing: Any,
-    size: Any,
     step: int,
     columns: int,
     first_of_all: int,
@@ -348,10 +274,10 @@ def _cross_entropy_gradient(
 ) -> None:
     out, grad = strided_tensor(out_arguments, lse), strided_tensor(grad_arguments, lse)
     enlarging = enlarging_of(arguments, lse)
-    scratch = new_scratch(enlarging, size[1], columns, False, True, lse)
+    scratch = new_scratch(enlarging, columns, False, True, lse)
     number = lse.dtype.type(divisor)
     _cross_entropy_gradient_rows(
-        out, grad, number, lse, enlarging, labels, weights, smoothing, size, step, scratch, first_of_all, end_of_all
+        out, grad, number, lse, enlarging, labels, weights, smoothing, step, scratch, first_of_all, end_of_all
     )
 
 
@@ -377,7 +303,10 @@ def upsampled_cross_entropy(
 ) -> bool:
     """Writes the loss of logits ``(B, C, h, w)`` at the pixels of a label map ``(B, H, W)``, and their logsumexp."""
     batch, num_classes = logits.shape[:2]
-    blocks = batch * -(-labels.shape[1] // BLOCK_ROWS)
+    if boxes is not None:
+        lse.zero_()
+        value.zero_()
+    blocks = num_blocks(batch, labels.shape[1])
     weights, sums = weights_of(weight, num_classes, lse.dtype), partial_sums(reduction, blocks)
     arguments = (
         flat(value),
@@ -388,7 +317,6 @@ def upsampled_cross_entropy(
         weights,
         _smoothing(label_smoothing, weights),
         tile_columns(num_classes, labels.shape[2]),
-        logits.shape[3],
     )
     work = _FORWARD_NANOSECONDS * labels.numel() * num_classes
     in_range = all(pool.run(lambda first, end: _cross_entropy(*arguments, first, end), blocks, work))
@@ -409,10 +337,10 @@ def upsampled_cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, H, W) / total``."""
-    batch, num_classes, height, width = logits.shape
+    batch, num_classes, height, _ = logits.shape
     enlarging = enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype)
     weights = weights_of(weight, num_classes, lse.dtype)
-    step, columns = tile_logits(enlarging, batch, width)
+    step, columns = tile_logits(enlarging, batch)
     out.zero_()
     arguments = (
         tensor_arguments(out, lse.dtype),
@@ -423,7 +351,6 @@ def upsampled_cross_entropy_backward(
         label_map(labels, ignore_index),
         weights,
         _smoothing(label_smoothing, weights),
-        (height, width),
         step,
         columns,
     )

@@ -7,29 +7,34 @@ from torch import Tensor
 
 from tritonsoft.backends.numba.elements import Array, borrowed, flat
 from tritonsoft.backends.numba.enlarging import (
-    BLOCK_ROWS,
     Enlarging,
     EnlargingArguments,
     LabelMap,
     Scratch,
+    block_of,
+    columns_of_tile,
     enlarged,
     enlarging_arguments,
     enlarging_of,
-    label_columns_beside,
+    flush_slot,
     label_map,
-    label_rows_beside,
     load_labels,
     new_scratch,
+    num_blocks,
+    pixels_beside,
     rows_beside,
+    rows_of_blocks,
+    samples_of_blocks,
+    softmax_of_row,
+    take_grads,
     tile_columns,
     tile_logits,
 )
 from tritonsoft.backends.numba.planes import StridedTensor, TensorArguments, padded, strided_tensor, tensor_arguments
 from tritonsoft.backends.numba.soft_overlap import finish_overlap
 from tritonsoft.backends.numba.soft_targets import weights_of
-from tritonsoft.backends.numba.softmax import log
+from tritonsoft.backends.numba.softmax import log_of_sum
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
-from tritonsoft.backends.numba.upsampled_cross_entropy import flush_slot, softmax_of_row, take_grads
 from tritonsoft.backends.numba.vectors import LANES, broadcast, exp, load, multiply_add, store, sum_of, where
 from tritonsoft.geometry import Classes, Measure, Reduction
 
@@ -51,48 +56,40 @@ def _overlap_blocks(
     enlarging, labels, scratch = borrowed(enlarging), borrowed(labels), borrowed(scratch)
     state, pitch, in_range = scratch.state, unsigned(scratch.pitch), True
     num_classes, zero = enlarging.num_classes, lse.dtype.type(0)
-    blocks = (labels.height + BLOCK_ROWS - 1) // BLOCK_ROWS  # of a sample
-    for sample in range(first_block // blocks, (end_block - 1) // blocks + 1):
-        first_row, end_row = label_rows_beside(enlarging, sample, 0, 1 << 40)
-        first_column, end_column = label_columns_beside(enlarging, sample, 0, 1 << 40)
+    for sample in samples_of_blocks(labels.height, first_block, end_block):
         for tile in range(0, labels.width, columns):
-            tile_end = min(tile + columns, labels.width)
-            first, end = max(tile, first_column), min(tile_end, end_column)
+            first, end = columns_of_tile(enlarging, sample, tile, columns)
+            if first >= end:
+                continue
             count = end - first
             scratch.held[:] = -1
-            for block in range(max(first_block, sample * blocks), min(end_block, (sample + 1) * blocks)):
-                row = (block - sample * blocks) * BLOCK_ROWS
-                of_block = block * num_classes * 3
-                for y in range(row, min(row + BLOCK_ROWS, labels.height)):
-                    start = (sample * labels.height + y) * labels.width
-                    lse[start + tile : start + tile_end] = 0
-                    if not first_row <= y < end_row or count <= 0:
-                        continue
-                    in_range &= load_labels(labels, sample, y, first, end, first, num_classes, scratch.label)
-                    place = rows_beside(enlarging, sample, y, first, end, scratch)
-                    softmax_of_row(scratch.lines, place, num_classes, scratch.exps, count, scratch)
-                    for n in range(unsigned(count)):
-                        total, label = state.sum_exp[n], scratch.label[n]
-                        scratch.scale[n] = zero
-                        if label >= 0:
-                            logarithm = log(total) if total > zero else total - np.inf
-                            lse[unsigned(start + first) + n] = state.max_logit[n] + logarithm
-                            scratch.scale[n] = lse.dtype.type(1) / total
-                            # Predicted mass is counted as distance below, and that of the pixel's own class is not.
-                            own = scratch.exps[unsigned(label) * pitch + n] * scratch.scale[n]
-                            sums[of_block + label * 3 + 1] += 1.0
-                            sums[of_block + label * 3 + 2] += 1.0 - 2.0 * own
-                    for n in range(unsigned(count), padded(unsigned(count))):
-                        scratch.scale[n] = zero
-                    for label in range(num_classes):
-                        predicted = broadcast(zero, LANES)
-                        for n in range(unsigned(0), padded(unsigned(count)), unsigned(LANES)):
-                            at = unsigned(label) * pitch + n
-                            scale = load(scratch.scale, n, LANES)
-                            predicted = predicted + where(scale <= zero, scale, load(scratch.exps, at, LANES) * scale)
-                        number = sum_of(predicted)
-                        sums[of_block + label * 3] += number
-                        sums[of_block + label * 3 + 2] += number
+            for y in rows_of_blocks(enlarging, sample, first_block, end_block):
+                of_block = block_of(labels.height, sample, y) * num_classes * 3
+                start = unsigned((sample * labels.height + y) * labels.width + first)
+                in_range &= load_labels(labels, sample, y, first, end, num_classes, scratch.label)
+                place = rows_beside(enlarging, sample, y, first, end, scratch)
+                softmax_of_row(scratch.lines, place, num_classes, scratch.exps, count, scratch)
+                for n in range(unsigned(count)):
+                    total, label = state.sum_exp[n], scratch.label[n]
+                    scratch.scale[n] = lse[start + n] = zero
+                    if label >= 0:
+                        lse[start + n] = state.max_logit[n] + log_of_sum(total)
+                        scratch.scale[n] = lse.dtype.type(1) / total
+                        # Predicted mass is counted as distance below, and that of the pixel's own class is not.
+                        own = scratch.exps[unsigned(label) * pitch + n] * scratch.scale[n]
+                        sums[of_block + label * 3 + 1] += 1.0
+                        sums[of_block + label * 3 + 2] += 1.0 - 2.0 * own
+                for n in range(unsigned(count), padded(unsigned(count))):
+                    scratch.scale[n] = zero
+                for label in range(num_classes):
+                    predicted = broadcast(zero, LANES)
+                    for n in range(unsigned(0), padded(unsigned(count)), unsigned(LANES)):
+                        at = unsigned(label) * pitch + n
+                        scale = load(scratch.scale, n, LANES)
+                        predicted = predicted + where(scale <= zero, scale, load(scratch.exps, at, LANES) * scale)
+                    number = sum_of(predicted)
+                    sums[of_block + label * 3] += number
+                    sums[of_block + label * 3 + 2] += number
     return in_range
 
 
@@ -103,12 +100,11 @@ def _overlap(
     arguments: EnlargingArguments,
     labels: LabelMap,
     columns: int,
-    logits_width: int,
     first_block: int,
     end_block: int,
 ) -> Any:
     enlarging = enlarging_of(arguments, lse)
-    scratch = new_scratch(enlarging, logits_width, columns, True, False, lse)
+    scratch = new_scratch(enlarging, columns, True, False, lse)
     return _overlap_blocks(sums, lse, enlarging, labels, columns, scratch, first_block, end_block)
 
 
@@ -138,7 +134,6 @@ def _overlap_gradient_rows(
     lse: Array,
     enlarging: Enlarging,
     labels: LabelMap,
-    size: Any,
     step: int,
     scratch: Scratch,
     first_of_all: int,
@@ -146,7 +141,7 @@ def _overlap_gradient_rows(
 ) -> None:
     """The gradient of rows of logits, counted through all samples; ``out`` is zeros."""
     out, enlarging, labels, scratch = borrowed(out), borrowed(enlarging), borrowed(labels), borrowed(scratch)
-    height, width = size
+    height, width = enlarging.height, enlarging.width
     num_classes, zero, two = enlarging.num_classes, lse.dtype.type(0), lse.dtype.type(2)
     pitch, held, mean = unsigned(scratch.pitch), np.full(2, -1, np.int64), scratch.state.mass
     if_wrong, distance = np.empty(num_classes, lse.dtype), np.empty(num_classes, lse.dtype)
@@ -156,16 +151,16 @@ def _overlap_gradient_rows(
             distance[label] = slopes_of[of_class + 1]
             if_wrong[label] = slopes_of[of_class] + distance[label]
         rows = max(first_of_all - sample * height, 0), min(end_of_all - sample * height, height)
-        first_row, end_row = label_rows_beside(enlarging, sample, rows[0], rows[1])
+        first_row, end_row = pixels_beside(enlarging.rows, sample, rows[0], rows[1])
         for column in range(0, width, step):
             end_column = min(column + step, width)
-            first, end = label_columns_beside(enlarging, sample, column, end_column)
+            first, end = pixels_beside(enlarging.columns, sample, column, end_column)
             if first >= end:
                 continue
             count, tile = end - first, (column, end_column, first, end)
             scratch.held[:] = -1
             for y in range(first_row, end_row):
-                load_labels(labels, sample, y, first, end, first, num_classes, scratch.label)
+                load_labels(labels, sample, y, first, end, num_classes, scratch.label)
                 start = unsigned((sample * labels.height + y) * labels.width + first)
                 for n in range(unsigned(count)):
                     scratch.lse[n] = lse[start + n]
@@ -202,15 +197,14 @@ def _overlap_gradient(
     lse: Array,
     arguments: EnlargingArguments,
     labels: LabelMap,
-    size: Any,
     step: int,
     columns: int,
     first_of_all: int,
     end_of_all: int,
 ) -> None:
     out, enlarging = strided_tensor(out_arguments, lse), enlarging_of(arguments, lse)
-    scratch = new_scratch(enlarging, size[1], columns, True, True, lse)
-    _overlap_gradient_rows(out, slopes_of, lse, enlarging, labels, size, step, scratch, first_of_all, end_of_all)
+    scratch = new_scratch(enlarging, columns, True, True, lse)
+    _overlap_gradient_rows(out, slopes_of, lse, enlarging, labels, step, scratch, first_of_all, end_of_all)
 
 
 def upsampled_overlap_loss(
@@ -229,7 +223,9 @@ def upsampled_overlap_loss(
 ) -> bool:
     """Writes the loss, its slopes ``(S, C, 2)``, and the logsumexp of each scored pixel."""
     batch, num_classes = logits.shape[:2]
-    blocks = batch * -(-labels.shape[1] // BLOCK_ROWS)
+    if boxes is not None:
+        lse.zero_()
+    blocks = num_blocks(batch, labels.shape[1])
     sums = np.zeros(blocks * num_classes * 3)
     arguments = (
         sums,
@@ -237,7 +233,6 @@ def upsampled_overlap_loss(
         enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype),
         label_map(labels, ignore_index),
         tile_columns(num_classes, labels.shape[2]),
-        logits.shape[3],
     )
     work = _FORWARD_NANOSECONDS * labels.numel() * num_classes
     in_range = all(pool.run(lambda first, end: _overlap(*arguments, first, end), blocks, work))
@@ -258,9 +253,9 @@ def upsampled_overlap_loss_backward(
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the values, ``grad (S, C)``."""
-    batch, num_classes, height, width = logits.shape
+    batch, num_classes, height, _ = logits.shape
     enlarging = enlarging_arguments(logits, boxes, labels.shape[1:], lse.dtype)
-    step, columns = tile_logits(enlarging, batch, width)
+    step, columns = tile_logits(enlarging, batch)
     out.zero_()
     arguments = (
         tensor_arguments(out, lse.dtype),
@@ -268,7 +263,6 @@ def upsampled_overlap_loss_backward(
         flat(lse.contiguous()),
         enlarging,
         label_map(labels, ignore_index),
-        (height, width),
         step,
         columns,
     )
