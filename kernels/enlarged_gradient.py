@@ -24,11 +24,9 @@ from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.enlarging import (
     Tables,
     axes_of_sample,
-    class_weight,
     classes_at_once,
     compile_options,
     enlarging_arguments,
-    exponential_of_units,
     lerp,
     load_labels,
     log2_units,
@@ -36,84 +34,11 @@ from tritonsoft.kernels.enlarging import (
     pixels_per_logit,
     repeated,
     rows_of_step,
-    scalars_of_slopes,
     sum_of_weights,
 )
 from tritonsoft.kernels.launch import Launch
+from tritonsoft.kernels.pixel_rules import gradient_of_class, scalars_of_class, terms_of_pixels
 from tritonsoft.kernels.sums import divided_by
-
-# --- what a pixel says of its classes --------------------------------------------------------------------------------
-#
-# `rule`:  cross entropy: the gradient of each pixel's loss (B, H, W) and its strides, or None where it is one number,
-#          the number by which it is divided or None, the weights of the classes or None with their stride;
-#          overlap: the gradient of the values (B, C), the slopes (B, C, 2), both with their strides, and the mean slope
-#          of each pixel (B, H, W), contiguous.
-# `terms`: of the pixels at hand, which count; the logsumexp; a factor of all classes; cross entropy with smoothed
-#          labels: the share of the target that the label's class gets, and each class; overlap: the mean slope.
-
-
-@triton.jit
-def _terms_of_pixels(
-    rule,  # the maps' pointers are those of this sample
-    lse,
-    row,
-    columns,
-    label,
-    out_width,
-    num_classes,
-    common_factor,
-    all_weights,
-    RULE: tl.constexpr,
-    LABEL_SMOOTHING: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
-    OFFSET: tl.constexpr,
-):
-    pixels = tl.cast(row, OFFSET) * out_width + columns
-    known = label >= 0
-    lse_here = tl.load(lse + pixels, mask=known, other=0.0).to(ACCUMULATOR)
-    factor = common_factor
-    others = ()
-    if RULE == "overlap":
-        others = (tl.load(rule[4] + pixels, mask=known, other=0.0).to(ACCUMULATOR),)
-    else:
-        if rule[1] is not None:
-            offsets = tl.cast(row, OFFSET) * rule[1][1] + columns.to(OFFSET) * rule[1][2]
-            factor = factor * tl.load(rule[0] + offsets, mask=known, other=0.0).to(ACCUMULATOR)
-        if rule[3][0] is not None or LABEL_SMOOTHING > 0:
-            weight = class_weight(rule[3], label, known, ACCUMULATOR)
-            from_label = (1 - LABEL_SMOOTHING) * weight
-            mass = from_label
-            if LABEL_SMOOTHING > 0:
-                from_each = LABEL_SMOOTHING / num_classes.to(ACCUMULATOR)
-                mass += from_each * all_weights
-                inverse_mass = 1 / tl.where(mass > 0, mass, 1.0)
-                others = (from_label * inverse_mass, from_each * inverse_mass)
-            known &= mass > 0
-            factor = tl.where(known, factor * mass, 0.0)
-    return (known, lse_here, factor) + others  # noqa: RUF005 - Triton unpacks nothing here
-
-
-@triton.jit
-def _of_class(logits, terms, is_label, scalars, RULE: tl.constexpr):
-    """What the pixels say of one class, but for the factor of all classes."""
-    probability = exponential_of_units(logits - terms[1])
-    probability = tl.where(terms[0], probability, 0.0)  # also where a logit is not a number
-    if RULE == "overlap":
-        return probability * (tl.where(is_label, scalars[1], scalars[0]) - terms[3])
-    elif len(terms) > 3:
-        return probability - tl.where(is_label, terms[3], 0.0) - terms[4] * scalars[0]
-    else:
-        return tl.where(is_label, probability - 1, probability)
-
-
-@triton.jit
-def _scalars_of_class(rule, sample, class_index, exists, RULE: tl.constexpr, ACCUMULATOR: tl.constexpr):
-    """Cross entropy: the weight. Overlap: how the loss changes with the predicted mass, of other classes and of it."""
-    if RULE == "overlap":
-        return scalars_of_slopes(rule, sample, class_index, exists, ACCUMULATOR)
-    else:
-        return (class_weight(rule[3], class_index, exists, ACCUMULATOR),)
-
 
 # --- along x ---------------------------------------------------------------------------------------------------------
 #
@@ -238,7 +163,7 @@ def _walk_gap(
                 column = columns[nth][0]
                 exists = columns[nth][1]
                 label = load_labels(labels, labels_strides, row, column, exists, num_classes, ignored_class, OFFSET)
-                these = _terms_of_pixels(
+                these = terms_of_pixels(
                     rule,
                     lse,
                     row,
@@ -261,7 +186,7 @@ def _walk_gap(
                 for nth in tl.static_range(COLUMNS):
                     these, factors = terms[nth]
                     logit = lerp(tops[unrolled * COLUMNS + nth], seconds[unrolled * COLUMNS + nth], fraction)
-                    value = _of_class(logit, these, factors[0] == unrolled, scalars[unrolled], RULE)
+                    value = gradient_of_class(logit, these, factors[0] == unrolled, scalars[unrolled], RULE)
                     new_above = new_above + (tl.fma(value, factors[1], above[unrolled * COLUMNS + nth]),)  # noqa: RUF005
                     new_below = new_below + (tl.fma(value, factors[2], below[unrolled * COLUMNS + nth]),)  # noqa: RUF005
             above = new_above
@@ -361,7 +286,7 @@ def upsampled_gradient_kernel(
     for unrolled in tl.static_range(UNROLL):
         class_index = first_class + unrolled
         exists = class_index < num_classes
-        scalars = scalars + (_scalars_of_class(rule, sample, class_index, exists, RULE, ACCUMULATOR),)  # noqa: RUF005
+        scalars = scalars + (scalars_of_class(rule, sample, class_index, exists, RULE, ACCUMULATOR),)  # noqa: RUF005
 
     if ONE_CHUNK:
         columns = _columns_of_chunk(cells, axis_x, 0, COLUMNS, LANES, ACCUMULATOR)

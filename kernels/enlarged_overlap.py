@@ -32,12 +32,12 @@ from tritonsoft.kernels.enlarging import (
     repeated,
     row_of_logits,
     rows_of_step,
-    scalars_of_slopes,
     softmax_of_tile,
     strip_of_program,
     tile_settings,
 )
 from tritonsoft.kernels.launch import Launch, launch
+from tritonsoft.kernels.pixel_rules import scalars_of_slopes
 from tritonsoft.kernels.sums import finish_overlap
 
 

@@ -387,22 +387,6 @@ def sum_of_weights(weights, num_classes, ACCUMULATOR: tl.constexpr):
 
 
 @triton.jit
-def scalars_of_slopes(slopes, sample, classes, exists, ACCUMULATOR: tl.constexpr):
-    """How an overlap loss changes with the predicted mass of classes, in pixels of other classes and of their own.
-
-    ``slopes``: the gradient of the values (B, C), their slopes (B, C, 2), each followed by its strides.
-    """
-    grad_strides, slopes_strides = slopes[1], slopes[3]
-    classes = classes.to(tl.int64)
-    grad = tl.load(slopes[0] + sample * grad_strides[0] + classes * grad_strides[1], mask=exists, other=0.0)
-    pointers = slopes[2] + sample * slopes_strides[0] + classes * slopes_strides[1]
-    by_mass = tl.load(pointers, mask=exists, other=0.0)
-    by_distance = tl.load(pointers + slopes_strides[2], mask=exists, other=0.0)
-    # In its own pixels the prediction lies below the labelled mass, which is 1, elsewhere above, which is 0.
-    return (grad * (by_mass + by_distance)).to(ACCUMULATOR), (grad * (by_mass - by_distance)).to(ACCUMULATOR)
-
-
-@triton.jit
 def repeated(value, COUNT: tl.constexpr):
     """A tuple of one value."""
     values = ()
