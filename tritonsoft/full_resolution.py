@@ -35,9 +35,8 @@ from torch import Tensor
 from tritonsoft import _validation
 from tritonsoft._validation import name_of
 from tritonsoft.geometry import Classes, Reduction
-from tritonsoft.losses import WeightedLoss
+from tritonsoft.losses import WeightedLoss, per_class
 from tritonsoft.ops import full_resolution as ops
-from tritonsoft.ops.losses import compute_dtype
 
 
 def upsampled_cross_entropy(
@@ -85,7 +84,7 @@ def upsampled_cross_entropy(
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
     _check_label_smoothing(label_smoothing)
     _validation.check_reduction(reduction)
-    weight = _per_class(weight, "weight", logits)
+    weight = per_class(weight, "weight", logits)
     return ops.upsampled_cross_entropy(
         backend, validate, logits, labels, boxes, ignore_index, weight, float(label_smoothing), reduction
     )[0]
@@ -136,7 +135,7 @@ def upsampled_dice_loss(
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
     _validation.check_reduction(reduction)
     _validation.check_reduced_classes(classes, per_sample)
-    weight = _per_class(weight, "weight", logits)
+    weight = per_class(weight, "weight", logits)
     value, *_ = ops.upsampled_overlap_loss(
         backend, validate, logits, labels, boxes, ignore_index, weight, "dice", classes, per_sample, reduction
     )
@@ -198,7 +197,7 @@ def decode(
         raise ValueError(f"dtype must hold the classes 0..{num_classes - 1}, got {name_of(dtype)}")
     if boxes is not None and not info.min <= ignore_index <= info.max:
         raise ValueError(f"dtype must hold ignore_index={ignore_index}, got {name_of(dtype)}")
-    bias = _per_class(bias, "bias", logits)
+    bias = per_class(bias, "bias", logits)
     out, score = ops.decode(backend, validate, logits.detach(), boxes, size, bias, scores, ignore_index, dtype)
     return (out, score) if scores else out
 
@@ -235,7 +234,7 @@ def confusion_matrix(
     logits = _validation.check_logits(logits, labels, "labels")
     labels = _validation.check_hard_target(labels, logits, "the metrics of soft labels")
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
-    bias = _per_class(bias, "bias", logits)
+    bias = per_class(bias, "bias", logits)
     return ops.confusion_matrix(backend, validate, logits.detach(), labels, boxes, bias, ignore_index)
 
 
@@ -345,9 +344,3 @@ def _check_place(
     ignore_index = _validation.check_ignore_index(ignore_index, logits.shape[1])
     _validation.check_validate(validate)
     return ignore_index, boxes
-
-
-def _per_class(vector: Any, argument: str, logits: Tensor) -> Tensor | None:
-    """One number for each class, in the type that is computed in."""
-    vector = _validation.check_class_vector(vector, argument, logits)
-    return None if vector is None else vector.to(compute_dtype(logits))

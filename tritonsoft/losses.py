@@ -233,7 +233,7 @@ class WeightedLoss(nn.Module):
         self.reduction, self.validate = reduction, validate
 
     def extra_repr(self) -> str:
-        """What differs between two of them."""
+        """Constructor arguments."""
         weight = "" if self.weight is None else f"weight=({len(self.weight)},), "
         return f"{weight}reduction={self.reduction!r}"
 
@@ -306,7 +306,7 @@ class AreaCrossEntropyLoss(WeightedLoss):
         )
 
     def extra_repr(self) -> str:
-        """What differs between two of them."""
+        """Constructor arguments."""
         ignore_index = _validation.check_ignore_index(self.ignore_index, None)
         return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
 
@@ -347,7 +347,7 @@ class SoftDiceLoss(WeightedLoss):
         return {name: getattr(self, name) for name in names}
 
     def extra_repr(self) -> str:
-        """What differs between two of them."""
+        """Constructor arguments."""
         return f"{super().extra_repr()}, classes={self.classes!r}, per_sample={self.per_sample}"
 
 
@@ -388,8 +388,13 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:
     """The weight, as a plain tensor in the type that the loss is computed in."""
-    weight = _validation.check_class_vector(weight, "weight", logits)
     _validation.check_reduction(reduction)
     _validation.check_validate(validate)
     _validation.check_backend(backend)
-    return None if weight is None else weight.to(loss_ops.compute_dtype(logits))
+    return per_class(weight, "weight", logits)
+
+
+def per_class(vector: Any, argument: str, logits: Tensor) -> Tensor | None:
+    """One number for each class of the logits, as a plain tensor in the type that is computed in."""
+    checked = _validation.check_class_vector(vector, argument, logits)
+    return None if checked is None else checked.to(loss_ops.compute_dtype(logits))

@@ -54,6 +54,14 @@ def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple
     return matrix.scatter_add_(2, column, weight * inside), (weight * ~inside).sum(-1)
 
 
+def _boxes_or_whole(boxes: Tensor | None, source: Sequence[int], like: Tensor) -> Tensor:
+    """The boxes in float64; without any the whole source ``(H, W)``, once for each sample of ``like``."""
+    if boxes is None:
+        height, width = source
+        boxes = torch.tensor([[0, 0, width, height]], device=like.device).expand(len(like), 4)
+    return boxes.double()
+
+
 def _matrices(
     boxes: Tensor | None, source: Sequence[int], size: Sequence[int], filter: str, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,9 +71,7 @@ def _matrices(
         ``A_y (B, 1, h, H)``, ``A_x (B, 1, w, W)`` and the share ``(B, 1, h, w)`` of each footprint outside the image.
     """
     height, width = source
-    if boxes is None:
-        boxes = torch.tensor([[0, 0, width, height]], device=like.device).expand(like.shape[0], 4)
-    boxes = boxes.double()
+    boxes = _boxes_or_whole(boxes, source, like)
     matrix_y, outside_y = axis_matrix(boxes[:, 1::2], height, size[0], filter)
     matrix_x, outside_x = axis_matrix(boxes[:, 0::2], width, size[1], filter)
     outside = outside_y[:, :, None] + (1 - outside_y[:, :, None]) * outside_x[:, None, :]
@@ -98,6 +104,13 @@ def crop_resize_adjoint(
     return (matrix_y.mT @ planes @ matrix_x).to(dtype)
 
 
+def one_hot_planes(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Label map ``(B, H, W)`` -> whether each pixel is of each class ``(B, C, H, W)``; ignored ones are of none."""
+    ids = labels[:, None].long()  # a narrow dtype would wrap an ignore_index that it cannot hold
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    return (ids == classes) & (ids != ignore_index)
+
+
 def soft_crop_resize(
     labels: Tensor,
     boxes: Tensor | None,
@@ -111,10 +124,7 @@ def soft_crop_resize(
 
     Pixels equal to ``ignore_index``, and values outside ``0 .. C-1``, are in no plane.
     """
-    ids = labels[:, None].long()  # a narrow dtype would wrap an ignore_index that it cannot hold
-    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
-    planes = (ids == classes) & (ids != ignore_index)  # (B, C, H, W)
-    mass = planes.to(torch.promote_types(dtype, torch.float32))
+    mass = one_hot_planes(labels, num_classes, ignore_index).to(torch.promote_types(dtype, torch.float32))
     return crop_resize(mass, boxes, size, filter, 0.0, dtype)
 
 
@@ -268,11 +278,10 @@ def enlarge(logits: Tensor, boxes: Tensor | None, size: Sequence[int]) -> tuple[
     Without boxes ``F.interpolate(logits, size, mode="bilinear", align_corners=False)``, except that a logit of weight 0
     is not read, so that an infinite one reaches no further than its weight does.
     """
-    if boxes is None:
-        boxes = torch.tensor([[0, 0, size[1], size[0]]], device=logits.device).expand(len(logits), 4)
+    boxes = _boxes_or_whole(boxes, size, logits)
     inside = []
     for axis, ends in ((2, boxes[:, 1::2]), (3, boxes[:, 0::2])):
-        first, second, fraction, within = enlarging_taps(ends.double(), logits.shape[axis], size[axis - 2])
+        first, second, fraction, within = enlarging_taps(ends, logits.shape[axis], size[axis - 2])
         shape = [len(logits), 1, 1, 1]
         shape[axis] = -1
         fraction = fraction.to(logits.dtype).view(shape)
@@ -289,11 +298,10 @@ def enlarge(logits: Tensor, boxes: Tensor | None, size: Sequence[int]) -> tuple[
 def enlarge_adjoint(grad: Tensor, boxes: Tensor | None, size: Sequence[int]) -> Tensor:
     """The transpose of `enlarge` as a linear map: ``(B, C, H, W)`` -> ``(B, C, h, w)``."""
     height, width = grad.shape[2:]
-    if boxes is None:
-        boxes = torch.tensor([[0, 0, width, height]], device=grad.device).expand(len(grad), 4)
+    boxes = _boxes_or_whole(boxes, (height, width), grad)
     matrices = []
     for ends, in_size, out_size in ((boxes[:, 1::2], size[0], height), (boxes[:, 0::2], size[1], width)):
-        first, second, fraction, _ = enlarging_taps(ends.double(), in_size, out_size)
+        first, second, fraction, _ = enlarging_taps(ends, in_size, out_size)
         matrix = fraction.new_zeros(len(grad), out_size, in_size)
         matrix.scatter_add_(2, first[..., None], 1 - fraction[..., None])
         matrix.scatter_add_(2, second[..., None], fraction[..., None])
@@ -303,9 +311,7 @@ def enlarge_adjoint(grad: Tensor, boxes: Tensor | None, size: Sequence[int]) -> 
 
 def hard_target(labels: Tensor, inside: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
     """The one-hot planes ``(B, C, H, W)`` of a label map, with no class where it is ignored or not ``inside``."""
-    ids = labels[:, None].long()  # a narrow dtype would wrap an ignore_index that it cannot hold
-    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
-    return ((ids == classes) & (ids != ignore_index) & inside[:, None]).to(dtype)
+    return (one_hot_planes(labels, num_classes, ignore_index) & inside[:, None]).to(dtype)
 
 
 def smoothed(target: Tensor, label_smoothing: float) -> Tensor:

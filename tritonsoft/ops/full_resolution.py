@@ -13,7 +13,7 @@ from torch import Tensor
 from tritonsoft._validation import check_bias_values, check_box_values, check_weight_values, raise_label_values
 from tritonsoft.geometry import Classes, Measure, Reduction
 from tritonsoft.ops._define import Call, operator
-from tritonsoft.ops.losses import DifferentiatedOnce, compute_dtype, empty_gradient
+from tritonsoft.ops.losses import DifferentiatedOnce, compute_dtype, empty_gradient, value_and_total
 
 
 @operator
@@ -31,10 +31,8 @@ def upsampled_cross_entropy(
     if call.validate:
         check_box_values(boxes)
         check_weight_values(weight)
-    dtype, none = compute_dtype(logits), reduction == "none"
-    value = call.empty(labels.shape if none else (), dtype, logits)
-    total = call.empty((0,) if none else (), dtype, logits)
-    lse = call.empty(labels.shape, dtype, logits)
+    value, total = value_and_total(call, logits, labels.shape, reduction)
+    lse = call.empty(labels.shape, compute_dtype(logits), logits)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), lse
     if not call.backend.upsampled_cross_entropy(

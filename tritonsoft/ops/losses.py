@@ -34,10 +34,10 @@ def _maps(call: Call, logits: Tensor) -> tuple[Tensor, Tensor]:
     return call.empty(shape, dtype, logits), call.empty(shape, dtype, logits)
 
 
-def _value_and_total(call: Call, logits: Tensor, reduction: Reduction) -> tuple[Tensor, Tensor]:
+def value_and_total(call: Call, logits: Tensor, shape: Sequence[int], reduction: Reduction) -> tuple[Tensor, Tensor]:
+    """The loss, of each pixel of a map of this shape or reduced, and what "mean" divides it by."""
     dtype, none = compute_dtype(logits), reduction == "none"
-    value = call.empty((logits.shape[0], *logits.shape[2:]) if none else (), dtype, logits)
-    return value, call.empty((0,) if none else (), dtype, logits)
+    return call.empty(shape if none else (), dtype, logits), call.empty((0,) if none else (), dtype, logits)
 
 
 def empty_gradient(call: Call, logits: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ def cross_entropy(
     if call.validate:
         check_index_values(index, logits.shape[1])
         check_weight_values(weight)
-    value, total = _value_and_total(call, logits, reduction)
     mass, lse = _maps(call, logits)
+    value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
     if not call.backend.cross_entropy(value, total, mass, lse, logits, soft, index, weight, reduction, call.validate):
@@ -135,8 +135,8 @@ def area_cross_entropy(
     if call.validate:
         check_box_values(boxes)
         check_weight_values(weight)
-    value, total = _value_and_total(call, logits, reduction)
     mass, lse = _maps(call, logits)
+    value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
     if not call.backend.area_cross_entropy(
