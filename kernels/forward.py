@@ -11,9 +11,9 @@ from torch import Tensor
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
-from tritonsoft.kernels.counting_general import soft_tile
 from tritonsoft.kernels.counting_integer import soft_tile_integer_factor
-from tritonsoft.kernels.geometry import axis_of_box, filter_support, tap_of, tile_footprints
+from tritonsoft.kernels.counting_rows import soft_rows
+from tritonsoft.kernels.geometry import axis_of_box, tap_weight
 from tritonsoft.kernels.launch import (
     Launch,
     accumulator_type,
@@ -22,68 +22,142 @@ from tritonsoft.kernels.launch import (
     launch,
     offset_type,
     power_of_two_factor,
-    register_limit,
+    row_options,
+    row_tile,
     tile_shape,
 )
+from tritonsoft.kernels.resampling import add_along_row, row_of_tile, tap_group, tile_columns, tile_rows
 
 # --- image ----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _image_tile(
+def _image_lines(
+    image,  # this sample, from the first of the channels
+    image_strides,
+    row,  # `resampling.row_of_tile`
+    start,
+    in_width,
+    channels,
+    CHANNELS: tl.constexpr,
+    FILTER: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """The weighted sums of each channel in the columns from ``start`` on."""
+    first_row, last_row, distance, _, _, support = row
+    ACCUMULATOR: tl.constexpr = support.dtype
+    columns = start + tl.arange(0, BLOCK_SOURCE)
+    lines = ()
+    for _ in tl.static_range(CHANNELS):
+        lines = lines + (tl.zeros([BLOCK_SOURCE], ACCUMULATOR),)  # noqa: RUF005 - Triton unpacks nothing here
+    for source_row in range(first_row, last_row + 1):
+        weight = tap_weight(distance + (source_row - first_row).to(ACCUMULATOR), support, FILTER)
+        pointers = image + (source_row.to(OFFSET) * image_strides[2] + columns.to(OFFSET) * image_strides[3])
+        sums = ()
+        for step in tl.static_range(CHANNELS):
+            plane = tl.cast(min(step, channels - 1), tl.int64) * image_strides[1]
+            value = upcast(tl.load(pointers + plane, mask=columns < in_width, other=0), ACCUMULATOR)
+            # Selected: a tap without weight may be infinite.
+            sums = sums + (tl.where(weight > 0, lines[step] + value * weight, lines[step]),)  # noqa: RUF005
+        lines = sums
+    return lines
+
+
+@triton.jit
+def _image_channels(
+    out,  # this sample, from the first of the channels, like the image
+    out_strides,
+    image,
+    image_strides,
+    offsets,
+    inside,
+    row,
+    columns,
+    extent,
+    nearest,
+    in_width,
+    channels,  # that are left
+    factor,
+    padding,
+    CHANNELS: tl.constexpr,
+    FILTER: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    dtype = out.dtype.element_ty
+    SELECT: tl.constexpr = image.dtype.element_ty != tl.uint8  # a tap without weight may be infinite
+    totals = ()
+    for _ in tl.static_range(CHANNELS):
+        totals = totals + (tl.zeros(offsets.shape, factor.dtype),)  # noqa: RUF005 - Triton unpacks nothing here
+    for line in range(0, extent[1]):
+        start = extent[0] + line * BLOCK_SOURCE
+        lines = _image_lines(
+            image, image_strides, row, start, in_width, channels, CHANNELS, FILTER, BLOCK_SOURCE, OFFSET
+        )
+        for group in range(0, extent[2]):
+            taps = nearest
+            if (group > 0) | (line > 0):
+                taps = tap_group(group, start, columns, FILTER, GROUP, BLOCK_SOURCE)
+            totals = add_along_row(totals, lines, taps, SELECT)
+    for step in tl.static_range(CHANNELS):
+        value = downcast(totals[step] * factor + padding, dtype)
+        tl.store(out + tl.cast(step, tl.int64) * out_strides[1] + offsets, value, mask=inside & (step < channels))
+
+
+@triton.jit
+def _image_row(
     out,  # this sample
     out_strides,
     image,  # this sample
     image_strides,
-    rows,  # of the output, (BLOCK_HW,)
-    columns,
+    offsets,  # of the outputs in a plane, (BLOCK_W,)
     inside,
-    taps_y,  # footprints (BLOCK_HW,)
-    taps_x,  # footprints (BLOCK_HW,)
-    num_taps_y,
-    num_taps_x,
-    support_y,
-    support_x,
-    in_height,
+    row,  # `resampling.row_of_tile`
+    columns,  # `resampling.tile_columns`, like the next two
+    extent,
+    nearest,
     in_width,
     channels,
     fill,
-    CHANNELS: tl.constexpr,  # that share a loop over the taps
+    CHANNELS: tl.constexpr,  # that share a gather
+    ONE_PASS: tl.constexpr,  # whether these are all
     FILTER: tl.constexpr,
-    BLOCK_HW: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    dtype = out.dtype.element_ty
-    offsets = rows.to(OFFSET) * out_strides[2] + columns.to(OFFSET) * out_strides[3]
-    factor = taps_y[3] * taps_x[3]  # one over the sum of the weights
-    if image.dtype.element_ty == tl.uint8 and dtype != tl.uint8:
+    factor = row[3] * columns[3]  # one over the sum of the weights
+    if image.dtype.element_ty == tl.uint8 and out.dtype.element_ty != tl.uint8:
         factor = factor / 255
-    outside = 1 - taps_y[4] * taps_x[4]
+    outside = 1 - row[4] * columns[4]
     # Selected, not multiplied: an infinite fill must not spoil the pixels that are wholly inside.
-    padding = tl.where(outside > 0, outside * (tl.zeros([], tl.float64) + fill).to(ACCUMULATOR), 0.0)
-    for first_channel in range(0, channels, CHANNELS):
-        planes = ()
-        totals = ()
-        for step in tl.static_range(CHANNELS):
-            channel = tl.minimum(first_channel + step, channels - 1)
-            planes = planes + (image + tl.cast(channel, tl.int64) * image_strides[1],)  # noqa: RUF005 - no unpacking here
-            totals = totals + (tl.zeros([BLOCK_HW], ACCUMULATOR),)  # noqa: RUF005
-        for step_y in range(0, num_taps_y):
-            weight_y, offset_y = tap_of(step_y, taps_y, support_y, image_strides[2], in_height, FILTER, OFFSET)
-            for step_x in range(0, num_taps_x):
-                weight_x, offset_x = tap_of(step_x, taps_x, support_x, image_strides[3], in_width, FILTER, OFFSET)
-                weight = weight_y * weight_x
-                sums = ()
-                for step in tl.static_range(CHANNELS):
-                    value = upcast(tl.load(planes[step] + (offset_y + offset_x)), ACCUMULATOR)
-                    # Selected: a tap without weight may be infinite.
-                    sums = sums + (tl.where(weight > 0, totals[step] + value * weight, totals[step]),)  # noqa: RUF005
-                totals = sums
-        for step in tl.static_range(CHANNELS):
-            plane = out + tl.cast(first_channel + step, tl.int64) * out_strides[1]
-            value = downcast(totals[step] * factor + padding, dtype)
-            tl.store(plane + offsets, value, mask=inside & (first_channel + step < channels))
+    padding = tl.where(outside > 0, outside * (tl.zeros([], tl.float64) + fill).to(outside.dtype), 0.0)
+    passes = 1 if ONE_PASS else tl.cdiv(channels, CHANNELS)
+    for index in range(0, passes):
+        first_channel = tl.cast(index * CHANNELS, tl.int64)
+        _image_channels(
+            out + first_channel * out_strides[1],
+            out_strides,
+            image + first_channel * image_strides[1],
+            image_strides,
+            offsets,
+            inside,
+            row,
+            columns,
+            extent,
+            nearest,
+            in_width,
+            CHANNELS if ONE_PASS else channels - index * CHANNELS,
+            factor,
+            padding,
+            CHANNELS,
+            FILTER,
+            GROUP,
+            BLOCK_SOURCE,
+            OFFSET,
+        )
 
 
 @triton.jit(
@@ -117,12 +191,16 @@ def crop_resize_kernel(
     fill: tl.float64,
     FILTER: tl.constexpr,
     INTEGER_FACTOR: tl.constexpr,  # 0: the general way to count labels
-    CHANNELS: tl.constexpr,  # of the image that share a loop over the taps
+    CHANNELS: tl.constexpr,  # of the image that share a gather
+    ONE_PASS: tl.constexpr,  # whether these are all
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,  # neighbouring outputs that one store may take
     ZEROED: tl.constexpr,  # whether the soft label holds zeros: those of absent classes are not stored
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    MANY_CLASSES: tl.constexpr,  # more than 32
+    GROUP: tl.constexpr,  # taps along a row that are gathered together
+    BLOCK_SOURCE: tl.constexpr,  # columns of the source in a line, see `resampling`
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
@@ -133,56 +211,46 @@ def crop_resize_kernel(
     tiles_y = tl.cdiv(out_height, BLOCK_H)
     tile = tl.program_id(0)
     column = tile % tiles_x * BLOCK_W
-    row = tile // tiles_x % tiles_y * BLOCK_H
+    first_row = tile // tiles_x % tiles_y * BLOCK_H
     sample = tile // tiles_x // tiles_y
     sample_offset = sample.to(tl.int64)
-    # A tile is one list of pixels, and a thread's pixels lie below one another: the compiler sees that they share what
-    # belongs to their column. Loops over taps gather and store one pixel per thread and instruction: stores that claim
-    # no neighbours (`max_contiguous`) save Triton moving every tap from the layout of the gather to that of the store.
-    pixel = tl.arange(0, BLOCK_H * BLOCK_W)
-    rows = row + pixel // BLOCK_W
-    columns = tl.max_contiguous(column + pixel % BLOCK_W, 1)
-    inside = (rows < out_height) & (columns < out_width)
+    plane_size = out_height.to(tl.int64) * out_width
 
-    if image is not None or INTEGER_FACTOR == 0:
+    if INTEGER_FACTOR == 0:
         box_y = axis_of_box(boxes, boxes_strides, sample_offset, 1, in_height)
         box_x = axis_of_box(boxes, boxes_strides, sample_offset, 0, in_width)
-        support_y = filter_support(box_y, out_height, FILTER).to(ACCUMULATOR)
-        support_x = filter_support(box_x, out_width, FILTER).to(ACCUMULATOR)
-        taps_y, extent_y = tile_footprints(
-            row, pixel // BLOCK_W, box_y, out_height, in_height, BLOCK_H, FILTER, ACCUMULATOR
+        rows = tile_rows(first_row, box_y, out_height, in_height, FILTER, BLOCK_H, ACCUMULATOR)
+        columns, extent, nearest = tile_columns(
+            column, box_x, out_width, in_width, FILTER, GROUP, BLOCK_SOURCE, BLOCK_W, ACCUMULATOR
         )
-        taps_x, extent_x = tile_footprints(
-            column, pixel % BLOCK_W, box_x, out_width, in_width, BLOCK_W, FILTER, ACCUMULATOR
-        )
+        # One output per thread and store (`max_contiguous`): threads side by side read taps that lie side by side.
+        outputs = tl.max_contiguous(column + tl.arange(0, BLOCK_W), 1)
+        num_rows = tl.minimum(BLOCK_H, out_height - first_row)
         if image is not None:
-            _image_tile(
-                out + sample_offset * out_strides[0],
-                out_strides,
-                image + sample_offset * image_strides[0],
-                image_strides,
-                rows,
-                columns,
-                inside,
-                taps_y,
-                taps_x,
-                extent_y[2],
-                extent_x[2],
-                support_y,
-                support_x,
-                in_height,
-                in_width,
-                channels,
-                fill,
-                CHANNELS,
-                FILTER,
-                BLOCK_H * BLOCK_W,
-                ACCUMULATOR,
-                OFFSET,
-            )
+            for step in range(0, num_rows):
+                _image_row(
+                    out + sample_offset * out_strides[0],
+                    out_strides,
+                    image + sample_offset * image_strides[0],
+                    image_strides,
+                    (first_row + step).to(OFFSET) * out_strides[2] + outputs.to(OFFSET) * out_strides[3],
+                    outputs < out_width,
+                    row_of_tile(rows, step),
+                    columns,
+                    extent,
+                    nearest,
+                    in_width,
+                    channels,
+                    fill,
+                    CHANNELS,
+                    ONE_PASS,
+                    FILTER,
+                    GROUP,
+                    BLOCK_SOURCE,
+                    OFFSET,
+                )
     if labels is not None:
-        plane_size = out_height.to(tl.int64) * out_width
-        rows_2d = row + tl.arange(0, BLOCK_H)[:, None]
+        rows_2d = first_row + tl.arange(0, BLOCK_H)[:, None]
         columns_2d = column + tl.arange(0, BLOCK_W)[None, :]
         pixels_2d = (
             rows_2d,
@@ -190,7 +258,7 @@ def crop_resize_kernel(
             rows_2d.to(OFFSET) * out_width + columns_2d,
             (rows_2d < out_height) & (columns_2d < out_width),
         )
-        # Zeros of absent classes are stored in two dimensions, not as a list: that gives the widest stores.
+        # Zeros of absent classes are stored in two dimensions, not row by row: that gives the widest stores.
         pixels_of_zeros = ()
         if not ZEROED:
             pixels_of_zeros = (pixels_2d[2], pixels_2d[3])
@@ -215,26 +283,27 @@ def crop_resize_kernel(
                 OFFSET,
             )
         else:
-            soft_tile(
+            soft_rows(
                 epilogue,
                 (),
-                (rows, columns, rows.to(OFFSET) * out_width + columns, inside),
+                outputs,
+                first_row,
+                out_width,
+                (0, num_rows),
                 labels_sample,
                 labels_strides,
-                taps_y,
-                taps_x,
-                extent_y,
-                extent_x,
-                support_y,
-                support_x,
-                in_height,
+                rows,
+                columns,
+                extent,
+                nearest,
                 in_width,
                 num_classes,
                 ignored_class,
                 "mass",
                 FILTER,
-                BLOCK_H * BLOCK_W,
-                ACCUMULATOR,
+                MANY_CLASSES,
+                GROUP,
+                BLOCK_SOURCE,
                 OFFSET,
             )
 
@@ -273,18 +342,19 @@ def launch_configuration(
     assert source is not None
     (height, width), (in_height, in_width) = result.shape[-2:], source.shape[-2:]
     num_classes = soft.shape[1] if soft is not None else 0
-    factor = integer_factor(labels, boxes, (height, width), num_classes, filter)
+    factor = integer_factor(labels, boxes, (height, width), num_classes, filter) if image is None else 0
     accumulator = accumulator_type(out, image, soft)
+    tile = row_tile((height, width), (in_height, in_width), filter, boxes is None)
+    block_h, block_w = tile[:2]
     if factor > 0:
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
+        block_h, block_w = tile_shape(height, width, elements)
     else:
-        # Measured on an H100 (bench/NOTES.md): more outputs per program leave too few programs to hide their loads.
-        of_labels_in_boxes = image is None and boxes is not None and soft is not None and not needs_zeros(soft)
-        options, elements = {"num_warps": 2 if of_labels_in_boxes else 4}, 512
-        unit = 16 // soft.element_size() if soft is not None else 1
-    if factor == 0 or image is not None:
-        options |= register_limit(platform, accumulator, image is not None)
-    block_h, block_w = tile_shape(height, width, elements)
+        pair = image is not None and soft is not None
+        options, unit = (
+            row_options(tile, accumulator, platform, pair),
+            16 // soft.element_size() if soft is not None else 1,
+        )
     # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(
@@ -312,11 +382,15 @@ def launch_configuration(
             "FILTER": filter,
             "INTEGER_FACTOR": factor,
             "CHANNELS": channels_at_once(image.shape[1]) if image is not None else 0,
+            "ONE_PASS": image is not None and image.shape[1] <= 4,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,
             "ZEROED": soft is not None and needs_zeros(soft),
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
+            "MANY_CLASSES": num_classes > 32,
+            "GROUP": tile.group,
+            "BLOCK_SOURCE": tile.block_source,
             "ACCUMULATOR": accumulator,
             "OFFSET": offset_type(out, image, soft, labels),
         },

@@ -9,6 +9,7 @@ configuration, and Triton for the kernel, at the first such call only.
 
 import collections
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -252,6 +253,44 @@ def tile_shape(height: int, width: int, elements: int) -> tuple[int, int]:
     tall, wide = triton.next_power_of_2(height), triton.next_power_of_2(width)
     block_h = min(tall, max(1, elements // min(wide, 64)))
     return block_h, max(1, min(wide, elements // block_h))
+
+
+class RowTile(NamedTuple):
+    """The constants of a tile that is made row by row (`resampling`)."""
+
+    block_h: int
+    block_w: int
+    block_source: int
+    group: int
+
+
+def row_tile(size: tuple[int, int], in_size: tuple[int, int], filter: Filter, whole: bool) -> RowTile:
+    """A tile for outputs ``size`` of sources ``in_size``; ``whole`` where no box is smaller.
+
+    Any tile serves any scale. This one lets a line hold what lies under a row of the tile, and a group the taps of an
+    output, as long as no box is larger than the image.
+    """
+    scale_y, scale_x = in_size[0] / size[0], in_size[1] / size[1]
+    wide = triton.next_power_of_2(math.ceil(scale_x))
+    block_source = 256 if wide <= 8 else 512
+    block_w = min(triton.next_power_of_2(size[1]), max(block_source // wide, 16))
+    two_taps = scale_x <= 1 or (whole and scale_x == 2 and filter == "area")
+    return RowTile(
+        min(triton.next_power_of_2(size[0]), max(16 // triton.next_power_of_2(math.ceil(scale_y)), 1), 8),
+        block_w,
+        min(max(block_w * wide, 64), block_source),
+        2 if two_taps else min(max(wide, 4), 16),
+    )
+
+
+def row_options(tile: RowTile, accumulator: Any, platform: str, pair: bool = False) -> dict[str, Any]:
+    """Compile options of a kernel that makes its tile row by row; ``pair``: of an image and a label map."""
+    # Two warps, since one alone gathers by shuffles. The limits are the least that need no local memory: what hides the
+    # loads of a row are other programs.
+    limit = 80 if tile.group == 2 and not pair else 96 if tile.group <= 4 else 128
+    if platform != "cuda":
+        return {"num_warps": 2}
+    return {"num_warps": 2, "maxnreg": 168 if accumulator is tl.float64 else limit}
 
 
 def power_of_two_factor(size: int, limit: int) -> int:
