@@ -11,7 +11,7 @@ from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.kernels.convert import exponential, upcast
 from tritonsoft.kernels.epilogues import load_logits
-from tritonsoft.kernels.label_tile import count_tile, launch_of_label_map, tile_of_program
+from tritonsoft.kernels.label_tile import count_step, launch_of_label_map, pixels_of_step, tile_of_program
 from tritonsoft.kernels.launch import Launch, accumulator_type, integer_factor, launch, register_limit
 from tritonsoft.kernels.softmax import with_stride
 from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums, sums_instead_of_losses
@@ -73,46 +73,68 @@ def area_cross_entropy_kernel(
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    MANY_CLASSES: tl.constexpr,  # like the next two for counting in general, see `counting_rows`
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
     in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
     out_width = out_width_units * OUT_WIDTH_UNIT
-    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
-    sample, _, _, pixels = tile
-    inside = pixels[3]
-    plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
-    logits_sample = logits + sample * logits_strides[0]
-    zeros = (pixels[2] * 0).to(ACCUMULATOR)
-    log_sum = _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)
-    state = count_tile(
-        (logits_sample, logits_strides, weights),
-        (zeros, zeros, log_sum),
-        tile,
-        labels,
-        labels_strides,
+    tile = tile_of_program(
         boxes,
         boxes_strides,
         in_height,
         in_width,
         out_height,
         out_width,
-        num_classes,
-        ignored_class,
-        "loss",
         FILTER,
         INTEGER_FACTOR,
         BLOCK_H,
         BLOCK_W,
+        GROUP,
+        BLOCK_SOURCE,
         ACCUMULATOR,
-        OFFSET,
     )
-    if partial is None:
-        tl.store(loss + plane, state[0], mask=inside)
-    else:
-        store_sums(partial, state[0], state[1])
-    tl.store(mass + plane, state[1], mask=inside)
-    tl.store(lse + plane, state[2], mask=inside)
+    sample = tile[0]
+    logits_sample = logits + sample * logits_strides[0]
+    losses = tl.zeros([BLOCK_H, BLOCK_W] if INTEGER_FACTOR > 0 else [BLOCK_W], ACCUMULATOR)
+    masses = losses
+    for step in range(0, tile[3]):
+        pixels = pixels_of_step(tile, step, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
+        zeros = tl.zeros(pixels[2].shape, ACCUMULATOR)
+        state = count_step(
+            (logits_sample, logits_strides, weights),
+            (zeros, zeros, _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET)),
+            tile,
+            step,
+            pixels,
+            labels,
+            labels_strides,
+            out_height,
+            out_width,
+            num_classes,
+            ignored_class,
+            "loss",
+            FILTER,
+            INTEGER_FACTOR,
+            MANY_CLASSES,
+            BLOCK_H,
+            BLOCK_W,
+            GROUP,
+            BLOCK_SOURCE,
+            OFFSET,
+        )
+        plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
+        if partial is None:
+            tl.store(loss + plane, state[0], mask=pixels[3])
+        else:
+            losses += state[0]
+            masses += state[1]
+        tl.store(mass + plane, state[1], mask=pixels[3])
+        tl.store(lse + plane, state[2], mask=pixels[3])
+    if partial is not None:
+        store_sums(partial, losses, masses)
 
 
 @triton.jit(
@@ -145,43 +167,61 @@ def area_cross_entropy_backward_kernel(
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    MANY_CLASSES: tl.constexpr,  # like the next two for counting in general, see `counting_rows`
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
     in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
     out_width = out_width_units * OUT_WIDTH_UNIT
-    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
-    sample, _, _, pixels = tile
-    inside = pixels[3]
-    plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
-    logits_sample = logits + sample * logits_strides[0]
-    grad_offsets = pixels[0].to(OFFSET) * grad_strides[1] + pixels[1].to(OFFSET) * grad_strides[2]
-    grad_here = tl.load(grad + sample * grad_strides[0] + grad_offsets, mask=inside, other=0.0)
-    grad_loss = upcast(grad_here, ACCUMULATOR)
-    mass_here = tl.load(mass + plane, mask=inside, other=0.0)
-    grad_loss = tl.where(mass_here > 0, divided_by(grad_loss, total), 0.0)
-    count_tile(
-        (logits_sample, logits_strides, weights, out + sample * out_strides[0], out_strides),
-        (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
-        tile,
-        labels,
-        labels_strides,
+    tile = tile_of_program(
         boxes,
         boxes_strides,
         in_height,
         in_width,
         out_height,
         out_width,
-        num_classes,
-        ignored_class,
-        "gradient",
         FILTER,
         INTEGER_FACTOR,
         BLOCK_H,
         BLOCK_W,
+        GROUP,
+        BLOCK_SOURCE,
         ACCUMULATOR,
-        OFFSET,
     )
+    sample = tile[0]
+    logits_sample = logits + sample * logits_strides[0]
+    for step in range(0, tile[3]):
+        pixels = pixels_of_step(tile, step, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
+        inside = pixels[3]
+        plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
+        grad_offsets = tl.cast(pixels[0], OFFSET) * grad_strides[1] + pixels[1].to(OFFSET) * grad_strides[2]
+        grad_here = tl.load(grad + sample * grad_strides[0] + grad_offsets, mask=inside, other=0.0)
+        mass_here = tl.load(mass + plane, mask=inside, other=0.0)
+        grad_loss = tl.where(mass_here > 0, divided_by(upcast(grad_here, ACCUMULATOR), total), 0.0)
+        count_step(
+            (logits_sample, logits_strides, weights, out + sample * out_strides[0], out_strides),
+            (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
+            tile,
+            step,
+            pixels,
+            labels,
+            labels_strides,
+            out_height,
+            out_width,
+            num_classes,
+            ignored_class,
+            "gradient",
+            FILTER,
+            INTEGER_FACTOR,
+            MANY_CLASSES,
+            BLOCK_H,
+            BLOCK_W,
+            GROUP,
+            BLOCK_SOURCE,
+            OFFSET,
+        )
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
@@ -231,7 +271,8 @@ def area_cross_entropy_configuration(
         },
         [logits, mass],
     )
-    planned = planned._replace(options={**planned.options, **register_limit(platform, accumulator)})
+    if factor > 0:
+        planned = planned._replace(options={**planned.options, **register_limit(platform, accumulator)})
     return planned if reduction == "none" else sums_instead_of_losses(planned, lse)
 
 

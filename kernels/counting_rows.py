@@ -30,7 +30,7 @@ def _int32_labels(labels):
 def _load_labels(labels, labels_strides, row, start, in_width, BLOCK_SOURCE: tl.constexpr, OFFSET: tl.constexpr):
     NO_CLASS: tl.constexpr = 255 if labels.dtype.element_ty == tl.uint8 else -1
     columns = start + tl.arange(0, BLOCK_SOURCE)
-    pointers = labels + row.to(OFFSET) * labels_strides[1] + columns.to(OFFSET) * labels_strides[2]
+    pointers = labels + tl.cast(row, OFFSET) * labels_strides[1] + columns.to(OFFSET) * labels_strides[2]
     return _int32_labels(tl.load(pointers, mask=columns < in_width, other=NO_CLASS))
 
 
@@ -97,7 +97,7 @@ def _lines(
     line2 = line0
     line3 = line0
     for source_row in range(first_row, last_row + 1):
-        weight = tap_weight(distance + (source_row - first_row).to(support.dtype), support, FILTER)
+        weight = tap_weight(distance + tl.cast(source_row - first_row, support.dtype), support, FILTER)
         label = _load_labels(labels, labels_strides, source_row, start, in_width, BLOCK_SOURCE, OFFSET)
         line0 = tl.where(label == class0, line0 + weight, line0)
         line1 = tl.where(label == class1, line1 + weight, line1)
@@ -170,7 +170,7 @@ def _count_classes(
     for class_index in range(first_class, end_class):
         if ((present >> (class_index & 31)) & 1) == 0:
             output_row = first_output_row + steps[0]
-            pixels = (output_row, outputs, output_row.to(OFFSET) * out_width + outputs, exists)
+            pixels = (output_row, outputs, tl.cast(output_row, OFFSET) * out_width + outputs, exists)
             zeros = tl.zeros(columns[2].shape, columns[2].dtype)
             epilogue_zero(epilogue, state, class_index, zeros, pixels, True, EPILOGUE, OFFSET)
     while present != 0:
@@ -195,7 +195,7 @@ def _count_classes(
                 OFFSET,
             )
             output_row = first_output_row + step
-            pixels = (output_row, outputs, output_row.to(OFFSET) * out_width + outputs, exists)
+            pixels = (output_row, outputs, tl.cast(output_row, OFFSET) * out_width + outputs, exists)
             for place in tl.static_range(4):
                 state = apply_epilogue(
                     epilogue, state, classes[place], masses[place], pixels, classes[place] >= 0, EPILOGUE, OFFSET

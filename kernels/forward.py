@@ -1,7 +1,7 @@
 """`crop_resize`, `soft_crop_resize` and both at once: one kernel, so that image and label share box and filter.
 
 A program computes one tile of one sample: all its channels, then all its classes, counted in one of two ways, chosen by
-the shapes (`counting_integer`, `counting_general`).
+the shapes (`counting_integer`, `counting_rows`).
 """
 
 import triton
@@ -52,8 +52,8 @@ def _image_lines(
     for _ in tl.static_range(CHANNELS):
         lines = lines + (tl.zeros([BLOCK_SOURCE], ACCUMULATOR),)  # noqa: RUF005 - Triton unpacks nothing here
     for source_row in range(first_row, last_row + 1):
-        weight = tap_weight(distance + (source_row - first_row).to(ACCUMULATOR), support, FILTER)
-        pointers = image + (source_row.to(OFFSET) * image_strides[2] + columns.to(OFFSET) * image_strides[3])
+        weight = tap_weight(distance + tl.cast(source_row - first_row, ACCUMULATOR), support, FILTER)
+        pointers = image + (tl.cast(source_row, OFFSET) * image_strides[2] + columns.to(OFFSET) * image_strides[3])
         sums = ()
         for step in tl.static_range(CHANNELS):
             plane = tl.cast(min(step, channels - 1), tl.int64) * image_strides[1]
@@ -233,7 +233,7 @@ def crop_resize_kernel(
                     out_strides,
                     image + sample_offset * image_strides[0],
                     image_strides,
-                    (first_row + step).to(OFFSET) * out_strides[2] + outputs.to(OFFSET) * out_strides[3],
+                    tl.cast(first_row + step, OFFSET) * out_strides[2] + outputs.to(OFFSET) * out_strides[3],
                     outputs < out_width,
                     row_of_tile(rows, step),
                     columns,
@@ -350,11 +350,8 @@ def launch_configuration(
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
         block_h, block_w = tile_shape(height, width, elements)
     else:
-        pair = image is not None and soft is not None
-        options, unit = (
-            row_options(tile, accumulator, platform, pair),
-            16 // soft.element_size() if soft is not None else 1,
-        )
+        options = row_options(tile, accumulator, platform, image, labels)
+        unit = 16 // soft.element_size() if soft is not None else 1
     # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(

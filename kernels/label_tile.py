@@ -11,22 +11,64 @@ import triton.language as tl
 from torch import Tensor
 
 from tritonsoft.geometry import Filter
-from tritonsoft.kernels.counting_general import soft_tile
 from tritonsoft.kernels.counting_integer import soft_tile_integer_factor
-from tritonsoft.kernels.geometry import axis_of_box, filter_support, tile_footprints
+from tritonsoft.kernels.counting_rows import soft_rows
+from tritonsoft.kernels.geometry import axis_of_box
 from tritonsoft.kernels.launch import (
     Launch,
     integer_factor,
     integer_factor_tile,
     offset_type,
     power_of_two_factor,
-    register_limit,
+    row_options,
+    row_tile,
     tile_shape,
 )
+from tritonsoft.kernels.resampling import tile_columns, tile_rows
 
 
 @triton.jit
 def tile_of_program(
+    boxes,  # (B, 4), or None for the whole image
+    boxes_strides,
+    in_height,
+    in_width,
+    out_height,
+    out_width,
+    FILTER: tl.constexpr,
+    INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+):
+    """The sample of this program, the first row and column of its tile, in how many steps it is made, and what it sees
+    of the source: at integer factors one step, in general a step for each row (`resampling`)."""
+    tiles_x = tl.cdiv(out_width, BLOCK_W)
+    tiles_y = tl.cdiv(out_height, BLOCK_H)
+    tile = tl.program_id(0)
+    column = tile % tiles_x * BLOCK_W
+    row = tile // tiles_x % tiles_y * BLOCK_H
+    sample = (tile // tiles_x // tiles_y).to(tl.int64)
+    source = ()
+    num_steps = 1
+    if INTEGER_FACTOR == 0:
+        box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
+        box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
+        rows = tile_rows(row, box_y, out_height, in_height, FILTER, BLOCK_H, ACCUMULATOR)
+        columns, extent, nearest = tile_columns(
+            column, box_x, out_width, in_width, FILTER, GROUP, BLOCK_SOURCE, BLOCK_W, ACCUMULATOR
+        )
+        source = (rows, columns, extent, nearest, in_width)
+        num_steps = tl.minimum(BLOCK_H, out_height - row)
+    return sample, row, column, num_steps, source
+
+
+@triton.jit
+def pixels_of_step(
+    tile,
+    step,
     out_height,
     out_width,
     INTEGER_FACTOR: tl.constexpr,
@@ -34,49 +76,42 @@ def tile_of_program(
     BLOCK_W: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """The sample of this program, the first row and column of its tile, and the tile's pixels (see `epilogues`)."""
-    tiles_x = tl.cdiv(out_width, BLOCK_W)
-    tiles_y = tl.cdiv(out_height, BLOCK_H)
-    tile = tl.program_id(0)
-    column = tile % tiles_x * BLOCK_W
-    row = tile // tiles_x % tiles_y * BLOCK_H
-    sample = (tile // tiles_x // tiles_y).to(tl.int64)
+    """See `epilogues`; ``(BLOCK_H, BLOCK_W)`` at integer factors, in general ``(BLOCK_W,)``."""
+    _, row, column, _, _ = tile
     if INTEGER_FACTOR > 0:
         rows = row + tl.arange(0, BLOCK_H)[:, None]
         columns = column + tl.arange(0, BLOCK_W)[None, :]
-    else:  # a list, as in `forward`
-        pixel = tl.arange(0, BLOCK_H * BLOCK_W)
-        rows = row + pixel // BLOCK_W
-        columns = tl.max_contiguous(column + pixel % BLOCK_W, 1)
-    inside = (rows < out_height) & (columns < out_width)
-    return sample, row, column, (rows, columns, rows.to(OFFSET) * out_width + columns, inside)
+        return rows, columns, rows.to(OFFSET) * out_width + columns, (rows < out_height) & (columns < out_width)
+    else:
+        columns = tl.max_contiguous(column + tl.arange(0, BLOCK_W), 1)  # as in `forward`
+        return row + step, columns, tl.cast(row + step, OFFSET) * out_width + columns, columns < out_width
 
 
 @triton.jit
-def count_tile(
+def count_step(
     epilogue,
     state,
-    tile,  # `tile_of_program`
+    tile,
+    step,
+    pixels,
     labels,  # (B, H, W)
     labels_strides,
-    boxes,  # (B, 4), or None for the whole image
-    boxes_strides,
-    in_height,
-    in_width,
     out_height,
     out_width,
     num_classes,
     ignored_class,
     EPILOGUE: tl.constexpr,
     FILTER: tl.constexpr,
-    INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    INTEGER_FACTOR: tl.constexpr,
+    MANY_CLASSES: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Hands the epilogue all classes; returns its last state."""
-    sample, row, column, pixels = tile
+    """Hands the epilogue all classes of the pixels of a step; returns its last state."""
+    sample, row, column, _, source = tile
     labels_sample = labels + sample * labels_strides[0]
     if INTEGER_FACTOR > 0:
         state = soft_tile_integer_factor(
@@ -97,35 +132,28 @@ def count_tile(
             OFFSET,
         )
     else:
-        box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
-        box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
-        pixel = tl.arange(0, BLOCK_H * BLOCK_W)
-        taps_y, extent_y = tile_footprints(
-            row, pixel // BLOCK_W, box_y, out_height, in_height, BLOCK_H, FILTER, ACCUMULATOR
-        )
-        taps_x, extent_x = tile_footprints(
-            column, pixel % BLOCK_W, box_x, out_width, in_width, BLOCK_W, FILTER, ACCUMULATOR
-        )
-        state = soft_tile(
+        rows, columns, extent, nearest, in_width = source
+        state = soft_rows(
             epilogue,
             state,
-            pixels,
+            pixels[1],
+            row,
+            out_width,
+            (step, step + 1),
             labels_sample,
             labels_strides,
-            taps_y,
-            taps_x,
-            extent_y,
-            extent_x,
-            filter_support(box_y, out_height, FILTER).to(ACCUMULATOR),
-            filter_support(box_x, out_width, FILTER).to(ACCUMULATOR),
-            in_height,
+            rows,
+            columns,
+            extent,
+            nearest,
             in_width,
             num_classes,
             ignored_class,
             EPILOGUE,
             FILTER,
-            BLOCK_H * BLOCK_W,
-            ACCUMULATOR,
+            MANY_CLASSES,
+            GROUP,
+            BLOCK_SOURCE,
             OFFSET,
         )
     return state
@@ -157,17 +185,18 @@ def launch_of_label_map(
         planes: tensors ``(..., h, w)`` among them, whose offsets the kernel computes.
         min_side: the least height and width of a tile.
     """
+    (height, width), (in_height, in_width) = size, labels.shape[1:]
     factor = integer_factor(labels, boxes, size, num_classes, filter)
+    tile = row_tile(size, (in_height, in_width), filter, boxes is None)
     if factor > 0:
         options, elements, unit = integer_factor_tile(factor, element_size, platform)
+        block_h, block_w = tile_shape(height, width, elements)
+        if min_side > 0:
+            block_h = max(block_h, min_side)
+            block_w = max(elements // block_h, min_side)
     else:
-        # What an epilogue keeps for each pixel takes registers from the loop over the taps: fewer pixels for a thread.
-        options, elements, unit = {"num_warps": 4, **register_limit(platform, accumulator)}, 256, 1
-    (height, width), (in_height, in_width) = size, labels.shape[1:]
-    block_h, block_w = tile_shape(height, width, elements)
-    if min_side > 0:
-        block_h = max(block_h, min_side)
-        block_w = max(elements // block_h, min_side)
+        options, unit = row_options(tile, accumulator, platform, None, labels, keeps_state=True), 1
+        block_h, block_w = tile.block_h, tile.block_w
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(
         kernel,
@@ -190,6 +219,9 @@ def launch_of_label_map(
             "OUT_WIDTH_UNIT": out_unit,
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
+            "MANY_CLASSES": num_classes > 32,
+            "GROUP": tile.group,
+            "BLOCK_SOURCE": tile.block_source,
             "ACCUMULATOR": accumulator,
             "OFFSET": offset_type(labels, *planes),
         },

@@ -239,13 +239,11 @@ def integer_factor_tile(factor: int, element_size: int, platform: str) -> tuple[
     return {"num_warps": 1}, (64 if platform == "hip" else 32) * per_thread, per_thread
 
 
-def register_limit(platform: str, accumulator: Any, resamples: bool = False) -> dict[str, int]:
-    """A compile option for kernels with loops over taps; ``resamples`` an image."""
+def register_limit(platform: str, accumulator: Any) -> dict[str, int]:
+    """A compile option for kernels with loops over taps."""
     # Left to itself, ptxas aims at 128 registers and at times spills some to get there. Given a limit somewhat above,
-    # it does without. Up to 168 as many programs of four warps fit on a multiprocessor as with 136.
-    if platform != "cuda":
-        return {}
-    return {"maxnreg": 255 if accumulator is tl.float64 else 168 if resamples else 136}
+    # it does without.
+    return {"maxnreg": 255 if accumulator is tl.float64 else 136} if platform == "cuda" else {}
 
 
 def tile_shape(height: int, width: int, elements: int) -> tuple[int, int]:
@@ -283,14 +281,27 @@ def row_tile(size: tuple[int, int], in_size: tuple[int, int], filter: Filter, wh
     )
 
 
-def row_options(tile: RowTile, accumulator: Any, platform: str, pair: bool = False) -> dict[str, Any]:
-    """Compile options of a kernel that makes its tile row by row; ``pair``: of an image and a label map."""
-    # Two warps, since one alone gathers by shuffles. The limits are the least that need no local memory: what hides the
-    # loads of a row are other programs.
-    limit = 80 if tile.group == 2 and not pair else 96 if tile.group <= 4 else 128
+def row_options(
+    tile: RowTile,
+    accumulator: Any,
+    platform: str,
+    image: Tensor | None,
+    labels: Tensor | None,
+    keeps_state: bool = False,
+) -> dict[str, Any]:
+    """Compile options of a kernel that makes its tile row by row (`resampling`); ``keeps_state``: of each pixel."""
+    # Two warps, since one alone gathers by shuffles. The limits are the least registers that need no local memory: what
+    # hides the loads of one row are other programs.
     if platform != "cuda":
         return {"num_warps": 2}
-    return {"num_warps": 2, "maxnreg": 168 if accumulator is tl.float64 else limit}
+    limit = 80 if tile.group == 2 else 96 if tile.group == 4 else 128
+    if tile.block_w == tile.block_source or (image is not None and labels is not None):
+        limit = max(limit, 96) + 32
+    if keeps_state:
+        limit += 32
+    if any(tensor is not None and (tensor.stride(-1) != 1 or tensor.element_size() == 8) for tensor in (image, labels)):
+        limit += 32  # a pointer, or two registers, for each pixel
+    return {"num_warps": 2, "maxnreg": 255 if accumulator is tl.float64 else limit}
 
 
 def power_of_two_factor(size: int, limit: int) -> int:

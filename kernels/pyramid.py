@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.kernels.forward import soft_crop_resize
-from tritonsoft.kernels.label_tile import count_tile, launch_of_label_map, tile_of_program
+from tritonsoft.kernels.label_tile import count_step, launch_of_label_map, pixels_of_step, tile_of_program
 from tritonsoft.kernels.launch import Launch, accumulator_type, launch
 
 
@@ -29,32 +29,47 @@ def pyramid_kernel(
     num_classes,
     ignored_class,
     FILTER: tl.constexpr,
-    INTEGER_FACTOR: tl.constexpr,
+    INTEGER_FACTOR: tl.constexpr,  # never 0
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    MANY_CLASSES: tl.constexpr,  # like the next two not used
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
     in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
     out_width = out_width_units * OUT_WIDTH_UNIT
-    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
-    sample, row, column, _ = tile
-    planes = ()
-    for level in tl.static_range(len(levels)):
-        level_size = (out_height >> level).to(tl.int64) * (out_width >> level)
-        planes = planes + (levels[level] + sample * num_classes * level_size,)  # noqa: RUF005
-    count_tile(
-        (planes, out_height, out_width, row, column),
-        (),
-        tile,
-        labels,
-        labels_strides,
+    tile = tile_of_program(
         boxes,
         boxes_strides,
         in_height,
         in_width,
+        out_height,
+        out_width,
+        FILTER,
+        INTEGER_FACTOR,
+        BLOCK_H,
+        BLOCK_W,
+        GROUP,
+        BLOCK_SOURCE,
+        ACCUMULATOR,
+    )
+    sample, row, column, _, _ = tile
+    planes = ()
+    for level in tl.static_range(len(levels)):
+        level_size = (out_height >> level).to(tl.int64) * (out_width >> level)
+        planes = planes + (levels[level] + sample * num_classes * level_size,)  # noqa: RUF005
+    count_step(
+        (planes, out_height, out_width, row, column),
+        (),
+        tile,
+        0,
+        pixels_of_step(tile, 0, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET),
+        labels,
+        labels_strides,
         out_height,
         out_width,
         num_classes,
@@ -62,9 +77,11 @@ def pyramid_kernel(
         "pyramid",
         FILTER,
         INTEGER_FACTOR,
+        MANY_CLASSES,
         BLOCK_H,
         BLOCK_W,
-        ACCUMULATOR,
+        GROUP,
+        BLOCK_SOURCE,
         OFFSET,
     )
 

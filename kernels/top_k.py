@@ -11,7 +11,7 @@ from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast
 from tritonsoft.kernels.epilogues import class_of_key, mass_of_key
 from tritonsoft.kernels.forward import soft_crop_resize
-from tritonsoft.kernels.label_tile import count_tile, launch_of_label_map, tile_of_program
+from tritonsoft.kernels.label_tile import count_step, launch_of_label_map, pixels_of_step, tile_of_program
 from tritonsoft.kernels.launch import Launch, launch
 
 # A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
@@ -42,47 +42,67 @@ def top_k_kernel(
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    MANY_CLASSES: tl.constexpr,  # like the next two for counting in general, see `counting_rows`
+    GROUP: tl.constexpr,
+    BLOCK_SOURCE: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
     in_width = in_width_units * IN_WIDTH_UNIT  # written as products, for wide accesses: see `forward`
     out_width = out_width_units * OUT_WIDTH_UNIT
-    tile = tile_of_program(out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
-    sample, _, _, pixels = tile
-    inside = pixels[3]
-    plane_size = out_height.to(tl.int64) * out_width
-    plane = sample * plane_size + pixels[2]
-    keys = ()
-    for _ in tl.static_range(TOP_K):
-        keys = keys + ((pixels[2] * 0 - 1).to(tl.int32 if INTEGER_FACTOR > 0 else tl.int64),)  # noqa: RUF005
-    state = count_tile(
-        (),
-        ((pixels[2] * 0).to(tl.float32), keys),
-        tile,
-        labels,
-        labels_strides,
+    tile = tile_of_program(
         boxes,
         boxes_strides,
         in_height,
         in_width,
         out_height,
         out_width,
-        num_classes,
-        ignored_class,
-        "top",
         FILTER,
         INTEGER_FACTOR,
         BLOCK_H,
         BLOCK_W,
+        GROUP,
+        BLOCK_SOURCE,
         ACCUMULATOR,
-        OFFSET,
     )
-    tl.store(rest + plane, downcast(state[0], rest.dtype.element_ty), mask=inside)
-    for place in tl.static_range(TOP_K):
-        offsets = (sample * TOP_K + place) * plane_size + pixels[2]
-        key = state[1][place]
-        tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
-        tl.store(mass + offsets, downcast(mass_of_key(key), mass.dtype.element_ty), mask=inside)
+    sample = tile[0]
+    plane_size = out_height.to(tl.int64) * out_width
+    KEY: tl.constexpr = tl.int32 if INTEGER_FACTOR > 0 else tl.int64
+    for step in range(0, tile[3]):
+        pixels = pixels_of_step(tile, step, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
+        inside = pixels[3]
+        keys = ()
+        for _place in tl.static_range(TOP_K):
+            keys = keys + (tl.full(pixels[2].shape, -1, KEY),)  # noqa: RUF005
+        state = count_step(
+            (),
+            (tl.zeros(pixels[2].shape, tl.float32), keys),
+            tile,
+            step,
+            pixels,
+            labels,
+            labels_strides,
+            out_height,
+            out_width,
+            num_classes,
+            ignored_class,
+            "top",
+            FILTER,
+            INTEGER_FACTOR,
+            MANY_CLASSES,
+            BLOCK_H,
+            BLOCK_W,
+            GROUP,
+            BLOCK_SOURCE,
+            OFFSET,
+        )
+        plane = sample * plane_size + pixels[2]
+        tl.store(rest + plane, downcast(state[0], rest.dtype.element_ty), mask=inside)
+        for place in tl.static_range(TOP_K):
+            offsets = (sample * TOP_K + place) * plane_size + pixels[2]
+            key = state[1][place]
+            tl.store(index + offsets, class_of_key(key).to(index.dtype.element_ty), mask=inside)
+            tl.store(mass + offsets, downcast(mass_of_key(key), mass.dtype.element_ty), mask=inside)
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
