@@ -64,11 +64,16 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         )
         if rows or points or overheads or busy:
             report.print_machine(report.machine(device))
+        if rows or points:
+            memory = report.memory_rates(device)
+            report.print_rates(memory)
         if rows:
             report.print_table(rows)
-            write(rows, "", sum(len(case.rivals) for case in cases(device)), exitstatus)
+            selectable = sum(len(case.rivals) for case in cases(device))
+            if write(rows, "", selectable, exitstatus):
+                write(memory, "-rates", len(memory), exitstatus)
         if points:
-            report.print_points(points, report.machine(device))
+            report.print_points(points)
             write(points, "-scaling", sum(point[0] == device for point in POINTS), exitstatus)
         if overheads:
             report.print_overheads(overheads)
@@ -82,8 +87,8 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         print("cuda: not timed, torch sees no device")
 
 
-def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int) -> None:
-    """One CSV, unless it would be a part of one or hold a wrong answer."""
+def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int) -> bool:
+    """One CSV, unless it would be a part of one or hold a wrong answer; returns whether."""
     if exitstatus != 0:
         print("not written: the run has failed\n")
     elif len(rows) != selectable:
@@ -93,3 +98,5 @@ def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int) ->
         path = report.csv_path(RESULTS, machine, suffix)
         report.write_csv(path, rows, machine)
         print(f"written to {path}\n")
+        return True
+    return False

@@ -59,12 +59,12 @@ def test_a_wrong_answer_is_seen() -> None:
 
 
 def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_copy_rate": 0.5, "ratio": 1.0}
+    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_floor": 0.5, "ratio": 1.0}
     rows = [
-        Row("cpu", "a case", "tritonsoft", 10**7, "exact", 0.0, peak_bytes=7_000_000, **timed),
-        Row("cpu", "a case", "slow", 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0, "ratio": 2.5}),
-        Row("cpu", "a case", "bad", 10**7, "WRONG", 0.5),
-        Row("cpu", "a case", "absent", 10**7, "missing", note="absent is not installed"),
+        Row("cpu", "a case", "tritonsoft", 10**6, 10**7, "exact", 0.0, peak_bytes=7_000_000, **timed),
+        Row("cpu", "a case", "slow", 10**6, 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0, "ratio": 2.5}),
+        Row("cpu", "a case", "bad", 10**6, 10**7, "WRONG", 0.5),
+        Row("cpu", "a case", "absent", 10**6, 10**7, "missing", note="absent is not installed"),
     ]
     path = report.csv_path(tmp_path, MACHINE)
     assert path.name == "test-device-2-cores.csv"
@@ -75,9 +75,9 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["commit"] for row in written} == {"abc"}
 
     lines = [report.cells(row) for row in rows]
-    assert lines[0] == ("tritonsoft", "exact", "2.00", "100%", "1.00", "7", "50%")
+    assert lines[0] == ("tritonsoft", "exact", "2.00", "100%", "", "", "1.00", "7", "50%")
     assert lines[1][1] == "approximate: off by 0.25"
-    assert lines[2] == ("bad", "WRONG: off by 0.5", "", "", "", "", "")
+    assert lines[2] == ("bad", "WRONG: off by 0.5", *[""] * 7)
     assert lines[3][1] == "missing: absent is not installed"
     report.print_machine(MACHINE)
     report.print_table(rows)
@@ -130,7 +130,7 @@ def test_the_table_holds_the_fastest_right_rival_and_the_usual_way() -> None:
     pytest.importorskip("typer", reason="the figures' command needs typer")
     from bench import plot
 
-    shared = {"case": "shrink labels: a case", "share_of_copy_rate": "0.5", "peak_bytes": "1000000", "usual": "False"}
+    shared = {"case": "shrink labels: a case", "share_of_floor": "0.5", "peak_bytes": "1000000", "usual": "False"}
     rows = [
         {**shared, "rival": "tritonsoft", "answer": "exact", "milliseconds": "2", "ratio": "1"},
         {**shared, "rival": "fill", "answer": "no answer", "milliseconds": "1", "ratio": "0.5"},
@@ -153,7 +153,7 @@ def test_predictions_stand_beside_what_a_gpu_has_measured(tmp_path: Path) -> Non
     case = next(case for case in cases("cuda") if case.factor == 2)
     timed = {"milliseconds": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1}
     rows = [
-        Row("cuda", case.title, name, case.floor_bytes(), "exact", 0.0, **timed) for name in ("tritonsoft", "other")
+        Row("cuda", case.title, name, *case.traffic(), "exact", 0.0, **timed) for name in ("tritonsoft", "other")
     ]
     h200 = dataclasses.replace(MACHINE, device_name="NVIDIA H200")
     report.write_csv(report.csv_path(tmp_path, h200), rows, h200)
