@@ -38,8 +38,8 @@ test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and e
 test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
 	TRITON_INTERPRET=1 $(PYTEST) tests -k triton --ignore tests/test_compile.py
 
-gpu: $(INSTALLED)  ## the same comparisons on a real device
-	$(BIN)/python -m pytest -q -m gpu
+gpu: $(INSTALLED)  ## all that waits for a GPU: its times, the same comparisons on it, a check of its memory accesses
+	$(BIN)/python -m bench.gpu
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

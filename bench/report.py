@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,6 +74,34 @@ class MemoryRate:
     upper_quartile: float | None
     gigabytes_per_second: float  # a copy's: read and written
     note: str = ""  # where the number is from, if not from this run
+
+
+@dataclass
+class KernelTime:
+    """What a GPU does in one call of `bench.gpu_calls`; microseconds."""
+
+    device: str
+    kernel: str
+    bytes_read: int  # at least, for the floor
+    bytes_written: int
+    device_microseconds: float  # median
+    lower_quartile: float | None
+    upper_quartile: float | None
+    floor_microseconds: float
+    share_of_floor: float
+    host_microseconds: float | None  # until the call returns, median
+    note: str = ""  # how it was measured, if not by `bench.gpu_kernels`
+
+
+@dataclass
+class Check:
+    """What came of a step of `bench.gpu`."""
+
+    device: str
+    check: str
+    outcome: str  # passed, missing, or failed with an exit code
+    seconds: float
+    last_line: str  # of its output, or why it is missing
 
 
 @dataclass
@@ -174,7 +203,8 @@ def commit() -> str:
         return "unknown"
 
 
-def write_csv(path: Path, rows: Sequence[Row | Point | MemoryRate | Overhead | Busy], machine: Machine) -> None:
+def write_csv(path: Path, rows: Sequence[Any], machine: Machine) -> None:
+    """``rows`` are of one of the dataclasses above."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for kind in (type(rows[0]), Machine) for field in fields(kind)])
