@@ -40,9 +40,10 @@ class Inputs:
         self.labels = {19: labels.to(torch.uint8)}  # (B, H, W), by the number of classes
         far_apart = torch.where(labels == IGNORE_INDEX, IGNORE_INDEX, labels.int() * 7)
         self.labels[150] = far_apart.to(torch.uint8)
-        generator = torch.Generator().manual_seed(0)
-        self.noise = torch.randint(19, labels.shape, generator=generator).to(device, torch.uint8)
+        noise = torch.randint(19, labels.shape, generator=torch.Generator().manual_seed(0))
+        self.noise = noise.to(device, torch.uint8)
         # Boxes of half to all of each side: scales of 1 to 2 for an output of half the size.
+        generator = torch.Generator().manual_seed(0)
         across, down = (torch.rand(batch, generator=generator) for _ in range(2))
         extent = torch.stack(((1 + across) * width / 2, (1 + down) * height / 2), 1)
         corner = torch.rand(batch, 2, generator=generator) * (torch.tensor([width, height]) - extent)
