@@ -37,8 +37,20 @@ from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
 from bench import cost_model
-from bench.machine_code import TOOLS, instructions, work
-from tritonsoft.kernels import adjoint, area_loss, forward, soft_cross_entropy, soft_overlap, sums, top_k
+from bench.machine_code import TOOLS, Trips, instructions, work
+from tritonsoft.kernels import (
+    adjoint,
+    area_loss,
+    decoding,
+    enlarged_cross_entropy,
+    enlarged_overlap,
+    enlarging,
+    forward,
+    soft_cross_entropy,
+    soft_overlap,
+    sums,
+    top_k,
+)
 from tritonsoft.kernels.launch import Launch
 
 SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
@@ -53,17 +65,17 @@ MODELLED = {"sm_90": ("H100", cost_model.H100)}
 
 
 class Case(NamedTuple):
-    """A launch, and how often its loops run: in the order of the machine code, outermost first."""
+    """A launch, and how often its loops run."""
 
     name: str
     launch: Launch
-    trips: Sequence[float]
+    trips: Trips
     taken: Mapping[str, float]  # the share of the iterations that enter an ``if``, by its source text
     per: Tensor  # whose elements are meant by "per element"
     read: Sequence[Tensor]  # what must be read once
     written: Sequence[Tensor]
     timed_as: str = ""  # the title of the case of the benchmark that times this launch
-    is_predictable: bool = True  # the model sees no conflicts of banks in shared memory, and no stores of part sectors
+    blind_to: str = ""  # why the model may not be used
 
 
 def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
@@ -83,6 +95,7 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
             raise ValueError(f"{case.name} for {target}") from error
     registers, stack = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK"))
     row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": str(shared)}
+    row["blind_to"] = case.blind_to
     for column, opcode in (("loads", "LDG"), ("stores", "STG")):
         bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", text))
         row[column] = "+".join(sorted((width.strip("U") or "32" for width in bits), key=int))
@@ -100,7 +113,7 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
             sum(tensor.numel() * tensor.element_size() for tensor in tensors) for tensors in (case.read, case.written)
         )
         row["floor_us"] = f"{cost_model.floor(read, written, device) * 1e6:.3g}"
-        if case.is_predictable:
+        if not case.blind_to:
             launch = cost_model.Profiled(*of_a_warp, warps, held, read, written)
             row["predicted_us"] = f"{cost_model.predict(launch, device) * 1e6:.3g}"
     return row
@@ -123,7 +136,10 @@ def cost_on_amd(case: Case, target: str) -> dict[str, str]:
 
 
 COLUMNS = ["triton", "kernel", "target", "registers", "local", "shared", "loads", "stores", "warps", "instructions"]
-COLUMNS += ["waits", "floor_us", "predicted_us"]
+COLUMNS += ["waits", "floor_us", "predicted_us", "blind_to"]
+PART_SECTORS = "stores of parts of sectors"
+BANKS = "conflicts of banks in shared memory"
+ATOMICS = "atomic additions that meet"
 
 
 def costs(target: str) -> list[dict[str, str]]:
@@ -169,9 +185,9 @@ def cases(platform: str) -> Iterator[Case]:
                 name = f"soft C={num_classes} k={factor} {kind}"
                 trips, taken = _dense_loops(num_classes, kind)
                 yield Case(name, launch, trips, taken, soft, [labels], [soft], timed_as(factor, num_classes, kind))
-                if factor == 4 and kind == "street":
+                if factor == (2 if num_classes == 19 else 4) and kind == "street":
                     yield from _without_the_dense_label(labels, soft, platform)
-                    yield from _losses(soft, platform)
+                    yield from _losses(soft, factor, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
         for scale, size in ((1.3, (788, 1576)), (1.5, (683, 1365)), (2.7, (380, 760)), (5.3, (194, 388))):
@@ -189,7 +205,7 @@ def cases(platform: str) -> Iterator[Case]:
             if num_classes <= 32:  # no scan for chunks, of which these lines tell
                 shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
             name = f"soft C={num_classes} boxes s={scale}{' odd width' if is_odd else ''} street"
-            yield Case(name, launch, trips, shares, soft, [labels], [soft], is_predictable=not is_odd)
+            yield Case(name, launch, trips, shares, soft, [labels], [soft], blind_to=PART_SECTORS if is_odd else "")
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
@@ -230,25 +246,27 @@ def timed_as(factor: float, num_classes: int, kind: str) -> str:
 def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Iterator[Case]:
     """What else is made of a label map: instructions per element of the soft label that is never stored."""
     batch, num_classes, height, width = soft.shape
+    kind = f"C={num_classes} k={labels.shape[1] // height}"
     trips, taken = _dense_loops(num_classes, "street", skips=True)
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
     launch = top_k.launch_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
-    yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels], [index, kept, rest])
+    yield Case(f"top 4 of {kind}", launch, trips, taken, soft, [labels], [index, kept, rest])
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), [pixels, pixels]
     launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
     trips = [num_classes // 4, *trips]
-    yield Case(f"area loss C={num_classes} k=4", launch, trips, taken, soft, [labels, soft], maps)
+    yield Case(f"area loss {kind}", launch, trips, taken, soft, [labels, soft], maps)
     grad = value.expand(pixels.shape)
     launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
     trips, taken = _dense_loops(num_classes, "street")
-    yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, [labels, soft, *maps], [soft])
+    yield Case(f"area gradient {kind}", launch, trips, taken, soft, [labels, soft, *maps], [soft])
 
 
-def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
+def _losses(soft: Tensor, factor: int, platform: str) -> Iterator[Case]:
     """Losses of a dense soft label: instructions per logit."""
+    kind = f"C={soft.shape[1]} k={factor}"
     batch, num_classes, height, width = soft.shape
     logits, pixels = soft, _meta((batch, height, width), torch.float32)
     value, slopes = _meta((), torch.float32), _meta((1, num_classes, 2), torch.float32)
@@ -259,23 +277,23 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
 
     launch = soft_cross_entropy.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
     partial = launch.arguments["partial"]
-    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, inputs, [partial, *maps])
+    yield Case(f"cross entropy {kind}", launch, [steps(launch)], {}, soft, inputs, [partial, *maps])
     arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, *maps, platform)
     launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments)
-    name = f"cross entropy gradient C={num_classes}"
+    name = f"cross entropy gradient {kind}"
     yield Case(name, launch, [steps(launch)], {}, soft, [*inputs, *maps], [soft])
     launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)
     partial = launch.arguments["partial"]
-    name = f"overlap C={num_classes}"
-    yield Case(name, launch, [steps(launch)] * 2, {}, soft, inputs, [partial, *maps], is_predictable=False)
+    name = f"overlap {kind}"
+    yield Case(name, launch, [steps(launch)] * 2, {}, soft, inputs, [partial, *maps], blind_to=BANKS)
     partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
     launch = sums.sum_rows_configuration(partial, platform)
     chunk = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
-    yield Case(f"overlap sums C={num_classes}", launch, [chunk], {}, soft, [partial], [])
+    yield Case(f"overlap sums {kind}", launch, [chunk], {}, soft, [partial], [])
     grad = value.expand(slopes.shape[:2])
     launch = soft_overlap.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
-    name, trips = f"overlap gradient C={num_classes}", [steps(launch)] * 2
-    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft], is_predictable=False)
+    name, trips = f"overlap gradient {kind}", [steps(launch)] * 2
+    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft], blind_to=BANKS)
 
 
 def main(

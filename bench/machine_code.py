@@ -9,6 +9,7 @@ alone.
 import ast
 import collections
 import inspect
+import linecache
 import math
 import re
 import subprocess
@@ -19,7 +20,7 @@ from typing import NamedTuple, TypeGuard
 
 import triton
 
-from tritonsoft.kernels import counting_general, counting_integer, epilogues
+from tritonsoft.kernels import counting_general, counting_integer, enlarged_overlap, epilogues
 
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
 # All but these go, on 8.0 and 9.0, to a pipe that takes an instruction of a warp every second cycle.
@@ -30,7 +31,9 @@ WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of 
 SHARED_LATENCY, OTHER_LATENCY = 30, 20
 
 Line = tuple[str, int]  # of the source: its file's name, and the number
-COUNTING = (epilogues, counting_integer, counting_general)  # no two of their functions have the same name
+# Where branches are whose shares are given. No two of their functions have the same name.
+BRANCHING = (epilogues, counting_integer, counting_general, enlarged_overlap)
+Trips = Sequence[float] | Mapping[str, float]
 
 
 class Instruction(NamedTuple):
@@ -103,19 +106,24 @@ def _cycles_alone(code: Sequence[Instruction], latency: float) -> float:
     return total
 
 
-def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]) -> list[Instruction]:
+def instructions(cubin: Path, trips: Trips, taken: Mapping[str, float]) -> list[Instruction]:
     """The instructions of a kernel in order.
 
     Args:
         cubin: the compiled kernel.
-        trips: of each loop, in the order of the machine code, outermost first.
-        taken: the share of the iterations that enter an ``if`` of the counting, by its source text.
+        trips: how often each loop runs, by its source text, such as "row in range(start, end)"; or in the order of the
+            machine code, outermost first.
+        taken: the share of the iterations that enter an ``if`` of `BRANCHING`, by its source text.
+
+    Raises:
+        ValueError: ``trips`` are not those of the loops in the machine code, which the message lists.
     """
     command = [TOOLS / "nvdisasm", "-g", "-c", "-hex", cubin]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     labels: dict[str, int] = {}
     code: list[tuple[int, str, str, int]] = []  # address, opcode, operands, basic block
     controls: list[int] = []
+    line_of: list[Line] = []
     lines: dict[int, set[Line]] = collections.defaultdict(set)  # by basic block
     line: Line = ("", 0)
     block, pending = 0, []
@@ -132,18 +140,19 @@ def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]
             labels.update(dict.fromkeys(pending, address))
             pending = []
             code.append((address, match[2], match[3], block))
+            line_of.append(line)
             lines[block].add(line)
             block += _is_branch(match[2]) or match[2] == "EXIT"
         elif match := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", row):
             controls.append(int(match[1], 16) >> 41)  # the upper half of the instruction before
     loops: dict[int, int] = {}
-    for address, opcode, operands, _ in code:
+    texts: dict[int, str] = {}  # a loop's last instruction, the branch back, belongs to the line that says how it runs
+    for (address, opcode, operands, _), of_line in zip(code, line_of, strict=True):
         target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
         if _is_branch(opcode) and target < address:
             loops[target] = max(address, loops.get(target, 0))
-    if len(loops) != len(trips):
-        raise ValueError(f"{len(loops)} loops in the machine code, trip counts for {len(trips)}")
-    counted = [(start, loops[start], trip) for start, trip in zip(sorted(loops), trips, strict=True)]
+            texts[target] = _loop_text(of_line)
+    counted = [(start, loops[start], trip) for start, trip in _trips_of([*sorted(texts.items())], trips)]
     branches = list(_branches(taken))
     shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
     return [
@@ -158,6 +167,25 @@ def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]
     ]
 
 
+def _loop_text(line: Line) -> str:
+    """The source of a ``for`` or ``while``, without these words."""
+    name, number = line
+    folder = Path(inspect.getfile(epilogues)).parent
+    return linecache.getline(str(folder / name), number).strip().removeprefix("for ").rstrip(":") or f"{name}:{number}"
+
+
+def _trips_of(loops: Sequence[tuple[int, str]], trips: Trips) -> list[tuple[int, float]]:
+    """Where each loop starts, and how often it runs."""
+    texts = [text for _, text in loops]
+    if isinstance(trips, Mapping):
+        if set(texts) != set(trips):
+            raise ValueError(f"the loops in the machine code are {texts}, trip counts are for {list(trips)}")
+        return [(start, trips[text]) for start, text in loops]
+    if len(loops) != len(trips):
+        raise ValueError(f"the loops in the machine code are {texts}, trip counts are {list(trips)}")
+    return [(start, trip) for (start, _), trip in zip(loops, trips, strict=True)]
+
+
 def _is_branch(opcode: str) -> bool:
     return opcode.partition(".")[0] == "BRA"  # BRA.U takes one for all threads of a warp
 
@@ -169,7 +197,7 @@ def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[Line], float]]:
     """
     functions: dict[str, ast.FunctionDef] = {}
     files: dict[str, str] = {}
-    for module in COUNTING:
+    for module in BRANCHING:
         found = [node for node in ast.parse(inspect.getsource(module)).body if _is_function(node)]
         functions |= {node.name: node for node in found}
         files |= dict.fromkeys((node.name for node in found), _file_name(module))
