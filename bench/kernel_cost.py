@@ -22,7 +22,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -190,7 +190,8 @@ def cases(platform: str) -> Iterator[Case]:
                     yield from _losses(soft, factor, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
-        for scale, size in ((1.3, (788, 1576)), (1.5, (683, 1365)), (2.7, (380, 760)), (5.3, (194, 388))):
+        sizes = [(1.3, (788, 1576)), (1.5, (683, 1365)), (2.7, (380, 760)), (5.3, (194, 388))]
+        for scale, size in (*sizes, *([(16, (64, 128))] if num_classes == 19 else [])):
             soft = _meta((batch, num_classes, *size), torch.float16)
             launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
             rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
@@ -206,6 +207,7 @@ def cases(platform: str) -> Iterator[Case]:
                 shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
             name = f"soft C={num_classes} boxes s={scale}{' odd width' if is_odd else ''} street"
             yield Case(name, launch, trips, shares, soft, [labels], [soft], blind_to=PART_SECTORS if is_odd else "")
+    yield from _in_boxes(labels, boxes, platform)
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
@@ -221,6 +223,132 @@ def cases(platform: str) -> Iterator[Case]:
     launch = adjoint.launch_configuration(image, grad, boxes, "area", platform)
     # Boxes of three quarters of each side: two outputs see a source pixel in there along an axis, none one outside.
     yield Case("image adjoint boxes s=1.5", launch, [1, 2 * 0.75, 2 * 0.75], {}, image, [grad], [image])
+    for num_classes in (19, 150):
+        yield from _at_full_size(num_classes, platform)
+
+
+def _in_boxes(labels: Tensor, boxes: Tensor, platform: str) -> Iterator[Case]:
+    """Random boxes: half to all of each side, to 512x1024, which makes the mean scale 1.5."""
+    batch, height, width = labels.shape
+    scale, size = 1.5, (height // 2, width // 2)
+    image, out = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, *size), torch.float16)
+    inside = (batch, height * 3 // 4, width * 3 // 4)
+    read_labels, read_image = _meta(inside, torch.uint8), _meta((3, *inside), torch.float16)
+    image_loops = {"first_channel in range(0, channels, CHANNELS)": 1.0}
+    launch = forward.launch_configuration(out, image, None, None, boxes, -1, "area", 0.0, platform)
+    yield Case("image boxes", launch, image_loops | _tap_loops(scale), {}, out, [read_image], [out])
+    for num_classes in (19, 150):
+        soft = _meta((batch, num_classes, *size), torch.float16)
+        launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
+        trips, shares = _label_loops(launch, scale, num_classes)
+        yield Case(f"soft C={num_classes} boxes street", launch, trips, shares, soft, [read_labels], [soft])
+        if num_classes == 19:
+            launch = forward.launch_configuration(out, image, soft, labels, boxes, 255, "area", 0.0, platform)
+            trips, shares = _label_loops(launch, scale, num_classes)
+            both = _meta((out.numel() + soft.numel(),), torch.float16)
+            read = [read_image, read_labels]
+            yield Case(f"pair C={num_classes} boxes street", launch, trips | image_loops, shares, both, read, [both])
+
+
+def _tap_loops(scale: float) -> dict[str, float]:
+    taps = float(math.ceil(scale + 1))
+    return {"step_y in range(0, num_taps_y)": taps, "step_x in range(0, num_taps_x)": taps}
+
+
+def _label_loops(launch: Launch, scale: float, num_classes: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Trips and shares of the general way over a street tile: four classes, in one or two chunks of 32."""
+    rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
+    chunks = math.ceil(num_classes / 32)
+    scanned = min(chunks, 2)
+    trips = _tap_loops(scale) | {
+        "row in range(first_row, last_row + 1, SCAN_H)": math.ceil(rows / 8),
+        "column in range(first_column, end_column, SCAN_W)": math.ceil(columns / 128),
+        "chunk in range(0, tl.cdiv(num_classes, 32))": chunks,
+        "class_index in range(first_class, end_class)": num_classes / chunks,
+        "while present != 0": scanned / chunks,  # four classes at a time
+    }
+    shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
+    if num_classes <= 32:  # no scan for chunks, of which these lines tell
+        shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
+    return trips, shares
+
+
+def _at_full_size(num_classes: int, platform: str) -> Iterator[Case]:
+    """Logits of a quarter of the size against 16 label maps of 1024 x 2048; per element: per class and label pixel."""
+    batch, height, width, ratio = 16, 1024, 2048, 4
+    labels = _meta((batch, height, width), torch.uint8)
+    logits = _meta((batch, num_classes, height // ratio, width // ratio), torch.float16)
+    lse, value = _meta((batch, height, width), torch.float32), _meta((), torch.float32)
+    per = _meta((batch, num_classes, height, width), torch.float16)
+    found = enlarging.tables_configuration(logits, labels, None, platform)
+    tables = [found.arguments[name] for name in found.scratch]
+    place, kind = (logits, labels, False, 255), f"C={num_classes} r={ratio}"
+    gaps = height // ratio + 1  # between rows of logits, above the first and below the last; a step each is empty
+
+    def walk(launch: Launch, classes: str = "") -> dict[str, float]:
+        """The loops of a program over strips of label rows; of a gap all rows are one tile."""
+        strips = math.ceil(gaps / launch.arguments["GAPS"])
+        trips = {"step in range(first_step, end_step)": 2 * gaps / strips}
+        if not classes:
+            return trips | {"row in range(start, end)": ratio}
+        tiles = ratio / launch.arguments["ROWS"] / 2
+        groups = math.ceil(num_classes / launch.arguments["UNROLL"])
+        return trips | {"first_row in range(start, end, ROWS)": tiles, f"{classes} in range(0, num_classes, UNROLL)": groups}
+
+    def gradient(launch: Launch) -> dict[str, float]:
+        return {
+            "gap in range(first_row - 1, tl.minimum(first_row + STRIP, height))": launch.arguments["STRIP"] + 1,
+            "step in range(2 * gap + 2, 2 * gap + 4)": 2,
+            "row in range(rows[0], rows[1])": ratio / 2,
+        }
+
+    configuration = enlarged_cross_entropy.upsampled_cross_entropy_configuration
+    launch = configuration(value, lse, *place, None, 0.0, "mean", *tables, platform=platform)
+    yield Case(f"upsampled cross entropy {kind}", launch, walk(launch, "first"), {}, per, [logits, labels], [lse])
+    grad, read = value.expand(lse.shape), [logits, labels, lse]
+    options = (None, 0.0, lse, *tables)
+    configuration = enlarged_cross_entropy.upsampled_cross_entropy_backward_configuration
+    launch = configuration(logits, grad, value, *place, *options, platform=platform)
+    yield Case(f"upsampled cross entropy gradient {kind}", launch, gradient(launch), {}, per, read, [logits])
+    if num_classes == 19:  # the others, whose loops are the same
+        yield from _overlap_at_full_size(logits, labels, lse, per, tables, walk, gradient, kind, platform)
+    out = _meta((batch, height, width), torch.uint8)
+    launch = decoding.decode_configuration(out, None, logits, False, None, *tables, platform=platform)
+    yield Case(f"decode {kind}", launch, walk(launch, "first_class"), {}, per, [logits], [out])
+
+
+def _overlap_at_full_size(
+    logits: Tensor,
+    labels: Tensor,
+    lse: Tensor,
+    per: Tensor,
+    tables: Sequence[Tensor],
+    walk: Callable[..., dict[str, float]],
+    gradient: Callable[[Launch], dict[str, float]],
+    kind: str,
+    platform: str,
+) -> Iterator[Case]:
+    """The four kernels of both passes of the Dice loss, and the counts of a confusion matrix."""
+    place = (logits, labels, False, 255)
+    slopes = _meta((1, logits.shape[1], 2), torch.float32)
+    grad = _meta((), torch.float32).expand(slopes.shape[:2])
+    read = [logits, labels, lse]
+    configuration = enlarged_overlap.statistics_configuration
+    launch = configuration(lse, None, None, None, *place, *tables, platform=platform)
+    yield Case(f"upsampled logsumexp {kind}", launch, walk(launch, "first"), {}, per, [logits, labels], [lse])
+    launch = enlarged_overlap.sums_configuration(lse, *place, *tables, platform=platform)
+    yield Case(f"upsampled overlap sums {kind}", launch, walk(launch), {"start < end": 0.5}, per, read, [])
+    launch = configuration(lse, lse, grad, slopes, *place, *tables, platform=platform)
+    yield Case(f"upsampled mean slope {kind}", launch, walk(launch, "first_class"), {}, per, read, [lse])
+    configuration = enlarged_overlap.upsampled_overlap_backward_configuration
+    launch = configuration(logits, grad, slopes, lse, *place, lse, *tables, platform=platform)
+    yield Case(f"upsampled overlap gradient {kind}", launch, gradient(launch), {}, per, [*read, lse], [logits])
+    counts = _meta((logits.shape[1], logits.shape[1]), torch.int64)
+    configuration = decoding.confusion_matrix_configuration
+    launch = configuration(counts, logits, labels, False, None, 255, *tables, platform=platform)
+    # The pixels of a tile hold two pairs of classes, besides what is left at their edge.
+    trips = walk(launch, "first_class") | {"while (largest >= 0) & (rounds < MAX_ROUNDS)": 2.0}
+    yield Case(f"confusion matrix {kind}", launch, trips, {}, per, [logits, labels], [], blind_to=ATOMICS)
 
 
 def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list[float], dict[str, float]]:

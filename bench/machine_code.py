@@ -111,8 +111,8 @@ def instructions(cubin: Path, trips: Trips, taken: Mapping[str, float]) -> list[
 
     Args:
         cubin: the compiled kernel.
-        trips: how often each loop runs, by its source text, such as "row in range(start, end)"; or in the order of the
-            machine code, outermost first.
+        trips: how often each loop runs, by its source text, such as "row in range(start, end)" or "while present != 0";
+            or in the order of the machine code, outermost first.
         taken: the share of the iterations that enter an ``if`` of `BRANCHING`, by its source text.
 
     Raises:
@@ -168,7 +168,7 @@ def instructions(cubin: Path, trips: Trips, taken: Mapping[str, float]) -> list[
 
 
 def _loop_text(line: Line) -> str:
-    """The source of a ``for`` or ``while``, without these words."""
+    """The source of a loop: "n in range(n)", or "while n > 0"."""
     name, number = line
     folder = Path(inspect.getfile(epilogues)).parent
     return linecache.getline(str(folder / name), number).strip().removeprefix("for ").rstrip(":") or f"{name}:{number}"
