@@ -19,11 +19,12 @@ test: lint types test-backends test-kernels  ## everything that CI checks
 bench: $(INSTALLED)  ## this library beside its rivals on this machine
 	$(BIN)/python -m pytest -q bench
 
-cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU
+cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU: bench/results/kernel-cost.csv, tables of docs/gpu.md
 	$(BIN)/python -m bench.kernel_cost
+	$(BIN)/python -m bench.plot --tables
 
 figures: $(INSTALLED)  ## the README's figures and tables of speed, from bench/results
-	$(BIN)/python bench/plot.py
+	$(BIN)/python -m bench.plot
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -57,8 +57,8 @@ def steps(out: Path) -> dict[str, Step]:
             {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             "" if sanitizer else "compute-sanitizer is not installed",
         ),
-        "overhead": Step([*pytest, "bench/test_overhead.py", "-k", "cuda"]),
-        "rivals": Step([*pytest, "bench/test_speed.py", "bench/test_scaling.py", "-k", "cuda"]),
+        "overhead": Step([*pytest, "bench/test_overhead.py", "-k", "cuda", f"--results={out}"]),
+        "rivals": Step([*pytest, "bench/test_speed.py", "bench/test_scaling.py", "-k", "cuda", f"--results={out}"]),
     }
 
 
