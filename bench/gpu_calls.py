@@ -36,7 +36,9 @@ class Inputs:
         repeats = -(-batch // len(scenes))
         self.device, self.batch, self.height, self.width = device, batch, height, width
         labels = torch.stack([scene.labels for scene in scenes]).repeat(repeats, 1, 1)[:batch].to(device)
-        self.image = torch.stack([scene.image for scene in scenes]).repeat(repeats, 1, 1, 1)[:batch].to(device, HALF) / 255
+        self.image = (
+            torch.stack([scene.image for scene in scenes]).repeat(repeats, 1, 1, 1)[:batch].to(device, HALF) / 255
+        )
         self.labels = {19: labels.to(torch.uint8)}  # (B, H, W), by the number of classes
         far_apart = torch.where(labels == IGNORE_INDEX, IGNORE_INDEX, labels.int() * 7)
         self.labels[150] = far_apart.to(torch.uint8)
@@ -148,7 +150,11 @@ def backward(value: Tensor, wanted: Tensor) -> Callable[[], Any]:
 
 
 def forward_and_gradient(
-    name: str, kind: str, loss: Callable[[Tensor], Tensor], logits: Callable[[], Tensor], traffic: tuple[Traffic, Traffic]
+    name: str,
+    kind: str,
+    loss: Callable[[Tensor], Tensor],
+    logits: Callable[[], Tensor],
+    traffic: tuple[Traffic, Traffic],
 ) -> Iterator[Call]:
     """Both passes of a loss, each on its own."""
 

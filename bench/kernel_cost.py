@@ -293,7 +293,10 @@ def _at_full_size(num_classes: int, platform: str) -> Iterator[Case]:
             return trips | {"row in range(start, end)": ratio}
         tiles = ratio / launch.arguments["ROWS"] / 2
         groups = math.ceil(num_classes / launch.arguments["UNROLL"])
-        return trips | {"first_row in range(start, end, ROWS)": tiles, f"{classes} in range(0, num_classes, UNROLL)": groups}
+        return trips | {
+            "first_row in range(start, end, ROWS)": tiles,
+            f"{classes} in range(0, num_classes, UNROLL)": groups,
+        }
 
     def gradient(launch: Launch) -> dict[str, float]:
         return {

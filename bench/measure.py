@@ -128,7 +128,7 @@ def time_on_device(call: Callable[[], Any], rounds: int = DEVICE_ROUNDS) -> list
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for number in range(rounds):
-            memory_kernels.clear_caches(larger_than_caches, float(number))
+            memory_kernels.clear_caches(larger_than_caches, float(number)).run(larger_than_caches.device)
             call()
         torch.cuda.synchronize()
     events = [

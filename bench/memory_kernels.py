@@ -1,8 +1,12 @@
 """Kernels that read, fill and copy memory and do nothing else, launched as ours are: the rates of a GPU's floor."""
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from tritonsoft.kernels.launch import Launch
 
 BLOCK = 4096  # elements of a program: with four warps, eight accesses of 16 bytes a thread for float32
 OPTIONS = {"num_warps": 4}
@@ -39,24 +43,29 @@ def clear_caches_kernel(out, value, num_elements, BLOCK: tl.constexpr):
 
 def num_blocks(tensor: Tensor) -> int:
     """How many sums `read` makes."""
-    return triton.cdiv(tensor.numel(), BLOCK)
+    return int(triton.cdiv(tensor.numel(), BLOCK))
 
 
-def read(source: Tensor, sums: Tensor) -> None:
-    """Write the sum of each block of 4096 elements."""
-    read_kernel[(num_blocks(source),)](source, sums, source.numel(), BLOCK, **OPTIONS)
+def _launch(kernel: Any, blocks_of: Tensor, **arguments: Any) -> Launch:
+    arguments |= {"num_elements": blocks_of.numel(), "BLOCK": BLOCK}
+    return Launch(kernel, (num_blocks(blocks_of),), arguments, OPTIONS)
 
 
-def fill(out: Tensor, value: float) -> None:
-    """Write one number everywhere."""
-    fill_kernel[(num_blocks(out),)](out, value, out.numel(), BLOCK, **OPTIONS)
+def read(source: Tensor, sums: Tensor) -> Launch:
+    """Writes the sum of each block of 4096 elements."""
+    return _launch(read_kernel, source, source=source, sums=sums)
 
 
-def copy(source: Tensor, out: Tensor) -> None:
-    """Write what is read."""
-    copy_kernel[(num_blocks(out),)](source, out, out.numel(), BLOCK, **OPTIONS)
+def fill(out: Tensor, value: float) -> Launch:
+    """Writes one number everywhere."""
+    return _launch(fill_kernel, out, out=out, value=value)
 
 
-def clear_caches(buffer: Tensor, value: float) -> None:
-    """Fill a buffer several times as large as the caches."""
-    clear_caches_kernel[(num_blocks(buffer),)](buffer, value, buffer.numel(), BLOCK, **OPTIONS)
+def copy(source: Tensor, out: Tensor) -> Launch:
+    """Writes what it reads."""
+    return _launch(copy_kernel, out, source=source, out=out)
+
+
+def clear_caches(buffer: Tensor, value: float) -> Launch:
+    """Fills a buffer several times as large as the caches."""
+    return _launch(clear_caches_kernel, buffer, out=buffer, value=value)

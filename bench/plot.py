@@ -91,7 +91,15 @@ def table(rows: Sequence[Row]) -> str:
         cases = list(group)
         has_parts = any(row["device_milliseconds"] for _, members in cases for row in members)
         parts = ("on the device", "on the host") if has_parts else ()
-        headings = (task, "tritonsoft", *parts, "of the floor", "peak memory", "the fastest right rival", "the usual way")
+        headings = (
+            task,
+            "tritonsoft",
+            *parts,
+            "of the floor",
+            "peak memory",
+            "the fastest right rival",
+            "the usual way",
+        )
         lines += ["", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         for case, members in cases:
             ours = next(row for row in members if row["rival"] == OURS)

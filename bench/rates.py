@@ -54,11 +54,8 @@ def accesses(device: str, num_bytes: int, value: float = 0.25) -> Iterator[tuple
         from bench import memory_kernels as kernels
 
         sums = torch.empty(kernels.num_blocks(source), device=device)
-        calls = (
-            functools.partial(kernels.read, source, sums),
-            functools.partial(kernels.fill, out, value),
-            functools.partial(kernels.copy, source, out),
-        )
+        launches = (kernels.read(source, sums), kernels.fill(out, value), kernels.copy(source, out))
+        calls = tuple(functools.partial(launch.run, source.device) for launch in launches)
     else:
         calls = _on_a_cpu(source, out, value)
     kinds = (("read", reads), ("fill", writes), ("copy", Traffic(source.nbytes, out.nbytes)))
@@ -91,10 +88,14 @@ def measured(device: str) -> tuple[Rate, ...]:
     calls = [call for _, _, call in found]
     times = [measure.time_on_device(call) for call in calls] if device == "cuda" else measure.in_turns(calls, ROUNDS)
     quartiles = [measure.quartiles(each) for each in times]
-    return tuple(
+    measured_rates = tuple(
         Rate(access, traffic, (low, median, high))
         for (access, traffic, _), (low, median, high) in zip(found, quartiles, strict=True)
     )
+    if device == "cuda":
+        del found, calls
+        torch.cuda.empty_cache()  # what follows may need it, in other processes too
+    return measured_rates
 
 
 def rates(device: str) -> Rates:

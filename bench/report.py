@@ -292,7 +292,10 @@ def print_rates(rows: Sequence[MemoryRate]) -> None:
             row.access,
             f"{row.gigabytes_per_second:.4g}",
             f"{max(row.bytes_read, row.bytes_written) / 2**20:.0f}",
-            *("" if time is None else f"{time:.3f}" for time in (row.milliseconds, row.lower_quartile, row.upper_quartile)),
+            *(
+                "" if time is None else f"{time:.3f}"
+                for time in (row.milliseconds, row.lower_quartile, row.upper_quartile)
+            ),
         )
         for row in rows
     ]
