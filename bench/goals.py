@@ -1,9 +1,9 @@
 """The goals of single kernels on an H100, beside what was measured and what the model of costs says of this checkout.
 
 Each goal is a share of the floor (`bench.floor`) by device time. All numbers come from the CSVs in ``bench/results``:
-measured ones from ``*-kernels.csv`` (`bench.gpu_kernels`), predicted ones from ``kernel-cost.csv`` (`bench.kernel_cost`),
-and the model's error from the kernel of ``h100-profiles.csv`` that is most alike (`bench.cost_model`). `bench.plot`
-writes the table into ``docs/gpu.md``.
+measured ones from ``*-kernels.csv`` (`bench.gpu_kernels`), predicted ones from ``kernel-cost.csv``
+(`bench.kernel_cost`), and the model's error from the kernel of ``h100-profiles.csv`` that is most alike
+(`bench.cost_model`). `bench.plot` writes the table into ``docs/gpu.md``.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""The calls whose time on a GPU is recorded: each kernel, on 16 street scenes of 1024 x 2048 where nothing else is said.
+"""The calls whose time on a GPU is recorded: every kernel, on 16 street scenes of 1024 x 2048.
 
 Each has the bytes that must move (`bench.floor`). Names are those of `bench.kernel_cost`, which says what the kernel of
 such a call costs; ``bench/results/*-kernels.csv`` holds their times. The inputs are the same on every machine.

@@ -3,10 +3,10 @@
 **Time.** CPU: pytest-benchmark, wall clock. GPU: `triton.testing.do_bench`, CUDA events, the L2 cache cleared before
 each round. Both warm, medians with quartiles. A GPU's row has two more times: what the device does for a call, by
 torch's profiler, with the caches cleared as well, and what the host does until the call returns. A call on few pixels
-takes what the host takes, and only the device's time can be held against the floor. On a CPU a round makes its output while that of the round before is still
-alive, and all write to memory that the process had before: tritonsoft keeps its outputs', and for the rivals the
-allocator is told to (`recycle_memory`), as it would not outside of the benchmark, where page faults are half of a large
-call.
+takes what the host takes, and only the device's time can be held against the floor. On a CPU a round makes its output
+while that of the round before is still alive, and all write to memory that the process had before: tritonsoft keeps
+its outputs', and for the rivals the allocator is told to (`recycle_memory`), as it would not outside of the benchmark,
+where page faults are half of a large call.
 
 **Beside ours**: a machine's pace changes within a minute, so a rival and ours take turns, round by round, and the ratio
 is that of the medians of these rounds. What is said of ours is the median of all rounds of its case. On a GPU ours is

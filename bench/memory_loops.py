@@ -1,4 +1,4 @@
-"""Loops that read, fill and copy memory and do nothing else, on the threads and with the stores of the Numba backend."""
+"""Loops that read, fill and copy memory and do nothing else, with the threads and stores of the Numba backend."""
 
 from typing import Any
 

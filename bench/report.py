@@ -227,9 +227,9 @@ ms: median of warm calls; spread: between the quartiles, over the median. x ours
 that took turns with this rival's; above 1 is slower. tritonsoft's own line is of all its rounds in the case.
 On a GPU, device ms: what its kernels, copies and fills take, by torch's profiler; host ms: until the call returns.
 peak MB: above the inputs, the output included. of floor: the least time that memory needs (each source pixel read once
-at the read rate, each output written once at the fill rate) over the device's time, on a CPU over ms. An approximate answer, or hard labels in place of soft ones,
-are off by up to that much from the area filter. Not timed: DALI and CV-CUDA, which resize label maps by nearest
-neighbour alone, on a GPU; torchvision, whose resize is F.interpolate.
+at the read rate, each output written once at the fill rate) over the device's time, on a CPU over ms. An approximate
+answer, or hard labels in place of soft ones, are off by up to that much from the area filter. Not timed: DALI and
+CV-CUDA, which resize label maps by nearest neighbour alone, on a GPU; torchvision, whose resize is F.interpolate.
 {measure.RULES}"""
 
 
