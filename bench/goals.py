@@ -41,10 +41,13 @@ def goals() -> Iterator[Goal]:
     for factor in (2, 4):
         yield Goal(f"image k={factor}", 0.9, f"image k={factor}", "image k=2")
     odd = "soft C=150 k=1.5 odd width"
-    yield Goal("soft C=19 k=1.5", 0.8, "soft C=19 boxes s=1.5 odd width street", odd)
-    yield Goal("soft C=150 k=1.5", 0.8, "soft C=150 boxes s=1.5 odd width street", odd)
-    for scale, share in (("2.7", 0.75), ("5.3", 0.6), ("16", 0.5)):
-        yield Goal(f"soft C=19 k={scale}", share, f"soft C=19 boxes s={scale} street", "soft C=19 k=2.7")
+    for num_classes in (19, 150):
+        for factor, share in (("1.5", 0.8), ("2.7", 0.75)):
+            name = f"soft C={num_classes} k={factor}"
+            profile = "soft C=19 k=2.7" if name == "soft C=19 k=2.7" else odd
+            yield Goal(name, share, f"{name} odd width street", profile)
+    for factor, share in (("5.3", 0.6), ("16", 0.5)):
+        yield Goal(f"soft C=19 k={factor}", share, f"soft C=19 k={factor} street", "soft C=19 k=2.7")
     yield Goal("image adjoint boxes", 0.7, "image adjoint boxes s=1.5", "image adjoint boxes")
     yield Goal("area loss C=19 k=2", 0.85, "area loss C=19 k=2", "area loss")
     yield Goal("area gradient C=19 k=2", 0.85, "area gradient C=19 k=2", "area gradient")

@@ -190,23 +190,14 @@ def cases(platform: str) -> Iterator[Case]:
                     yield from _losses(soft, factor, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
-        sizes = [(1.3, (788, 1576)), (1.5, (683, 1365)), (2.7, (380, 760)), (5.3, (194, 388))]
-        for scale, size in (*sizes, *([(16, (64, 128))] if num_classes == 19 else [])):
+        for factor in (1.5, 2.7, 5.3, *([16] if num_classes == 19 else [])):
+            size = (round(height / factor), round(width / factor))
             soft = _meta((batch, num_classes, *size), torch.float16)
-            launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
-            rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
-            scan = [math.ceil(rows / 8), math.ceil(columns / 128)]
-            taps = [math.ceil(scale + 1)] * 2
-            chunks = math.ceil(num_classes / 32)
-            scanned = min(chunks, 2)  # the four classes of a street tile lie in one or two chunks of 32
-            is_odd = size[1] % 2 == 1
-            zeros = [] if is_odd else [num_classes / chunks]  # the output holds them already
-            trips = [*scan, chunks, *scan, *zeros, 1 / chunks * scanned, *taps]
-            shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
-            if num_classes <= 32:  # no scan for chunks, of which these lines tell
-                shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
-            name = f"soft C={num_classes} boxes s={scale}{' odd width' if is_odd else ''} street"
-            yield Case(name, launch, trips, shares, soft, [labels], [soft], blind_to=PART_SECTORS if is_odd else "")
+            launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, platform)
+            trips, shares = _label_loops(launch, factor, num_classes)
+            odd = " odd width" if size[1] % 2 == 1 else ""
+            name, blind_to = f"soft C={num_classes} k={factor}{odd} street", PART_SECTORS if odd else ""
+            yield Case(name, launch, trips, shares, soft, [labels], [soft], blind_to=blind_to)
     yield from _in_boxes(labels, boxes, platform)
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
@@ -264,9 +255,10 @@ def _label_loops(launch: Launch, scale: float, num_classes: int) -> tuple[dict[s
         "row in range(first_row, last_row + 1, SCAN_H)": math.ceil(rows / 8),
         "column in range(first_column, end_column, SCAN_W)": math.ceil(columns / 128),
         "chunk in range(0, tl.cdiv(num_classes, 32))": chunks,
-        "class_index in range(first_class, end_class)": num_classes / chunks,
         "while present != 0": scanned / chunks,  # four classes at a time
     }
+    if not launch.arguments["ZEROED"]:  # those of absent classes
+        trips["class_index in range(first_class, end_class)"] = num_classes / chunks
     shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
     if num_classes <= 32:  # no scan for chunks, of which these lines tell
         shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
