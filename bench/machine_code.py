@@ -146,13 +146,12 @@ def instructions(cubin: Path, trips: Trips, taken: Mapping[str, float]) -> list[
         elif match := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", row):
             controls.append(int(match[1], 16) >> 41)  # the upper half of the instruction before
     loops: dict[int, int] = {}
-    texts: dict[int, str] = {}  # a loop's last instruction, the branch back, belongs to the line that says how it runs
-    for (address, opcode, operands, _), of_line in zip(code, line_of, strict=True):
+    for address, opcode, operands, _ in code:
         target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
         if _is_branch(opcode) and target < address:
             loops[target] = max(address, loops.get(target, 0))
-            texts[target] = _loop_text(of_line)
-    counted = [(start, loops[start], trip) for start, trip in _trips_of([*sorted(texts.items())], trips)]
+    texts = _texts_of(loops, [(address, line) for (address, *_), line in zip(code, line_of, strict=True)])
+    counted = [(start, loops[start], trip) for start, trip in _trips_of(texts, trips)]
     branches = list(_branches(taken))
     shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
     return [
@@ -167,11 +166,33 @@ def instructions(cubin: Path, trips: Trips, taken: Mapping[str, float]) -> list[
     ]
 
 
+def _texts_of(loops: Mapping[int, int], lines: Sequence[tuple[int, Line]]) -> list[tuple[int, str]]:
+    """Where each loop starts, and its source: "n in range(n)", or "while n > 0".
+
+    A loop's last instructions, which step it and branch back, belong to the line that says how it runs, or else some of
+    the others do that are in no loop inside of it.
+    """
+    texts: dict[int, str] = {}
+    for start, end in sorted(loops.items(), key=lambda loop: loop[1] - loop[0]):  # those inside of others first
+        inner = [(first, last) for first, last in loops.items() if start <= first and last <= end and first in texts]
+        own = [line for place, line in lines if start <= place <= end and not _is_in(place, inner)]
+        taken = {texts[first] for first, _ in inner}
+        found = (text for line in reversed(own) if (text := _loop_text(line)) and text not in taken)
+        texts[start] = next(found, "a loop of no known line")
+    return sorted(texts.items())
+
+
+def _is_in(place: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(first <= place <= last for first, last in ranges)
+
+
 def _loop_text(line: Line) -> str:
-    """The source of a loop: "n in range(n)", or "while n > 0"."""
+    """What a line says of a loop of the machine code; empty where it says nothing."""
     name, number = line
     folder = Path(inspect.getfile(epilogues)).parent
-    return linecache.getline(str(folder / name), number).strip().removeprefix("for ").rstrip(":") or f"{name}:{number}"
+    text = linecache.getline(str(folder / name), number).strip()
+    is_loop = text.startswith(("for ", "while ")) and "static_range" not in text
+    return text.removeprefix("for ").rstrip(":") if is_loop else ""
 
 
 def _trips_of(loops: Sequence[tuple[int, str]], trips: Trips) -> list[tuple[int, float]]:
