@@ -82,17 +82,23 @@ def table() -> str:
         cells = (
             goal.call,
             f"{goal.share:.0%}",
-            f"{least:.3g} µs",
-            f"{took:.3g} µs: {least / took:.0%}",
-            predicted(costs[goal.cost], least / goal.maps),
+            f"{digits(least)} µs",
+            f"{digits(took)} µs: {least / took:.0%}",
+            predicted(costs[goal.cost], least, goal.maps),
             f"{errors[goal.profile]:+.0%} ({goal.profile})",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def predicted(row: Mapping[str, str], least: float) -> str:
-    """Microseconds and the share of the floor, or why there are none."""
+def predicted(row: Mapping[str, str], least: float, maps: float) -> str:
+    """Microseconds for the measured maps and the share of the floor, or why there are none."""
     if not row["predicted_us"]:
         return f"– ({row['blind_to']})"
-    return f"{float(row['predicted_us']):.3g} µs: {least / float(row['predicted_us']):.0%}"
+    microseconds = maps * float(row["predicted_us"])
+    return f"{digits(microseconds)} µs: {least / microseconds:.0%}"
+
+
+def digits(microseconds: float) -> str:
+    """Three, or all before the point."""
+    return f"{microseconds:.3g}" if microseconds < 100 else f"{microseconds:.0f}"
