@@ -19,11 +19,12 @@ test: lint types test-backends test-kernels  ## everything that CI checks
 bench: $(INSTALLED)  ## this library beside its rivals on this machine
 	$(BIN)/python -m pytest -q bench
 
-cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU
+cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU: bench/results/kernel-cost.csv, tables of docs/gpu.md
 	$(BIN)/python -m bench.kernel_cost
+	$(BIN)/python -m bench.plot --tables
 
 figures: $(INSTALLED)  ## the README's figures and tables of speed, from bench/results
-	$(BIN)/python bench/plot.py
+	$(BIN)/python -m bench.plot
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -38,8 +39,8 @@ test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and e
 test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
 	TRITON_INTERPRET=1 $(PYTEST) tests -k triton --ignore tests/test_compile.py
 
-gpu: $(INSTALLED)  ## the same comparisons on a real device
-	$(BIN)/python -m pytest -q -m gpu
+gpu: $(INSTALLED)  ## all that waits for a GPU: its times, the same comparisons on it, a check of its memory accesses
+	$(BIN)/python -m bench.gpu
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

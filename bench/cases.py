@@ -14,6 +14,7 @@ from torch import Tensor
 
 import tritonsoft as ts
 from bench import rivals
+from bench.floor import Traffic
 from bench.rivals import IGNORED, Rival
 from tritonsoft.backends import reference
 from tritonsoft.cli.scenes import street_scene
@@ -181,7 +182,7 @@ class Case:
             )
         return tuple(results)
 
-    def floor_bytes(self) -> int:
+    def traffic(self) -> Traffic:
         """What must move: each source pixel of a box read once, each output written once."""
         pixels, cells = self.batch * self.source[0] * self.source[1], self.batch * self.size[0] * self.size[1]
         if self.task in LOSSES:  # logits and target, and the gradient
@@ -193,23 +194,23 @@ class Case:
                 "upsampled dice": labels,
                 "sparse cross entropy": cells * rivals.TOP * (1 + self.dtype.itemsize),
             }
-            return 2 * planes + target.get(self.task, planes)
+            return Traffic(planes + target.get(self.task, planes), planes)
         if self.task == "decode":
-            return cells * self.num_classes * self.dtype.itemsize + pixels  # one byte each
+            return Traffic(cells * self.num_classes * self.dtype.itemsize, pixels)  # one byte each
         if self.task == "top classes":  # an index and a mass each, and what is left
             kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
-            return pixels * self.label_dtype.itemsize + cells * kept
+            return Traffic(pixels * self.label_dtype.itemsize, cells * kept)
         if self.task == "pyramid":
             cells = self.batch * sum(height * width for height, width in rivals.halved(self.size))
         if self.task == "image gradient":  # zeros outside of the boxes too
-            return 3 * (pixels + cells) * self.dtype.itemsize
+            return Traffic(3 * cells * self.dtype.itemsize, 3 * pixels * self.dtype.itemsize)
         if self.has_boxes:
             boxes = self._boxes()
             pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
-        image = 0 if self.task in ("shrink labels", "pyramid") else 3 * (pixels + cells) * self.dtype.itemsize
-        if self.only_image:
-            return image
-        return image + pixels * self.label_dtype.itemsize + cells * self.num_classes * self.dtype.itemsize
+        channels = 0 if self.task in ("shrink labels", "pyramid") else 3
+        label_bytes, classes = (0, 0) if self.only_image else (self.label_dtype.itemsize, self.num_classes)
+        of_a_pixel, of_a_cell = channels * self.dtype.itemsize + label_bytes, (channels + classes) * self.dtype.itemsize
+        return Traffic(pixels * of_a_pixel, cells * of_a_cell)
 
     def _scenes(self) -> list[tuple[Tensor, Tensor]]:
         return [_scene(*self.source, seed) for seed in range(self.batch)]

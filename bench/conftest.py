@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import measure, report
+from bench import floor, measure, report
 from bench.cases import cases
 from bench.report import Busy, Overhead, Point, Row
 from bench.test_busy import ROWS as BUSY_ROWS
@@ -19,7 +19,10 @@ ROWS = pytest.StashKey[list[Row]]()
 SCALING = pytest.StashKey[list[Point]]()
 OVERHEADS = pytest.StashKey[list[Overhead]]()
 BUSY = pytest.StashKey[list[Busy]]()
-RESULTS = Path(__file__).parent / "results"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", type=Path, default=floor.RESULTS, help="the folder of the benchmark's CSVs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,38 +61,46 @@ def busy(request: pytest.FixtureRequest) -> list[Busy]:
 
 
 def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
+    results = config.getoption("--results")
     for device in ("cpu", "cuda"):
         rows, points, overheads, busy = (
             [row for row in config.stash[key] if row.device == device] for key in (ROWS, SCALING, OVERHEADS, BUSY)
         )
         if rows or points or overheads or busy:
             report.print_machine(report.machine(device))
+        if rows or points:
+            memory = report.memory_rates(device)
+            report.print_rates(memory)
         if rows:
             report.print_table(rows)
-            write(rows, "", sum(len(case.rivals) for case in cases(device)), exitstatus)
+            selectable = sum(len(case.rivals) for case in cases(device))
+            if write(rows, "", selectable, exitstatus, results):
+                write(memory, "-rates", len(memory), exitstatus, results)
         if points:
-            report.print_points(points, report.machine(device))
-            write(points, "-scaling", sum(point[0] == device for point in POINTS), exitstatus)
+            report.print_points(points)
+            write(points, "-scaling", sum(point[0] == device for point in POINTS), exitstatus, results)
         if overheads:
             report.print_overheads(overheads)
-            write(overheads, "-overhead", sum(call[0] == device for call in CALLS), exitstatus)
+            write(overheads, "-overhead", sum(call[0] == device for call in CALLS), exitstatus, results)
         if busy:
             report.print_busy(busy)
-            write(busy, "-busy", len(BUSY_ROWS), exitstatus)
+            write(busy, "-busy", len(BUSY_ROWS), exitstatus, results)
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("cpu: not timed, pytest-benchmark is not installed")
     if not torch.cuda.is_available():
         print("cuda: not timed, torch sees no device")
 
 
-def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int) -> None:
-    """One CSV, unless it would be a part of one or hold a wrong answer."""
+def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int, results: Path) -> bool:
+    """One CSV, unless it would be a part of one or hold a wrong answer; returns whether."""
     if exitstatus != 0:
         print("not written: the run has failed\n")
     elif len(rows) != selectable:
         print("not written: some rows were not selected\n")
     else:
         machine = report.machine(rows[0].device)
-        path = report.csv_path(RESULTS, machine, suffix)
+        path = report.csv_path(results, machine, suffix)
         report.write_csv(path, rows, machine)
         print(f"written to {path}\n")
+        return True
+    return False

@@ -25,6 +25,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from bench.floor import recorded_rates
+
 PROFILES = Path(__file__).parent / "results" / "h100-profiles.csv"
 SCHEDULERS = 4  # of a multiprocessor
 
@@ -46,7 +48,8 @@ class Device(NamedTuple):
     latencies: Latencies
 
 
-H100 = Device(132, 1.97e9, 3.06e12, 3.27e12, Latencies(450, 150))
+_RATES = recorded_rates("nvidia-h100-80gb-hbm3")
+H100 = Device(132, 1.97e9, _RATES.read, _RATES.fill, Latencies(450, 150))
 
 
 class Profiled(NamedTuple):

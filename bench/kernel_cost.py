@@ -22,7 +22,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -37,8 +37,20 @@ from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
 from bench import cost_model
-from bench.machine_code import TOOLS, instructions, work
-from tritonsoft.kernels import adjoint, area_loss, forward, soft_cross_entropy, soft_overlap, sums, top_k
+from bench.machine_code import TOOLS, Trips, instructions, work
+from tritonsoft.kernels import (
+    adjoint,
+    area_loss,
+    decoding,
+    enlarged_cross_entropy,
+    enlarged_overlap,
+    enlarging,
+    forward,
+    soft_cross_entropy,
+    soft_overlap,
+    sums,
+    top_k,
+)
 from tritonsoft.kernels.launch import Launch
 
 SNAPSHOT = Path(__file__).parent / "results" / "kernel-cost.csv"
@@ -53,17 +65,17 @@ MODELLED = {"sm_90": ("H100", cost_model.H100)}
 
 
 class Case(NamedTuple):
-    """A launch, and how often its loops run: in the order of the machine code, outermost first."""
+    """A launch, and how often its loops run."""
 
     name: str
     launch: Launch
-    trips: Sequence[float]
+    trips: Trips
     taken: Mapping[str, float]  # the share of the iterations that enter an ``if``, by its source text
     per: Tensor  # whose elements are meant by "per element"
     read: Sequence[Tensor]  # what must be read once
     written: Sequence[Tensor]
     timed_as: str = ""  # the title of the case of the benchmark that times this launch
-    is_predictable: bool = True  # the model sees no conflicts of banks in shared memory, and no stores of part sectors
+    blind_to: str = ""  # why the model may not be used
 
 
 def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
@@ -83,6 +95,7 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
             raise ValueError(f"{case.name} for {target}") from error
     registers, stack = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK"))
     row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": str(shared)}
+    row["blind_to"] = case.blind_to
     for column, opcode in (("loads", "LDG"), ("stores", "STG")):
         bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", text))
         row[column] = "+".join(sorted((width.strip("U") or "32" for width in bits), key=int))
@@ -100,7 +113,7 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
             sum(tensor.numel() * tensor.element_size() for tensor in tensors) for tensors in (case.read, case.written)
         )
         row["floor_us"] = f"{cost_model.floor(read, written, device) * 1e6:.3g}"
-        if case.is_predictable:
+        if not case.blind_to:
             launch = cost_model.Profiled(*of_a_warp, warps, held, read, written)
             row["predicted_us"] = f"{cost_model.predict(launch, device) * 1e6:.3g}"
     return row
@@ -123,7 +136,10 @@ def cost_on_amd(case: Case, target: str) -> dict[str, str]:
 
 
 COLUMNS = ["triton", "kernel", "target", "registers", "local", "shared", "loads", "stores", "warps", "instructions"]
-COLUMNS += ["waits", "floor_us", "predicted_us"]
+COLUMNS += ["waits", "floor_us", "predicted_us", "blind_to"]
+PART_SECTORS = "stores of parts of sectors"
+BANKS = "conflicts of banks in shared memory"
+ATOMICS = "atomic additions that meet"
 
 
 def costs(target: str) -> list[dict[str, str]]:
@@ -169,42 +185,188 @@ def cases(platform: str) -> Iterator[Case]:
                 name = f"soft C={num_classes} k={factor} {kind}"
                 trips, taken = _dense_loops(num_classes, kind)
                 yield Case(name, launch, trips, taken, soft, [labels], [soft], timed_as(factor, num_classes, kind))
-                if factor == 4 and kind == "street":
+                if factor == (2 if num_classes == 19 else 4) and kind == "street":
                     yield from _without_the_dense_label(labels, soft, platform)
-                    yield from _losses(soft, platform)
+                    yield from _losses(soft, factor, platform)
     boxes = _meta((batch, 4), torch.float32)
     for num_classes in (19, 150):
-        for scale, size in ((1.3, (788, 1576)), (1.5, (683, 1365)), (2.7, (380, 760)), (5.3, (194, 388))):
+        for factor in (1.5, 2.7, *([5.3, 16] if num_classes == 19 else [])):
+            size = (round(height / factor), round(width / factor))
             soft = _meta((batch, num_classes, *size), torch.float16)
-            launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
-            rows, columns = (math.ceil(launch.arguments[name] * scale) for name in ("BLOCK_H", "BLOCK_W"))
-            scan = [math.ceil(rows / 8), math.ceil(columns / 128)]
-            taps = [math.ceil(scale + 1)] * 2
-            chunks = math.ceil(num_classes / 32)
-            scanned = min(chunks, 2)  # the four classes of a street tile lie in one or two chunks of 32
-            is_odd = size[1] % 2 == 1
-            zeros = [] if is_odd else [num_classes / chunks]  # the output holds them already
-            trips = [*scan, chunks, *scan, *zeros, 1 / chunks * scanned, *taps]
-            shares = {"chunks >> (chunk & 31) & 1 != 0": scanned / chunks}
-            if num_classes <= 32:  # no scan for chunks, of which these lines tell
-                shares |= {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
-            name = f"soft C={num_classes} boxes s={scale}{' odd width' if is_odd else ''} street"
-            yield Case(name, launch, trips, shares, soft, [labels], [soft], is_predictable=not is_odd)
+            launch = forward.launch_configuration(None, None, soft, labels, None, 255, "area", 0.0, platform)
+            trips, shares = _label_loops(launch, factor, num_classes)
+            odd = " odd width" if size[1] % 2 == 1 else ""
+            name, blind_to = f"soft C={num_classes} k={factor}{odd} street", PART_SECTORS if odd else ""
+            yield Case(name, launch, trips, shares, soft, [labels], [soft], blind_to=blind_to)
+    yield from _in_boxes(labels, boxes, platform)
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, None, None, None, -1, "area", 0.0, platform)
-        yield Case(f"image k={factor}", launch, [1, factor, factor], {}, out, [image], [out])
+        yield Case(f"image k={factor}", launch, *_image_loops(launch, factor), out, [image], [out])
         soft = _meta((batch, 19, height // factor, width // factor), torch.float16)
         launch = forward.launch_configuration(out, image, soft, labels, None, 255, "area", 0.0, platform)
-        trips, taken = _dense_loops(19, "street")
-        trips = [1, factor, factor, *trips]
+        trips, shares = _pair_loops(launch, factor, 19)
         both = _meta((out.numel() + soft.numel(),), torch.float16)
-        yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels], [both])
+        yield Case(f"pair C=19 k={factor} street", launch, trips, shares, both, [image, labels], [both])
     image, grad = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, 512, 1024), torch.float16)
     launch = adjoint.launch_configuration(image, grad, boxes, "area", platform)
     # Boxes of three quarters of each side: two outputs see a source pixel in there along an axis, none one outside.
     yield Case("image adjoint boxes s=1.5", launch, [1, 2 * 0.75, 2 * 0.75], {}, image, [grad], [image])
+    for num_classes in (19, 150):
+        yield from _at_full_size(num_classes, platform)
+
+
+def _in_boxes(labels: Tensor, boxes: Tensor, platform: str) -> Iterator[Case]:
+    """Random boxes: half to all of each side, to 512x1024, which makes the mean scale 1.5."""
+    batch, height, width = labels.shape
+    scale, size = 1.5, (height // 2, width // 2)
+    image, out = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, *size), torch.float16)
+    inside = (batch, height * 3 // 4, width * 3 // 4)
+    read_labels, read_image = _meta(inside, torch.uint8), _meta((3, *inside), torch.float16)
+    launch = forward.launch_configuration(out, image, None, None, boxes, -1, "area", 0.0, platform)
+    yield Case("image boxes", launch, *_image_loops(launch, scale), out, [read_image], [out])
+    for num_classes in (19, 150):
+        soft = _meta((batch, num_classes, *size), torch.float16)
+        launch = forward.launch_configuration(None, None, soft, labels, boxes, 255, "area", 0.0, platform)
+        trips, shares = _label_loops(launch, scale, num_classes)
+        yield Case(f"soft C={num_classes} boxes street", launch, trips, shares, soft, [read_labels], [soft])
+        if num_classes == 19:
+            launch = forward.launch_configuration(out, image, soft, labels, boxes, 255, "area", 0.0, platform)
+            trips, shares = _pair_loops(launch, scale, num_classes)
+            both = _meta((out.numel() + soft.numel(),), torch.float16)
+            read = [read_image, read_labels]
+            yield Case(f"pair C={num_classes} boxes street", launch, trips, shares, both, read, [both])
+
+
+def _row_loops(launch: Launch, scale: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Trips and shares of `resampling`: of a row of outputs, one line, and as many groups of taps as the scale takes."""
+    exact = scale == int(scale) and launch.arguments["boxes"] is None
+    taps = scale if exact else scale + 1
+    groups = math.ceil(math.ceil(taps) / launch.arguments["GROUP"])
+    trips = {
+        "line in range(0, extent[1])": 1.0,
+        "source_row in range(first_row, last_row + 1)": taps,
+        "group in range(0, extent[2])": float(groups),
+    }
+    return trips, {"(group > 0) | (line > 0)": 1 - 1 / groups}
+
+
+def _image_loops(launch: Launch, scale: float) -> tuple[dict[str, float], dict[str, float]]:
+    trips, shares = _row_loops(launch, scale)
+    return trips | {"step in range(0, num_rows)": launch.arguments["BLOCK_H"]}, shares
+
+
+def _label_loops(
+    launch: Launch, scale: float, num_classes: int
+) -> tuple[dict[str, float | Sequence[float]], dict[str, float]]:
+    """Trips and shares of the general way over a street tile: four classes, in one or two chunks of 32."""
+    trips, shares = _row_loops(launch, scale)
+    rows = launch.arguments["BLOCK_H"]
+    scanned = rows * scale + (0 if scale == int(scale) and launch.arguments["boxes"] is None else 1)
+    chunks = math.ceil(num_classes / 32)
+    found = min(chunks, 2)
+    # The loops over a scan's rows are unrolled by four, with the rest in a loop of its own.
+    unrolled = [(scanned - 1.5) / 4, 1.5]
+    trips |= {
+        "while present != 0": found / chunks,  # four classes at a time
+        "step in range(steps[0], steps[1])": float(rows),
+    }
+    if not launch.arguments["ZEROED"]:  # those of absent classes
+        trips["class_index in range(first_class, end_class)"] = num_classes / chunks
+    if chunks > 1:
+        trips["chunk in range(0, num_chunks)"] = float(chunks)
+        shares["found >> (chunk & 31) & 1 != 0"] = found / chunks
+        unrolled *= 2
+    return {**trips, "source_row in range(source_rows[0], source_rows[1] + 1)": unrolled}, shares
+
+
+def _pair_loops(
+    launch: Launch, scale: float, num_classes: int
+) -> tuple[dict[str, float | Sequence[float]], dict[str, float]]:
+    (image, _), (labels, shares) = _image_loops(launch, scale), _label_loops(launch, scale, num_classes)
+    return {**labels, **image}, shares
+
+
+def _at_full_size(num_classes: int, platform: str) -> Iterator[Case]:
+    """Logits of a quarter of the size against 16 label maps of 1024 x 2048; per element: per class and label pixel."""
+    batch, height, width, ratio = 16, 1024, 2048, 4
+    labels = _meta((batch, height, width), torch.uint8)
+    logits = _meta((batch, num_classes, height // ratio, width // ratio), torch.float16)
+    lse, value = _meta((batch, height, width), torch.float32), _meta((), torch.float32)
+    per = _meta((batch, num_classes, height, width), torch.float16)
+    found = enlarging.tables_configuration(logits, labels, None, platform)
+    tables = [found.arguments[name] for name in found.scratch]
+    place, kind = (logits, labels, False, 255), f"C={num_classes} r={ratio}"
+    gaps = height // ratio + 1  # between rows of logits, above the first and below the last; a step each is empty
+
+    def walk(launch: Launch, classes: str = "") -> dict[str, float]:
+        """The loops of a program over strips of label rows; of a gap all rows are one tile."""
+        strips = math.ceil(gaps / launch.arguments["GAPS"])
+        trips = {"step in range(first_step, end_step)": 2 * gaps / strips}
+        if not classes:
+            return trips | {"row in range(start, end)": ratio}
+        tiles = ratio / launch.arguments["ROWS"] / 2
+        groups = math.ceil(num_classes / launch.arguments["UNROLL"])
+        return trips | {
+            "first_row in range(start, end, ROWS)": tiles,
+            f"{classes} in range(0, num_classes, UNROLL)": groups,
+        }
+
+    def gradient(launch: Launch) -> dict[str, float]:
+        return {
+            "gap in range(first_row - 1, tl.minimum(first_row + STRIP, height))": launch.arguments["STRIP"] + 1,
+            "step in range(2 * gap + 2, 2 * gap + 4)": 2,
+            "row in range(rows[0], rows[1])": ratio / 2,
+        }
+
+    configuration = enlarged_cross_entropy.upsampled_cross_entropy_configuration
+    launch = configuration(value, lse, *place, None, 0.0, "mean", *tables, platform=platform)
+    yield Case(f"upsampled cross entropy {kind}", launch, walk(launch, "first"), {}, per, [logits, labels], [lse])
+    grad, read = value.expand(lse.shape), [logits, labels, lse]
+    options = (None, 0.0, lse, *tables)
+    configuration = enlarged_cross_entropy.upsampled_cross_entropy_backward_configuration
+    launch = configuration(logits, grad, value, *place, *options, platform=platform)
+    yield Case(f"upsampled cross entropy gradient {kind}", launch, gradient(launch), {}, per, read, [logits])
+    if num_classes == 19:  # the others, whose loops are the same
+        yield from _overlap_at_full_size(logits, labels, lse, per, tables, walk, gradient, kind, platform)
+    out = _meta((batch, height, width), torch.uint8)
+    launch = decoding.decode_configuration(out, None, logits, False, None, *tables, platform=platform)
+    yield Case(f"decode {kind}", launch, walk(launch, "first_class"), {}, per, [logits], [out])
+
+
+def _overlap_at_full_size(
+    logits: Tensor,
+    labels: Tensor,
+    lse: Tensor,
+    per: Tensor,
+    tables: Sequence[Tensor],
+    walk: Callable[..., dict[str, float]],
+    gradient: Callable[[Launch], dict[str, float]],
+    kind: str,
+    platform: str,
+) -> Iterator[Case]:
+    """The four kernels of both passes of the Dice loss, and the counts of a confusion matrix."""
+    place = (logits, labels, False, 255)
+    slopes = _meta((1, logits.shape[1], 2), torch.float32)
+    grad = _meta((), torch.float32).expand(slopes.shape[:2])
+    read = [logits, labels, lse]
+    configuration = enlarged_overlap.statistics_configuration
+    launch = configuration(lse, None, None, None, *place, *tables, platform=platform)
+    yield Case(f"upsampled logsumexp {kind}", launch, walk(launch, "first"), {}, per, [logits, labels], [lse])
+    launch = enlarged_overlap.sums_configuration(lse, *place, *tables, platform=platform)
+    yield Case(f"upsampled overlap sums {kind}", launch, walk(launch), {"start < end": 0.5}, per, read, [])
+    launch = configuration(lse, lse, grad, slopes, *place, *tables, platform=platform)
+    yield Case(f"upsampled mean slope {kind}", launch, walk(launch, "first_class"), {}, per, read, [lse])
+    configuration = enlarged_overlap.upsampled_overlap_backward_configuration
+    launch = configuration(logits, grad, slopes, lse, *place, lse, *tables, platform=platform)
+    yield Case(f"upsampled overlap gradient {kind}", launch, gradient(launch), {}, per, [*read, lse], [logits])
+    counts = _meta((logits.shape[1], logits.shape[1]), torch.int64)
+    configuration = decoding.confusion_matrix_configuration
+    launch = configuration(counts, logits, labels, False, None, 255, *tables, platform=platform)
+    # The pixels of a tile hold two pairs of classes, besides what is left at their edge.
+    trips = walk(launch, "first_class") | {"while (largest >= 0) & (rounds < MAX_ROUNDS)": 2.0}
+    yield Case(f"confusion matrix {kind}", launch, trips, {}, per, [logits, labels], [], blind_to=ATOMICS)
 
 
 def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list[float], dict[str, float]]:
@@ -230,25 +392,27 @@ def timed_as(factor: float, num_classes: int, kind: str) -> str:
 def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Iterator[Case]:
     """What else is made of a label map: instructions per element of the soft label that is never stored."""
     batch, num_classes, height, width = soft.shape
+    kind = f"C={num_classes} k={labels.shape[1] // height}"
     trips, taken = _dense_loops(num_classes, "street", skips=True)
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
     launch = top_k.launch_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
-    yield Case(f"top 4 of C={num_classes} k=4", launch, trips, taken, soft, [labels], [index, kept, rest])
+    yield Case(f"top 4 of {kind}", launch, trips, taken, soft, [labels], [index, kept, rest])
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), [pixels, pixels]
     launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
     trips = [num_classes // 4, *trips]
-    yield Case(f"area loss C={num_classes} k=4", launch, trips, taken, soft, [labels, soft], maps)
+    yield Case(f"area loss {kind}", launch, trips, taken, soft, [labels, soft], maps)
     grad = value.expand(pixels.shape)
     launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
     trips, taken = _dense_loops(num_classes, "street")
-    yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, [labels, soft, *maps], [soft])
+    yield Case(f"area gradient {kind}", launch, trips, taken, soft, [labels, soft, *maps], [soft])
 
 
-def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
+def _losses(soft: Tensor, factor: int, platform: str) -> Iterator[Case]:
     """Losses of a dense soft label: instructions per logit."""
+    kind = f"C={soft.shape[1]} k={factor}"
     batch, num_classes, height, width = soft.shape
     logits, pixels = soft, _meta((batch, height, width), torch.float32)
     value, slopes = _meta((), torch.float32), _meta((1, num_classes, 2), torch.float32)
@@ -259,23 +423,23 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
 
     launch = soft_cross_entropy.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
     partial = launch.arguments["partial"]
-    yield Case(f"cross entropy C={num_classes}", launch, [steps(launch)], {}, soft, inputs, [partial, *maps])
+    yield Case(f"cross entropy {kind}", launch, [steps(launch)], {}, soft, inputs, [partial, *maps])
     arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, *maps, platform)
     launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments)
-    name = f"cross entropy gradient C={num_classes}"
+    name = f"cross entropy gradient {kind}"
     yield Case(name, launch, [steps(launch)], {}, soft, [*inputs, *maps], [soft])
     launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)
     partial = launch.arguments["partial"]
-    name = f"overlap C={num_classes}"
-    yield Case(name, launch, [steps(launch)] * 2, {}, soft, inputs, [partial, *maps], is_predictable=False)
+    name = f"overlap {kind}"
+    yield Case(name, launch, [steps(launch)] * 2, {}, soft, inputs, [partial, *maps], blind_to=BANKS)
     partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
     launch = sums.sum_rows_configuration(partial, platform)
     chunk = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
-    yield Case(f"overlap sums C={num_classes}", launch, [chunk], {}, soft, [partial], [])
+    yield Case(f"overlap sums {kind}", launch, [chunk], {}, soft, [partial], [])
     grad = value.expand(slopes.shape[:2])
     launch = soft_overlap.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
-    name, trips = f"overlap gradient C={num_classes}", [steps(launch)] * 2
-    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft], is_predictable=False)
+    name, trips = f"overlap gradient {kind}", [steps(launch)] * 2
+    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft], blind_to=BANKS)
 
 
 def main(

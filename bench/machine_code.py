@@ -9,6 +9,7 @@ alone.
 import ast
 import collections
 import inspect
+import linecache
 import math
 import re
 import subprocess
@@ -19,7 +20,7 @@ from typing import NamedTuple, TypeGuard
 
 import triton
 
-from tritonsoft.kernels import counting_integer, counting_rows, epilogues, forward, resampling
+from tritonsoft.kernels import counting_integer, counting_rows, enlarged_overlap, epilogues, forward, resampling
 
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
 # All but these go, on 8.0 and 9.0, to a pipe that takes an instruction of a warp every second cycle.
@@ -30,7 +31,10 @@ WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of 
 SHARED_LATENCY, OTHER_LATENCY = 30, 20
 
 Line = tuple[str, int]  # of the source: its file's name, and the number
-COUNTING = (epilogues, counting_integer, counting_rows, forward, resampling)  # no two of their functions have the same name
+# Where branches are whose shares are given. No two of their functions have the same name.
+BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling)
+# Of loops by their source text; of a loop that the compiler has unrolled, of its parts in the order of the machine code.
+Trips = Sequence[float] | Mapping[str, float | Sequence[float]]
 
 
 class Instruction(NamedTuple):
@@ -103,19 +107,24 @@ def _cycles_alone(code: Sequence[Instruction], latency: float) -> float:
     return total
 
 
-def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]) -> list[Instruction]:
+def instructions(cubin: Path, trips: Trips, taken: Mapping[str, float]) -> list[Instruction]:
     """The instructions of a kernel in order.
 
     Args:
         cubin: the compiled kernel.
-        trips: of each loop, in the order of the machine code, outermost first.
-        taken: the share of the iterations that enter an ``if`` of the counting, by its source text.
+        trips: how often each loop runs, by its source text, such as "row in range(start, end)" or "while present != 0";
+            or in the order of the machine code, outermost first.
+        taken: the share of the iterations that enter an ``if`` of `BRANCHING`, by its source text.
+
+    Raises:
+        ValueError: ``trips`` are not those of the loops in the machine code, which the message lists.
     """
     command = [TOOLS / "nvdisasm", "-g", "-c", "-hex", cubin]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     labels: dict[str, int] = {}
     code: list[tuple[int, str, str, int]] = []  # address, opcode, operands, basic block
     controls: list[int] = []
+    line_of: list[Line] = []
     lines: dict[int, set[Line]] = collections.defaultdict(set)  # by basic block
     line: Line = ("", 0)
     block, pending = 0, []
@@ -132,6 +141,7 @@ def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]
             labels.update(dict.fromkeys(pending, address))
             pending = []
             code.append((address, match[2], match[3], block))
+            line_of.append(line)
             lines[block].add(line)
             block += _is_branch(match[2]) or match[2] == "EXIT"
         elif match := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", row):
@@ -141,9 +151,8 @@ def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]
         target = labels.get(match[1], address) if (match := re.search(r"`\((\S+)\)", operands)) else address
         if _is_branch(opcode) and target < address:
             loops[target] = max(address, loops.get(target, 0))
-    if len(loops) != len(trips):
-        raise ValueError(f"{len(loops)} loops in the machine code, trip counts for {len(trips)}")
-    counted = [(start, loops[start], trip) for start, trip in zip(sorted(loops), trips, strict=True)]
+    texts = _texts_of(loops, [(address, line) for (address, *_), line in zip(code, line_of, strict=True)])
+    counted = [(start, loops[start], trip) for start, trip in _trips_of(texts, trips)]
     branches = list(_branches(taken))
     shares = {block: math.prod(weight for arm, weight in branches if numbers & arm) for block, numbers in lines.items()}
     return [
@@ -158,6 +167,50 @@ def instructions(cubin: Path, trips: Sequence[float], taken: Mapping[str, float]
     ]
 
 
+def _texts_of(loops: Mapping[int, int], lines: Sequence[tuple[int, Line]]) -> list[tuple[int, str]]:
+    """Where each loop starts, and its source: "n in range(n)", or "while n > 0".
+
+    A loop's last instructions, which step it and branch back, belong to the line that says how it runs, or else some of
+    the others do that are in no loop inside of it.
+    """
+    texts: dict[int, str] = {}
+    for start, end in sorted(loops.items(), key=lambda loop: loop[1] - loop[0]):  # those inside of others first
+        inner = [(first, last) for first, last in loops.items() if start <= first and last <= end and first in texts]
+        own = [line for place, line in lines if start <= place <= end and not _is_in(place, inner)]
+        taken = {texts[first] for first, _ in inner}
+        found = (text for line in reversed(own) if (text := _loop_text(line)) and text not in taken)
+        texts[start] = next(found, "a loop of no known line")
+    return sorted(texts.items())
+
+
+def _is_in(place: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(first <= place <= last for first, last in ranges)
+
+
+def _loop_text(line: Line) -> str:
+    """What a line says of a loop of the machine code; empty where it says nothing."""
+    name, number = line
+    folder = Path(inspect.getfile(epilogues)).parent
+    text = linecache.getline(str(folder / name), number).strip()
+    is_loop = text.startswith(("for ", "while ")) and "static_range" not in text
+    return text.removeprefix("for ").rstrip(":") if is_loop else ""
+
+
+def _trips_of(loops: Sequence[tuple[int, str]], trips: Trips) -> list[tuple[int, float]]:
+    """Where each loop starts, and how often it runs."""
+    texts = [text for _, text in loops]
+    if isinstance(trips, Mapping):
+        left = {text: [trip] if isinstance(trip, float | int) else list(trip) for text, trip in trips.items()}
+        parts = {text: len(all_trips) for text, all_trips in left.items()}
+        found = {text: texts.count(text) for text in texts}
+        if found.keys() != parts.keys() or any(parts[text] not in (1, found[text]) for text in found):
+            raise ValueError(f"the loops in the machine code are {texts}, trip counts are for {dict(trips)}")
+        return [(start, left[text].pop(0) if len(left[text]) > 1 else left[text][0]) for start, text in loops]
+    if len(loops) != len(trips):
+        raise ValueError(f"the loops in the machine code are {texts}, trip counts are {list(trips)}")
+    return [(start, trip) for (start, _), trip in zip(loops, trips, strict=True)]
+
+
 def _is_branch(opcode: str) -> bool:
     return opcode.partition(".")[0] == "BRA"  # BRA.U takes one for all threads of a warp
 
@@ -169,7 +222,7 @@ def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[Line], float]]:
     """
     functions: dict[str, ast.FunctionDef] = {}
     files: dict[str, str] = {}
-    for module in COUNTING:
+    for module in BRANCHING:
         found = [node for node in ast.parse(inspect.getsource(module)).body if _is_function(node)]
         functions |= {node.name: node for node in found}
         files |= dict.fromkeys((node.name for node in found), _file_name(module))

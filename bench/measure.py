@@ -1,10 +1,12 @@
-"""How one row is checked, timed and weighed, and the copy rate that it is held against.
+"""How one row is checked, timed and weighed.
 
 **Time.** CPU: pytest-benchmark, wall clock. GPU: `triton.testing.do_bench`, CUDA events, the L2 cache cleared before
-each round. Both warm, medians with quartiles. On a CPU a round makes its output while that of the round before is still
-alive, and all write to memory that the process had before: tritonsoft keeps its outputs', and for the rivals the
-allocator is told to (`recycle_memory`), as it would not outside of the benchmark, where page faults are half of a large
-call.
+each round. Both warm, medians with quartiles. A GPU's row has two more times: what the device does for a call, by
+torch's profiler, with the caches cleared as well, and what the host does until the call returns. A call on few pixels
+takes what the host takes, and only the device's time can be held against the floor. On a CPU a round makes its output
+while that of the round before is still alive, and all write to memory that the process had before: tritonsoft keeps
+its outputs', and for the rivals the allocator is told to (`recycle_memory`), as it would not outside of the benchmark,
+where page faults are half of a large call.
 
 **Beside ours**: a machine's pace changes within a minute, so a rival and ours take turns, round by round, and the ratio
 is that of the medians of these rounds. What is said of ours is the median of all rounds of its case. On a GPU ours is
@@ -13,8 +15,6 @@ timed again right after the rival.
 **Peak memory** is what one warm call adds to what was there before it, its output included. CPU: the process's resident
 set, whose high-water mark Linux resets on request, after the allocator has handed its free pages back and tritonsoft
 what it keeps. GPU: the caching allocator's count.
-
-**Copy rate**: a ``copy_`` between two large warm tensors, bytes read + written over the median time.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,72 @@ def time_on_gpu(call: Callable[[], Any]) -> list[float]:
     return [milliseconds / 1e3 for milliseconds in do_bench(call, quantiles=[0.25, 0.5, 0.75])]
 
 
+DEVICE_ROUNDS, HOST_ROUNDS = 10, 20
+
+
+def time_on_device(call: Callable[[], Any], rounds: int = DEVICE_ROUNDS) -> list[float]:
+    """Seconds that kernels, copies and fills of each call run on a GPU, one after the other."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    from bench import memory_kernels
+
+    larger_than_caches = torch.empty(2**26, device="cuda")  # 256 MB
+    for _ in range(2):
+        call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for number in range(rounds):
+            memory_kernels.clear_caches(larger_than_caches, float(number)).run(larger_than_caches.device)
+            call()
+        torch.cuda.synchronize()
+    events = [
+        (event.name, event.time_range.start, 1e-6 * event.time_range.elapsed_us())
+        for event in profiler.events()
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
+    found = sums_after(events, memory_kernels.clear_caches_kernel.__name__)
+    if len(found) != rounds:
+        raise RuntimeError(f"the profiler saw {len(found)} of {rounds} calls")
+    return found
+
+
+def sums_after(events: Iterable[tuple[str, float, float]], mark: str) -> list[float]:
+    """The durations of events (name, start, duration) after each one of the marked name, added up."""
+    sums: list[float] = []
+    for name, _, duration in sorted(events, key=lambda event: event[1]):
+        if name == mark:
+            sums.append(0.0)
+        elif sums:
+            sums[-1] += duration
+    return sums
+
+
+def time_on_host(call: Callable[[], Any], rounds: int = HOST_ROUNDS) -> list[float]:
+    """Seconds until each call returns, on a GPU that has nothing to do before."""
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - start)
+        del result
+    torch.cuda.synchronize()
+    return times
+
+
+def in_turns(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of each call, which take turns after one of each that is not counted."""
+    times: list[list[float]] = [[] for _ in calls]
+    for number in range(rounds + 1):
+        for call, of_call in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if number:
+                of_call.append(time.perf_counter() - start)
+    return times
+
+
 def time_on_cpu(
     call: Callable[[], Any], benchmark: Any, seconds: float, ours: Callable[[], Any] | None = None
 ) -> tuple[list[float], list[float]]:
@@ -181,19 +247,3 @@ def _status_bytes(field: str) -> int:
     line = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert line is not None
     return int(line[1]) * 1024
-
-
-def copy_rate(device: str) -> float:
-    """Bytes read and written per second."""
-    source = torch.ones(2**30 if device == "cuda" else 2**28, dtype=torch.uint8, device=device)
-    target = source.clone()
-    if device == "cuda":
-        median = time_on_gpu(lambda: target.copy_(source))[1]
-    else:
-        from torch.utils.benchmark import Timer
-
-        timer = Timer(
-            "target.copy_(source)", globals={"target": target, "source": source}, num_threads=torch.get_num_threads()
-        )
-        median = timer.blocked_autorange(min_run_time=1).median
-    return 2 * source.numel() / median

@@ -1,25 +1,30 @@
-"""What the README shows of the results: figures and tables, drawn from the CSVs alone.
+"""What the README and docs/gpu.md show of the results: figures and tables, drawn from the CSVs alone.
 
-    python bench/plot.py            writes the figures beside the CSVs, and the tables into the README
-    python bench/plot.py --check    fails where the README's tables are not those of the CSVs
+    python -m bench.plot            writes the figures beside the CSVs, and the tables into the pages
+    python -m bench.plot --tables   the tables alone
+    python -m bench.plot --check    fails where the pages' tables are not those of the CSVs
 
-Needs matplotlib and typer, and neither torch nor tritonsoft.
+Needs matplotlib, rich and typer, and neither torch nor tritonsoft.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import goals
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
-RESULTS, README = HERE / "results", HERE.parent / "README.md"
+RESULTS, README, GPU = HERE / "results", HERE.parent / "README.md", HERE.parent / "docs" / "gpu.md"
 SPEED, COSTS = "<!-- written by bench/plot.py -->\n", "<!-- costs written by bench/plot.py -->\n"
+GOALS = "<!-- goals written by bench/plot.py -->\n"
+SUFFIXES = ("-scaling", "-overhead", "-busy", "-profiles", "-rates", "-kernels", "-checks", "-cost")
 END = "<!-- end -->"
 OURS = "tritonsoft"
 
@@ -34,8 +39,7 @@ def read(path: Path) -> list[Row]:
 def results(suffix: str = "") -> Iterator[tuple[Path, list[Row]]]:
     """The CSVs of all devices whose names end like this, with their rows, GPUs first."""
     for path in sorted(RESULTS.glob("*.csv"), key=lambda path: (not path.stem.startswith("nvidia"), path)):
-        kind = next((end for end in ("-scaling", "-overhead", "-busy", "-profiles") if path.stem.endswith(end)), "")
-        if kind == suffix and path.stem != "kernel-cost":
+        if next((end for end in SUFFIXES if path.stem.endswith(end)), "") == suffix:
             yield path, read(path)
 
 
@@ -84,35 +88,50 @@ def table(rows: Sequence[Row]) -> str:
     """Markdown: ours beside the fastest right rival and beside what most people run, case by case."""
     lines = []
     for task, group in groupby(by_case(rows), key=lambda item: item[0].partition(": ")[0]):
-        lines += [
-            "",
-            f"| {task} | tritonsoft | of the copy rate | peak memory | the fastest right rival | the usual way |",
-            "|---|---|---|---|---|---|",
-        ]
-        for case, members in group:
+        cases = list(group)
+        has_parts = any(row["device_milliseconds"] for _, members in cases for row in members)
+        parts = ("on the device", "on the host") if has_parts else ()
+        headings = (
+            task,
+            "tritonsoft",
+            *parts,
+            "of the floor",
+            "peak memory",
+            "the fastest right rival",
+            "the usual way",
+        )
+        lines += ["", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        for case, members in cases:
             ours = next(row for row in members if row["rival"] == OURS)
             right = [row for row in members if is_rival(row) and is_right(row)]
             best = min(right, key=lambda row: float(row["ratio"]), default=None)
             usual = next((row for row in members if row["usual"] == "True" and row["milliseconds"]), None)
-            lines.append(
-                f"| {case.partition(': ')[2]} | {float(ours['milliseconds']):.3g} ms | "
-                f"{float(ours['share_of_copy_rate']):.0%} | {float(ours['peak_bytes'] or 0) / 1e6:.0f} MB | "
-                f"{versus(best, ours)} | {versus(usual, ours)} |"
+            times = [ours[name] for name in ("device_milliseconds", "host_milliseconds")] if has_parts else []
+            cells = (
+                case.partition(": ")[2],
+                f"{float(ours['milliseconds']):.3g} ms",
+                *(f"{float(time):.3g} ms" if time else "" for time in times),
+                f"{float(ours['share_of_floor']):.0%}",
+                f"{float(ours['peak_bytes'] or 0) / 1e6:.0f} MB",
+                versus(best, ours),
+                versus(usual, ours),
             )
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines[1:])
 
 
-def setting(row: Row) -> str:
-    """What the numbers hold for."""
+def setting(row: Row, memory: Sequence[Row]) -> str:
+    """What the numbers hold for; ``memory`` are the device's rates."""
     versions = ", ".join(
         f"{name} {row[name.lower()]}"
         for name in ("torch", "Triton", "Numba", "OpenCV", "kornia", "MONAI")
         if row.get(name.lower())
     )
     threads = f", {row['threads']} threads" if row["threads"] else ""
+    rates = ", ".join(f"{each['access']} {float(each['gigabytes_per_second']):.4g}" for each in memory)
+    note = f" ({memory[0]['note']})" if memory[0]["note"] else ""
     return (
-        f"**{row['device_name']}**{threads}, copies "
-        f"{float(row['copy_gigabytes_per_second']):.4g} GB/s (read + written); {versions}; commit {row['commit']}, "
+        f"**{row['device_name']}**{threads}; memory, GB/s: {rates}{note}; {versions}; commit {row['commit']}, "
         f"{row['date']}."
     )
 
@@ -122,7 +141,8 @@ def speed_section() -> str:
     parts = []
     for path, rows in results():
         figure = f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})"
-        parts += [setting(rows[0]), figure, table(rows)]
+        memory = read(path.with_name(f"{path.stem}-rates.csv"))
+        parts += [setting(rows[0], memory), figure, table(rows)]
     for path, _ in results("-scaling"):
         parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
     for _, rows in results("-overhead"):
@@ -161,11 +181,21 @@ def relative(path: Path) -> str:
 
 def with_sections(text: str) -> str:
     """The README with what stands between its marks."""
-    for begin, section in ((SPEED, speed_section()), (COSTS, cost_section())):
+    return filled(text, {SPEED: speed_section()})
+
+
+def with_goals(text: str) -> str:
+    """docs/gpu.md with what stands between its marks."""
+    return filled(text, {GOALS: goals.table(), COSTS: cost_section()})
+
+
+def filled(text: str, sections: Mapping[str, str]) -> str:
+    """A page with new sections, each between its mark and the next `END`."""
+    for begin, section in sections.items():
         before, mark, rest = text.partition(begin)
         _, end, after = rest.partition(END)
         if not (mark and end):
-            raise SystemExit(f"the README lacks the line {begin.strip()} or {END} after it")
+            raise SystemExit(f"a page lacks the line {begin.strip()} or {END} after it")
         text = before + begin + section + END + after
     return text
 
@@ -213,7 +243,7 @@ def draw_rivals(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw_scaling(rows: Sequence[Row], path: Path) -> None:
-    """Time over each axis, and the time that the floor's bytes take at the copy rate."""
+    """Time over each axis, and the floor."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -230,31 +260,38 @@ def draw_scaling(rows: Sequence[Row], path: Path) -> None:
         panel.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("milliseconds")
     panels[0].legend(fontsize=7)
-    figure.suptitle(f"{rows[0]['device_name']}: {rows[0]['base']}; dashed: its bytes at the copy rate", fontsize=9)
+    figure.suptitle(f"{rows[0]['device_name']}: {rows[0]['base']}; dashed: the floor", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def line(panel: "Axes", rows: Sequence[Row], label: str, colour: str) -> None:
     values = [float(row["value"]) for row in rows]
-    rate = float(rows[0]["copy_gigabytes_per_second"]) * 1e6  # bytes per millisecond
     panel.plot(values, [float(row["milliseconds"]) for row in rows], "o-", color=colour, markersize=3, label=label)
-    panel.plot(values, [float(row["floor_bytes"]) / rate for row in rows], "--", color=colour, linewidth=0.8)
+    panel.plot(values, [float(row["floor_milliseconds"]) for row in rows], "--", color=colour, linewidth=0.8)
 
 
-def main(check: Annotated[bool, typer.Option(help="Only compare the README's tables with the CSVs.")] = False) -> None:
-    """Draw the figures and write the README's tables."""
-    text = README.read_text()
+def main(
+    check: Annotated[bool, typer.Option(help="Only compare the pages' tables with the CSVs.")] = False,
+    tables: Annotated[bool, typer.Option(help="Draw no figures.")] = False,
+) -> None:
+    """Draw the figures and write the tables of the README and of docs/gpu.md."""
+    pages = {page: (page.read_text(), write(page.read_text())) for page, write in PAGES.items()}
     if check:
-        if text != with_sections(text):
-            raise SystemExit("the README's tables are not those of bench/results: run python bench/plot.py")
+        if any(old != new for old, new in pages.values()):
+            raise SystemExit("the pages' tables are not those of bench/results: run python -m bench.plot")
+        return
+    for page, (_, text) in pages.items():
+        page.write_text(text)
+    if tables:
         return
     for path, rows in results():
         draw_rivals(rows, path.with_suffix(".png"))
     for path, rows in results("-scaling"):
         draw_scaling(rows, path.with_suffix(".png"))
-    README.write_text(with_sections(text))
 
+
+PAGES = {README: with_sections, GPU: with_goals}
 
 if __name__ == "__main__":
     typer.run(main)

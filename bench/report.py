@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import tritonsoft as ts
-from bench import measure
+from bench import measure, rates
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Row:
     device: str
     case: str
     rival: str
-    floor_bytes: int
+    bytes_read: int  # at least, for the floor
+    bytes_written: int
     answer: str = (
         ""  # exact, exact for the triangle filter, approximate, hard labels, no answer, WRONG, missing or failed
     )
@@ -35,8 +37,11 @@ class Row:
     lower_quartile: float | None = None
     upper_quartile: float | None = None
     ratio: float | None = None  # to ours, which took turns with it: above 1 is slower
+    device_milliseconds: float | None = None  # what a GPU does in a call, median
+    host_milliseconds: float | None = None  # until a GPU's call returns, median
     peak_bytes: int | None = None  # above the inputs, output included
-    share_of_copy_rate: float | None = None  # floor_bytes in that time
+    floor_milliseconds: float | None = None
+    share_of_floor: float | None = None  # the floor over the device's time, on a CPU over all of it
     usual: bool = False  # what most people run today
     note: str = ""  # why missing or failed
 
@@ -50,8 +55,53 @@ class Point:
     base: str  # the case in which the axis is not varied
     axis: str
     value: float
-    floor_bytes: int
+    bytes_read: int
+    bytes_written: int
+    floor_milliseconds: float
     milliseconds: float  # median
+
+
+@dataclass
+class MemoryRate:
+    """How fast memory is read, filled or copied (`bench.rates`)."""
+
+    device: str
+    access: str  # read, fill or copy
+    bytes_read: int
+    bytes_written: int
+    milliseconds: float | None  # median
+    lower_quartile: float | None
+    upper_quartile: float | None
+    gigabytes_per_second: float  # a copy's: read and written
+    note: str = ""  # where the number is from, if not from this run
+
+
+@dataclass
+class KernelTime:
+    """What a GPU does in one call of `bench.gpu_calls`; microseconds."""
+
+    device: str
+    kernel: str
+    bytes_read: int  # at least, for the floor
+    bytes_written: int
+    device_microseconds: float  # median
+    lower_quartile: float | None
+    upper_quartile: float | None
+    floor_microseconds: float
+    share_of_floor: float
+    host_microseconds: float | None  # until the call returns, median
+    note: str = ""  # how it was measured, if not by `bench.gpu_kernels`
+
+
+@dataclass
+class Check:
+    """What came of a step of `bench.gpu`."""
+
+    device: str
+    check: str
+    outcome: str  # passed, missing, or failed with an exit code
+    seconds: float
+    last_line: str  # of its output, or why it is missing
 
 
 @dataclass
@@ -108,12 +158,12 @@ class Machine:
 
 @functools.cache
 def machine(device: str) -> Machine:
-    """This machine; measures its copy rate at the first call."""
+    """This machine; measures its memory rates at the first call."""
     return Machine(
         device_name=torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         threads=torch.get_num_threads(),
         backend=next(backend for name, (backend, _) in ts.backend_info().items() if name.startswith(device)),
-        copy_gigabytes_per_second=round(measure.copy_rate(device) / 1e9, 2),
+        copy_gigabytes_per_second=round(rates.rates(device).copy / 1e9, 2),
         python=platform.python_version(),
         torch=torch.__version__,
         triton=version_of("triton"),
@@ -153,7 +203,8 @@ def commit() -> str:
         return "unknown"
 
 
-def write_csv(path: Path, rows: Sequence[Row | Point | Overhead | Busy], machine: Machine) -> None:
+def write_csv(path: Path, rows: Sequence[Any], machine: Machine) -> None:
+    """``rows`` are of one of the dataclasses above."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for kind in (type(rows[0]), Machine) for field in fields(kind)])
@@ -169,15 +220,16 @@ def csv_path(directory: Path, machine: Machine, suffix: str = "") -> Path:
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("", "answer", "ms", "spread", "x ours", "peak MB", "of copy")
-WIDTHS = (45, 32, 8, 6, 6, 7, 7)
+COLUMNS = ("", "answer", "ms", "spread", "device ms", "host ms", "x ours", "peak MB", "of floor")
+WIDTHS = (45, 32, 8, 6, 9, 7, 6, 7, 8)
 LEGEND = f"""\
 ms: median of warm calls; spread: between the quartiles, over the median. x ours: over the median of rounds of ours
 that took turns with this rival's; above 1 is slower. tritonsoft's own line is of all its rounds in the case.
-peak MB: above the inputs, the output included. of copy: the floor's bytes (each source pixel read once, each output
-written once) in that time, over what a large copy moves. An approximate answer, or hard labels in place of soft ones,
-are off by up to that much from the area filter. Not timed: DALI and CV-CUDA, which resize label maps by nearest
-neighbour alone, on a GPU; torchvision, whose resize is F.interpolate.
+On a GPU, device ms: what its kernels, copies and fills take, by torch's profiler; host ms: until the call returns.
+peak MB: above the inputs, the output included. of floor: the least time that memory needs (each source pixel read once
+at the read rate, each output written once at the fill rate) over the device's time, on a CPU over ms. An approximate
+answer, or hard labels in place of soft ones, are off by up to that much from the area filter. Not timed: DALI and
+CV-CUDA, which resize label maps by nearest neighbour alone, on a GPU; torchvision, whose resize is F.interpolate.
 {measure.RULES}"""
 
 
@@ -187,15 +239,17 @@ def cells(row: Row) -> tuple[str, ...]:
     if answer in ("approximate", "hard labels", "WRONG") and row.error is not None:
         answer += f": off by {row.error:.2g}"
     if row.milliseconds is None or row.lower_quartile is None or row.upper_quartile is None:
-        return row.rival, f"{answer}: {row.note}" if row.note else answer, "", "", "", "", ""
+        return row.rival, f"{answer}: {row.note}" if row.note else answer, *[""] * (len(COLUMNS) - 2)
     return (
         row.rival,
         answer,
         f"{row.milliseconds:.2f}",
         f"{(row.upper_quartile - row.lower_quartile) / row.milliseconds:.0%}",
+        "" if row.device_milliseconds is None else f"{row.device_milliseconds:.3f}",
+        "" if row.host_milliseconds is None else f"{row.host_milliseconds:.3f}",
         "" if row.ratio is None else f"{row.ratio:.{0 if row.ratio >= 100 else 1 if row.ratio >= 10 else 2}f}",
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}",
-        "" if row.share_of_copy_rate is None else f"{row.share_of_copy_rate:.0%}",
+        "" if row.share_of_floor is None else f"{row.share_of_floor:.0%}",
     )
 
 
@@ -203,7 +257,7 @@ def print_machine(machine: Machine) -> None:
     """What the tables that follow hold for."""
     print(
         f"\n{machine.device_name}: {machine.threads} threads, backend {machine.backend}, "
-        f"copies {machine.copy_gigabytes_per_second:.1f} GB/s (read + written)\n"
+        f"copies {machine.copy_gigabytes_per_second:.4g} GB/s (read + written)\n"
         f"Python {machine.python}, torch {machine.torch}, Triton {machine.triton}, Numba {machine.numba}, "
         f"NumPy {machine.numpy}, OpenCV {machine.opencv}, kornia {machine.kornia}, MONAI {machine.monai}; "
         f"commit {machine.commit}, {machine.date}\n"
@@ -217,14 +271,45 @@ def print_table(rows: Sequence[Row]) -> None:
     print(LEGEND)
 
 
-def print_points(points: Sequence[Point], machine: Machine) -> None:
+def memory_rates(device: str) -> list[MemoryRate]:
+    """This machine's, as rows."""
+    return [
+        MemoryRate(
+            device,
+            rate.access,
+            *rate.traffic,
+            *(1e3 * rate.seconds[n] for n in (1, 0, 2)),
+            gigabytes_per_second=rate.bytes_per_second / 1e9,
+        )
+        for rate in rates.measured(device)
+    ]
+
+
+def print_rates(rows: Sequence[MemoryRate]) -> None:
+    """What the floors of the tables that follow are made of."""
+    lines = [
+        (
+            row.access,
+            f"{row.gigabytes_per_second:.4g}",
+            f"{max(row.bytes_read, row.bytes_written) / 2**20:.0f}",
+            *(
+                "" if time is None else f"{time:.3f}"
+                for time in (row.milliseconds, row.lower_quartile, row.upper_quartile)
+            ),
+        )
+        for row in rows
+    ]
+    columns = ("", "GB/s", "MiB", "ms", "lower quartile", "upper quartile")
+    print_lines("memory (a copy's rate: read + written)", columns, (6, 8, 6, 8, 14, 14), lines)
+
+
+def print_points(points: Sequence[Point]) -> None:
     """Scaling: a line for each operation and axis."""
-    rate = machine.copy_gigabytes_per_second * 1e6  # bytes per millisecond
     for (axis, operation), group in groupby(points, key=lambda point: (point.axis, point.operation)):
         lines = [
-            (f"{point.value:g}", f"{point.milliseconds:.3f}", f"{point.floor_bytes / rate:.3f}") for point in group
+            (f"{point.value:g}", f"{point.milliseconds:.3f}", f"{point.floor_milliseconds:.3f}") for point in group
         ]
-        print_lines(f"{operation} over {axis}", ("", "ms", "its bytes at the copy rate, ms"), (8, 10, 30), lines)
+        print_lines(f"{operation} over {axis}", ("", "ms", "floor, ms"), (8, 10, 10), lines)
 
 
 def print_overheads(overheads: Sequence[Overhead]) -> None:

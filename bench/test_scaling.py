@@ -1,6 +1,6 @@
 """How time grows: from one base case, one of classes, factor, batch and size changes at a time.
 
-Beside the time stand the bytes of the floor (see `bench.cases`), whose slope ours should have.
+Beside the time stands the floor (`bench.floor`), whose slope ours should have.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tritonsoft as ts
-from bench import measure, rivals
+from bench import floor, measure, rates, rivals
 from bench.cases import Case
 from bench.report import Point
 from bench.test_speed import DEVICES
@@ -75,4 +75,6 @@ def test_scaling(
         rounds, _ = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), measure.SECONDS_PER_ROW / 10)
         times = measure.quartiles(rounds)
     title = start.title.partition(": ")[2]
-    points.append(Point(device, operation, title, axis, value, case.floor_bytes(), 1e3 * times[1]))
+    traffic = case.traffic()
+    least = 1e3 * floor.seconds(traffic, rates.rates(device))
+    points.append(Point(device, operation, title, axis, value, *traffic, least, 1e3 * times[1]))

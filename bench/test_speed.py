@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import measure, report
+from bench import floor, measure, rates
 from bench.cases import Case, cases
+from bench.floor import Traffic
 from bench.report import Row
 from bench.rivals import Rival
 
@@ -45,7 +46,7 @@ def expected_of(case: Case, filter: str) -> tuple[torch.Tensor, ...]:
     ("case", "rival"), ROWS, ids=[f"{case.device}: {case.title}: {rival.name}" for case, rival in ROWS]
 )
 def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: list[Row]) -> None:
-    row = Row(case.device, case.title, rival.name, case.floor_bytes(), usual=rival.usual)
+    row = Row(case.device, case.title, rival.name, *case.traffic(), usual=rival.usual)
     rows.append(row)
     if reason := rival.missing(case.device):
         row.answer, row.note = "missing", reason
@@ -71,6 +72,8 @@ def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: l
         seconds = time.perf_counter() - start
         if case.device == "cuda":
             times = measure.time_on_gpu(call)
+            row.device_milliseconds = 1e3 * measure.quartiles(measure.time_on_device(call))[1]
+            row.host_milliseconds = 1e3 * measure.quartiles(measure.time_on_host(call))[1]
             row.ratio = times[1] / measure.time_on_gpu(ours)[1] if ours else 1.0
         else:
             rounds, beside = measure.time_on_cpu(call, request.getfixturevalue("benchmark"), seconds, ours)
@@ -97,4 +100,5 @@ def test_speed(case: Case, rival: Rival, request: pytest.FixtureRequest, rows: l
 def record(row: Row, times: list[float]) -> None:
     """Quartiles in seconds."""
     row.lower_quartile, row.milliseconds, row.upper_quartile = (1e3 * quartile for quartile in times)
-    row.share_of_copy_rate = row.floor_bytes / times[1] / (report.machine(row.device).copy_gigabytes_per_second * 1e9)
+    row.floor_milliseconds = 1e3 * floor.seconds(Traffic(row.bytes_read, row.bytes_written), rates.rates(row.device))
+    row.share_of_floor = row.floor_milliseconds / (row.device_milliseconds or row.milliseconds)

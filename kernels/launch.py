@@ -270,11 +270,11 @@ def row_tile(size: tuple[int, int], in_size: tuple[int, int], filter: Filter, wh
     """
     scale_y, scale_x = in_size[0] / size[0], in_size[1] / size[1]
     wide = triton.next_power_of_2(math.ceil(scale_x))
-    block_source = 256 if wide <= 8 else 512
+    block_source = 256 if wide <= 4 else 512
     block_w = min(triton.next_power_of_2(size[1]), max(block_source // wide, 16))
     two_taps = scale_x <= 1 or (whole and scale_x == 2 and filter == "area")
     return RowTile(
-        min(triton.next_power_of_2(size[0]), max(16 // triton.next_power_of_2(math.ceil(scale_y)), 1), 8),
+        min(triton.next_power_of_2(size[0]), max(32 // triton.next_power_of_2(math.ceil(scale_y)), 1), 8),
         block_w,
         min(max(block_w * wide, 64), block_source),
         2 if two_taps else min(max(wide, 4), 16),
@@ -295,12 +295,14 @@ def row_options(
     if platform != "cuda":
         return {"num_warps": 2}
     limit = 80 if tile.group == 2 else 96 if tile.group == 4 else 128
-    if tile.block_w == tile.block_source or (image is not None and labels is not None):
-        limit = max(limit, 96) + 32
-    if keeps_state:
-        limit += 32
+    if image is not None and labels is not None:
+        limit = max(limit, 96)
+    if tile.block_w == tile.block_source or keeps_state:
+        limit += 32  # for twice the outputs of a thread, or their state
+    if image is not None and image.shape[1] > 4:
+        limit += 32  # for what a loop over the channels needs
     if any(tensor is not None and (tensor.stride(-1) != 1 or tensor.element_size() == 8) for tensor in (image, labels)):
-        limit += 32  # a pointer, or two registers, for each pixel
+        limit += 32  # for a pointer, or two registers, for each pixel
     return {"num_warps": 2, "maxnreg": 255 if accumulator is tl.float64 else limit}
 
 

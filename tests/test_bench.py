@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import measure, report
+import tritonsoft as ts
+from bench import floor, measure, report
 from bench.cases import Case, cases
 from bench.report import Machine, Row
 from bench.rivals import Rival
@@ -59,12 +61,12 @@ def test_a_wrong_answer_is_seen() -> None:
 
 
 def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_copy_rate": 0.5, "ratio": 1.0}
+    timed = {"milliseconds": 2.0, "lower_quartile": 1.0, "upper_quartile": 3.0, "share_of_floor": 0.5, "ratio": 1.0}
     rows = [
-        Row("cpu", "a case", "tritonsoft", 10**7, "exact", 0.0, peak_bytes=7_000_000, **timed),
-        Row("cpu", "a case", "slow", 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0, "ratio": 2.5}),
-        Row("cpu", "a case", "bad", 10**7, "WRONG", 0.5),
-        Row("cpu", "a case", "absent", 10**7, "missing", note="absent is not installed"),
+        Row("cpu", "a case", "tritonsoft", 10**6, 10**7, "exact", 0.0, peak_bytes=7_000_000, **timed),
+        Row("cpu", "a case", "slow", 10**6, 10**7, "approximate", 0.25, **{**timed, "milliseconds": 5.0, "ratio": 2.5}),
+        Row("cpu", "a case", "bad", 10**6, 10**7, "WRONG", 0.5),
+        Row("cpu", "a case", "absent", 10**6, 10**7, "missing", note="absent is not installed"),
     ]
     path = report.csv_path(tmp_path, MACHINE)
     assert path.name == "test-device-2-cores.csv"
@@ -75,9 +77,9 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["commit"] for row in written} == {"abc"}
 
     lines = [report.cells(row) for row in rows]
-    assert lines[0] == ("tritonsoft", "exact", "2.00", "100%", "1.00", "7", "50%")
+    assert lines[0] == ("tritonsoft", "exact", "2.00", "100%", "", "", "1.00", "7", "50%")
     assert lines[1][1] == "approximate: off by 0.25"
-    assert lines[2] == ("bad", "WRONG: off by 0.5", "", "", "", "", "")
+    assert lines[2] == ("bad", "WRONG: off by 0.5", *[""] * 7)
     assert lines[3][1] == "missing: absent is not installed"
     report.print_machine(MACHINE)
     report.print_table(rows)
@@ -107,10 +109,100 @@ def test_a_call_beside_busy_processes(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_readme_shows_what_the_results_hold() -> None:
-    pytest.importorskip("typer", reason="the figures' command needs typer")
+    for package in ("typer", "rich"):
+        pytest.importorskip(package, reason=f"the figures' command needs {package}")
     from bench import plot
 
     assert plot.with_sections(plot.README.read_text()) == plot.README.read_text(), "run make figures"
+    assert plot.with_goals(plot.GPU.read_text()) == plot.GPU.read_text(), "run make figures"
+
+
+def test_loops_read_fill_and_copy() -> None:
+    pytest.importorskip("numba", reason="they are compiled by Numba")
+    from bench import memory_loops
+
+    source = torch.randn(100_003)
+    out = torch.full_like(source, torch.nan)
+    memory_loops.copy(source, out)
+    assert torch.equal(out, source)
+    memory_loops.fill(out, 0.25)
+    assert torch.equal(out, torch.full_like(out, 0.25))
+    numbers = torch.arange(-5, 100_003)
+    assert memory_loops.read(numbers) == int(numbers.sum())
+
+
+def test_triton_kernels_read_fill_and_copy() -> None:
+    pytest.importorskip("triton")
+    from bench import memory_kernels
+
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not (is_interpreted or torch.cuda.is_available()):
+        pytest.skip("no device for Triton")
+    device = torch.device("cpu" if is_interpreted else "cuda")
+    source = torch.randn(2 * memory_kernels.BLOCK + 5, device=device)
+    out, sums = torch.full_like(source, torch.nan), torch.empty(3, device=device)
+    memory_kernels.copy(source, out).run(device)
+    assert torch.equal(out, source)
+    memory_kernels.fill(out, 0.25).run(device)
+    assert torch.equal(out, torch.full_like(out, 0.25))
+    memory_kernels.read(source, sums).run(device)
+    expected = torch.stack([part.sum() for part in source.split(memory_kernels.BLOCK)])
+    torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_the_floor_takes_reads_and_writes_at_their_own_rates(tmp_path: Path) -> None:
+    rates = [("read", 8.0), ("fill", 2.0), ("copy", 3.0)]
+    rows = [report.MemoryRate("cpu", access, 0, 0, None, None, None, rate, "by hand") for access, rate in rates]
+    report.write_csv(report.csv_path(tmp_path, MACHINE, "-rates"), rows, MACHINE)
+    recorded = floor.recorded_rates("test-device-2-cores", tmp_path)
+    assert recorded == floor.Rates(8e9, 2e9, 3e9)
+    assert floor.seconds(floor.Traffic(16 * 10**9, 10**9), recorded) == pytest.approx(2.5)
+    assert {case.traffic().written > 0 for case in SMALL} == {True}
+    labels = Case("shrink labels", "cpu", torch.float16, 2, (48, 80), 2, 3)
+    assert labels.traffic() == (2 * 48 * 80, 2 * 3 * 24 * 40 * 2)
+    assert dataclasses.replace(labels, task="cross entropy").traffic() == (2 * 2 * 3 * 24 * 40 * 2, 2 * 3 * 24 * 40 * 2)
+
+
+def test_a_calls_device_time_is_all_that_follows_the_mark() -> None:
+    events = [
+        ("mark", 5.0, 9.0),
+        ("a", 15.0, 1.0),
+        ("warm", 1.0, 7.0),
+        ("mark", 20.0, 9.0),
+        ("b", 31.0, 2.0),
+        ("a", 30.0, 1.0),
+    ]
+    assert measure.sums_after(events, "mark") == [1.0, 3.0]
+    assert measure.sums_after([("mark", 0.0, 1.0), ("mark", 2.0, 1.0)], "mark") == [0.0, 0.0]
+
+
+def test_a_gpus_calls_run_and_write_what_their_floor_counts() -> None:
+    from bench.gpu_calls import Inputs, calls
+
+    found = {call.name: call for call in calls(Inputs("cpu", 2, 48, 80))}
+    assert len(found) == len(list(calls(Inputs("cpu", 2, 48, 80))))  # no two of one name
+    for name, call in found.items():
+        result = call.make()()
+        if isinstance(result, ts.SparseLabels):
+            result = (result.index, result.mass, result.rest)
+        if call.traffic.written:
+            tensors = (result,) if isinstance(result, torch.Tensor) else result
+            assert call.traffic.written == sum(tensor.nbytes for tensor in tensors), name
+    with (floor.RESULTS / "nvidia-h100-80gb-hbm3-kernels.csv").open(newline="") as file:
+        assert {row["kernel"] for row in csv.DictReader(file)} <= set(found)
+
+
+def test_loops_are_counted_by_their_source() -> None:
+    pytest.importorskip("triton")
+    from bench import machine_code
+
+    loops = [(16, "row in range(rows)"), (32, "column in range(columns)"), (64, "row in range(rows)")]
+    trips = {"row in range(rows)": 3.0, "column in range(columns)": 2.0}
+    assert machine_code._trips_of(loops, trips) == [(16, 3.0), (32, 2.0), (64, 3.0)]
+    assert machine_code._trips_of(loops, [1, 2, 3]) == [(16, 1), (32, 2), (64, 3)]
+    for wrong in ([1, 2], {"row in range(rows)": 3.0}, {**trips, "gone": 1.0}):
+        with pytest.raises(ValueError, match="the loops in the machine code are"):
+            machine_code._trips_of(loops, wrong)
 
 
 def test_figures_are_drawn_from_the_results(tmp_path: Path) -> None:
@@ -130,7 +222,7 @@ def test_the_table_holds_the_fastest_right_rival_and_the_usual_way() -> None:
     pytest.importorskip("typer", reason="the figures' command needs typer")
     from bench import plot
 
-    shared = {"case": "shrink labels: a case", "share_of_copy_rate": "0.5", "peak_bytes": "1000000", "usual": "False"}
+    shared = {"case": "shrink labels: a case", "share_of_floor": "0.5", "peak_bytes": "1000000", "usual": "False"}
     rows = [
         {**shared, "rival": "tritonsoft", "answer": "exact", "milliseconds": "2", "ratio": "1"},
         {**shared, "rival": "fill", "answer": "no answer", "milliseconds": "1", "ratio": "0.5"},
@@ -152,9 +244,7 @@ def test_predictions_stand_beside_what_a_gpu_has_measured(tmp_path: Path) -> Non
 
     case = next(case for case in cases("cuda") if case.factor == 2)
     timed = {"milliseconds": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1}
-    rows = [
-        Row("cuda", case.title, name, case.floor_bytes(), "exact", 0.0, **timed) for name in ("tritonsoft", "other")
-    ]
+    rows = [Row("cuda", case.title, name, *case.traffic(), "exact", 0.0, **timed) for name in ("tritonsoft", "other")]
     h200 = dataclasses.replace(MACHINE, device_name="NVIDIA H200")
     report.write_csv(report.csv_path(tmp_path, h200), rows, h200)
     assert kernel_cost.measurements("H200", tmp_path) == {"soft C=19 k=2 street": 100.0}
