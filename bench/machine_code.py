@@ -33,7 +33,7 @@ SHARED_LATENCY, OTHER_LATENCY = 30, 20
 Line = tuple[str, int]  # of the source: its file's name, and the number
 # Where branches are whose shares are given. No two of their functions have the same name.
 BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling)
-# Of loops by their source text; of a loop that the compiler has unrolled, of its parts in the order of the machine code.
+# Of loops by their source text; of one that the compiler has unrolled, of its parts in the order of the machine code.
 Trips = Sequence[float] | Mapping[str, float | Sequence[float]]
 
 

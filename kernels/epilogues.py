@@ -8,8 +8,8 @@ epilogue receives that they are absent.
 holds what belongs to each pixel. `pixels` are rows, columns, offsets in a contiguous plane, and which of them exist.
 
     EPILOGUE     epilogue                                                        state
-    "mass"       the soft label, plane size, offsets and existence of the pixels
-                 in an order that suits stores of zeros, () if they are zero     none
+    "mass"       the soft label, where this sample starts in it, plane size,
+                 and the pixels as stores of zeros want them: `zeros_of_tile`    none
     "pyramid"    the soft labels, finest first, height and width of the finest,
                  first row and column of the tile                                none
     "top"        none                                                            mass that did not fit, k largest keys
@@ -70,6 +70,56 @@ def _store_pyramid(epilogue, class_index, mass, exists):
 
 
 @triton.jit
+def zeros_of_tile(
+    row,
+    column,
+    out_height,
+    out_width,
+    VECTOR: tl.constexpr,  # elements of the widest store
+    ALIGNED: tl.constexpr,  # whether every row starts at a multiple of that
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """The pixels of a tile as stores of zeros want them, in two dimensions whatever the order of the counting.
+
+    Returns:
+        Offsets of the pixels and which exist, if rows are aligned; else of the rows where each begins and ends, and the
+        elements of a vector, of which only the number is used.
+    """
+    rows = row + tl.arange(0, BLOCK_H)[:, None]
+    starts = rows.to(OFFSET) * out_width + column
+    if ALIGNED:
+        columns = tl.arange(0, BLOCK_W)[None, :]
+        return starts + columns, (rows < out_height) & (column + columns < out_width)
+    else:
+        lengths = tl.where(rows < out_height, tl.minimum(out_width - column, BLOCK_W), 0)
+        return starts, starts + lengths, tl.arange(0, BLOCK_W)[None, :], tl.arange(0, VECTOR)[None, :]
+
+
+@triton.jit
+def _store_zeros(epilogue, class_index, exists):
+    soft, first, plane_size, pixels = epilogue
+    plane = first + class_index * plane_size
+    if len(pixels) == 2:
+        tl.store(soft + plane + pixels[0], 0.0, mask=pixels[1] & exists)
+    else:
+        # What is between the first and the last boundary of vectors in a row is stored in whole ones. Sectors of memory
+        # that are written in parts cost many times as much.
+        starts, ends, columns, elements = pixels
+        VECTOR: tl.constexpr = elements.shape[1]
+        starts = plane + starts
+        ends = tl.where(exists, plane + ends, starts)
+        first_boundary = (starts + VECTOR - 1) // VECTOR * VECTOR
+        last_boundary = ends // VECTOR * VECTOR
+        tl.store(soft + (first_boundary + columns), 0.0, mask=first_boundary + columns < last_boundary)
+        before = starts + elements
+        tl.store(soft + before, 0.0, mask=before < tl.minimum(first_boundary, ends))
+        after = tl.maximum(last_boundary, first_boundary) + elements
+        tl.store(soft + after, 0.0, mask=after < ends)
+
+
+@triton.jit
 def plane_offsets(pixels, strides, OFFSET: tl.constexpr):
     """Where the pixels lie in a plane of a tensor ``(B, C, h, w)``."""
     return pixels[0].to(OFFSET) * strides[2] + pixels[1].to(OFFSET) * strides[3]
@@ -119,8 +169,9 @@ def apply_epilogue(
     """Gives an epilogue the masses of one class in the pixels of a tile; returns its new state."""
     inside = pixels[3] & exists
     if EPILOGUE == "mass":
-        soft, plane_size, _ = epilogue
-        tl.store(soft + class_index * plane_size + pixels[2], downcast(mass, soft.dtype.element_ty), mask=inside)
+        soft, first, plane_size, _ = epilogue
+        pointers = soft + (first + class_index * plane_size) + pixels[2]
+        tl.store(pointers, downcast(mass, soft.dtype.element_ty), mask=inside)
     elif EPILOGUE == "pyramid":
         _store_pyramid(epilogue, class_index, mass, exists)
     elif EPILOGUE == "gradient":
@@ -154,11 +205,7 @@ def epilogue_zero(epilogue, state, class_index, zeros, pixels, exists, EPILOGUE:
     """`apply_epilogue` of a class without mass, for epilogues that need to know of it."""
     inside = pixels[3] & exists
     if EPILOGUE == "mass":
-        soft, plane_size, pixels_of_zeros = epilogue
-        if len(pixels_of_zeros) > 0:
-            offsets, here = pixels_of_zeros
-            nothing = tl.zeros(offsets.shape, soft.dtype.element_ty)
-            tl.store(soft + class_index * plane_size + offsets, nothing, mask=here & exists)
+        _store_zeros(epilogue, class_index, exists)
     elif EPILOGUE == "pyramid":
         _store_pyramid(epilogue, class_index, zeros, exists)
     elif EPILOGUE == "gradient":

@@ -13,6 +13,7 @@ from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.counting_integer import soft_tile_integer_factor
 from tritonsoft.kernels.counting_rows import soft_rows
+from tritonsoft.kernels.epilogues import zeros_of_tile
 from tritonsoft.kernels.geometry import axis_of_box, tap_weight
 from tritonsoft.kernels.launch import (
     Launch,
@@ -195,7 +196,8 @@ def crop_resize_kernel(
     ONE_PASS: tl.constexpr,  # whether these are all
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,  # neighbouring outputs that one store may take
-    ZEROED: tl.constexpr,  # whether the soft label holds zeros: those of absent classes are not stored
+    VECTOR: tl.constexpr,  # elements of the soft label in the widest store
+    ALIGNED: tl.constexpr,  # whether its rows are made of such vectors
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     MANY_CLASSES: tl.constexpr,  # more than 32
@@ -250,25 +252,17 @@ def crop_resize_kernel(
                     OFFSET,
                 )
     if labels is not None:
-        rows_2d = first_row + tl.arange(0, BLOCK_H)[:, None]
-        columns_2d = column + tl.arange(0, BLOCK_W)[None, :]
-        pixels_2d = (
-            rows_2d,
-            columns_2d,
-            rows_2d.to(OFFSET) * out_width + columns_2d,
-            (rows_2d < out_height) & (columns_2d < out_width),
-        )
-        # Zeros of absent classes are stored in two dimensions, not row by row: that gives the widest stores.
-        pixels_of_zeros = ()
-        if not ZEROED:
-            pixels_of_zeros = (pixels_2d[2], pixels_2d[3])
-        epilogue = (soft + sample_offset * num_classes * plane_size, plane_size, pixels_of_zeros)
+        zeros = zeros_of_tile(first_row, column, out_height, out_width, VECTOR, ALIGNED, BLOCK_H, BLOCK_W, OFFSET)
+        epilogue = (soft, sample_offset * num_classes * plane_size, plane_size, zeros)
         labels_sample = labels + sample_offset * labels_strides[0]
         if INTEGER_FACTOR > 0:
+            rows_2d = first_row + tl.arange(0, BLOCK_H)[:, None]
+            columns_2d = column + tl.arange(0, BLOCK_W)[None, :]
+            inside = (rows_2d < out_height) & (columns_2d < out_width)
             soft_tile_integer_factor(
                 epilogue,
                 (),
-                pixels_2d,
+                (rows_2d, columns_2d, rows_2d.to(OFFSET) * out_width + columns_2d, inside),
                 labels_sample,
                 labels_strides,
                 column,
@@ -316,15 +310,6 @@ def channels_at_once(channels: int) -> int:
     return channels if channels <= 4 else 3 if channels % 4 and channels % 3 == 0 else 4
 
 
-def needs_zeros(soft: Tensor) -> bool:
-    """Whether a soft label must hold zeros before the kernel runs.
-
-    Rows of an odd width start at any address: a thread can store one element at a time only, and fills the sectors of
-    the memory in parts. Filling the whole tensor first is much faster; the kernel then stores present classes alone.
-    """
-    return soft.shape[3] % 2 == 1
-
-
 def launch_configuration(
     out: Tensor | None,
     image: Tensor | None,
@@ -344,14 +329,16 @@ def launch_configuration(
     num_classes = soft.shape[1] if soft is not None else 0
     factor = integer_factor(labels, boxes, (height, width), num_classes, filter) if image is None else 0
     accumulator = accumulator_type(out, image, soft)
+    vector = 1 if soft is None else 16 // soft.element_size()
+    aligned = width % vector == 0
     tile = row_tile((height, width), (in_height, in_width), filter, boxes is None)
     block_h, block_w = tile[:2]
     if factor > 0:
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
         block_h, block_w = tile_shape(height, width, elements)
     else:
-        options = row_options(tile, accumulator, platform, image, labels)
-        unit = 16 // soft.element_size() if soft is not None else 1
+        options = row_options(tile, accumulator, platform, image, labels, aligned=aligned)
+        unit = vector
     # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)
     return Launch(
@@ -382,7 +369,8 @@ def launch_configuration(
             "ONE_PASS": image is not None and image.shape[1] <= 4,
             "IN_WIDTH_UNIT": in_unit,
             "OUT_WIDTH_UNIT": out_unit,
-            "ZEROED": soft is not None and needs_zeros(soft),
+            "VECTOR": vector,
+            "ALIGNED": aligned,
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "MANY_CLASSES": num_classes > 32,
@@ -406,8 +394,6 @@ def soft_crop_resize(
     """Label map ``(B, H, W)`` -> soft label ``out (B, C, h, w)``."""
     if validate and not labels_in_range(labels, out.shape[1], ignore_index):
         return False
-    if needs_zeros(out):
-        out.zero_()
     launch(launch_configuration, out.device, None, None, out, labels, boxes, ignore_index, filter, 0.0)
     return True
 
@@ -426,7 +412,5 @@ def crop_resize_pair(
     """Image and label map through the same boxes, in one launch."""
     if validate and not labels_in_range(labels, out_soft.shape[1], ignore_index):
         return False
-    if needs_zeros(out_soft):
-        out_soft.zero_()
     launch(launch_configuration, out.device, out, image, out_soft, labels, boxes, ignore_index, filter, fill)
     return True

@@ -288,8 +288,12 @@ def row_options(
     image: Tensor | None,
     labels: Tensor | None,
     keeps_state: bool = False,
+    aligned: bool = True,
 ) -> dict[str, Any]:
-    """Compile options of a kernel that makes its tile row by row (`resampling`); ``keeps_state``: of each pixel."""
+    """Compile options of a kernel that makes its tile row by row (`resampling`).
+
+    ``keeps_state``: of each pixel; ``aligned``: rows of the soft label begin at multiples of its widest store.
+    """
     # Two warps, since one alone gathers by shuffles. The limits are the least registers that need no local memory: what
     # hides the loads of one row are other programs.
     if platform != "cuda":
@@ -297,8 +301,12 @@ def row_options(
     limit = 80 if tile.group == 2 else 96 if tile.group == 4 else 128
     if image is not None and labels is not None:
         limit = max(limit, 96)
-    if tile.block_w == tile.block_source or keeps_state:
-        limit += 32  # for twice the outputs of a thread, or their state
+    if tile.block_w == tile.block_source:
+        limit += 48  # for twice the outputs of a thread
+    if keeps_state:
+        limit += 32
+    if not aligned:
+        limit += 16  # for where the rows of zeros begin and end
     if image is not None and image.shape[1] > 4:
         limit += 32  # for what a loop over the channels needs
     if any(tensor is not None and (tensor.stride(-1) != 1 or tensor.element_size() == 8) for tensor in (image, labels)):
