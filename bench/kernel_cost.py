@@ -203,8 +203,10 @@ def cases(platform: str) -> Iterator[Case]:
         yield Case(f"pair C=19 k={factor} street", launch, trips, taken, both, [image, labels], [both])
     image, grad = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, 512, 1024), torch.float16)
     launch = adjoint.launch_configuration(image, grad, boxes, "area", platform)
-    # Boxes of three quarters of each side: two outputs see a source pixel in there along an axis, none one outside.
-    yield Case("image adjoint boxes s=1.5", launch, [1, 2 * 0.75, 2 * 0.75], {}, image, [grad], [image])
+    # Boxes of three quarters of each side: 2 of 3 source rows in there meet a new row of outputs, none outside.
+    shares = {"shrinks": 1.0, "weight > 0": 0.75}
+    trips = [1, 32, 0.75 * 2 / 3, 0, 0, 0, 0]
+    yield Case("image adjoint boxes s=1.5", launch, trips, shares, image, [grad], [image])
 
 
 def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list[float], dict[str, float]]:

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeGuard
 
 import triton
 
-from tritonsoft.kernels import counting_general, counting_integer, epilogues
+from tritonsoft.kernels import adjoint, counting_general, counting_integer, epilogues
 
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
 # All but these go, on 8.0 and 9.0, to a pipe that takes an instruction of a warp every second cycle.
@@ -30,7 +30,7 @@ WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of 
 SHARED_LATENCY, OTHER_LATENCY = 30, 20
 
 Line = tuple[str, int]  # of the source: its file's name, and the number
-COUNTING = (epilogues, counting_integer, counting_general)  # no two of their functions have the same name
+COUNTING = (epilogues, counting_integer, counting_general, adjoint)  # no two of their functions have the same name
 
 
 class Instruction(NamedTuple):
