@@ -22,7 +22,6 @@ from tritonsoft.kernels.launch import (
     launch,
     offset_type,
     power_of_two_factor,
-    register_limit,
 )
 
 # `axis`: box, outputs and source pixels along x or y.
@@ -264,7 +263,7 @@ def crop_resize_adjoint_kernel(
                 axis_x,
                 FILTER,
                 BLOCK_H,
-                8,
+                2,  # rows at once
                 ACCUMULATOR,
                 OFFSET,
             )
@@ -277,8 +276,12 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
     """What to launch for these tensors; only their shapes, strides and types matter."""
     (channels, height, width), (out_height, out_width) = out.shape[1:], grad.shape[2:]
     accumulator = accumulator_type(out, grad)
-    # One warp: what its lanes tell each other takes no barrier. A row for each lane, and four columns.
-    block_h, block_w = 32, 128
+    is_double = accumulator is tl.float64
+    # One warp: what its lanes tell each other takes no barrier. Each has a row, and up to four columns.
+    block_h, block_w = 32, min(max(triton.next_power_of_2(width), 32), 64 if is_double else 128)
+    # Without a limit the compiler spills to get at 128 registers, or takes more than 96: with these a scheduler holds
+    # five programs.
+    limit = {"maxnreg": 255 if is_double else 96 if out.element_size() < 4 else 128} if platform == "cuda" else {}
     unit = power_of_two_factor(width, 16)
     return Launch(
         crop_resize_adjoint_kernel,
@@ -297,13 +300,13 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
             "channels": channels,
             "FILTER": filter,
             "IN_WIDTH_UNIT": unit,
-            "CHANNELS": min(channels, 4),
+            "CHANNELS": min(channels, 3),
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "ACCUMULATOR": accumulator,
             "OFFSET": offset_type(out, grad),
         },
-        {"num_warps": 1, **register_limit(platform, accumulator)},
+        {"num_warps": 1, **limit},
     )
 
 
