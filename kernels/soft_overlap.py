@@ -17,8 +17,11 @@ from tritonsoft.kernels.softmax import (
     classes_of_tile,
     launch_of_loss,
     load_masses,
-    load_tile,
+    load_step,
     next_steps_with_mass,
+    online_softmax_init,
+    online_softmax_join,
+    online_softmax_update,
     plane_offsets,
     sample_and_pixels,
     softmax_statistics,
@@ -51,6 +54,38 @@ def _slopes_of_tile(
     return by_mass + tl.where(difference > 0, by_l1_distance, tl.where(difference < 0, -by_l1_distance, 0.0))
 
 
+@triton.jit
+def _stacked(values):
+    """32 tensors side by side along a new last axis."""
+    for level in tl.static_range(5):
+        halves = ()
+        for place in tl.static_range(16 >> level):
+            halves = halves + (tl.join(values[place], values[place + (16 >> level)]),)  # noqa: RUF005
+        values = halves
+    return tl.reshape(values[0], [values[0].shape[0], 32])
+
+
+@triton.jit
+def _store_sums(partial, values, masses, mass, lse, first, num_classes, BLOCK_C: tl.constexpr):
+    """The sums over the program's pixels of one step of classes."""
+    sums = ()
+    for tile in tl.static_range(8):
+        if tile < len(values):
+            predicted = mass * exponential(values[tile] - lse)
+            predicted = tl.where(mass == 0, 0.0, predicted)
+            l1_distance = tl.sum(tl.abs(predicted - masses[tile]), axis=1)
+            nothing = l1_distance * 0
+            sums = sums + (tl.sum(predicted, axis=1), tl.sum(masses[tile], axis=1), l1_distance, nothing)  # noqa: RUF005
+        else:
+            sums = sums + (nothing, nothing, nothing, nothing)  # noqa: RUF005
+    # One exchange between threads, for all: each that a store makes on its own waits for all warps.
+    place = tl.arange(0, 32)[None, :]
+    classes = first + place // 4 * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    exists = (place // 4 < len(values)) & (classes < num_classes) & (place % 4 < 3)
+    pointers = partial + (tl.program_id(0).to(tl.int64) * num_classes + classes) * 3 + place % 4
+    tl.store(pointers, _stacked(sums).to(partial.dtype.element_ty), mask=exists)
+
+
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
 def overlap_kernel(
     partial,  # (B, tiles, C, 3), contiguous: sums of each program's predicted mass, mass and their L1 distance
@@ -68,6 +103,7 @@ def overlap_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_HW: tl.constexpr,
     UNROLL: tl.constexpr,
+    ONE_STEP: tl.constexpr,  # whether a step is all classes
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
@@ -76,32 +112,31 @@ def overlap_kernel(
     sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
     inside = pixels[2]
     logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
-    gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)
     target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
-    lse_here, mass_here, _ = softmax_statistics(
-        logits_view, gathered, target_view, (None, None), num_classes, inside, False, BLOCK_C, UNROLL, ACCUMULATOR
-    )
+    steps = tl.zeros([], tl.int32)
+    if ONE_STEP:
+        values = load_step(logits_view, 0, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
+        steps = next_steps_with_mass(steps, target_view, 0, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+        masses = load_masses(target_view, (None, None), steps, 0, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
+        state = online_softmax_update(online_softmax_init(inside, BLOCK_C, ACCUMULATOR), values, masses, False)
+        max_logit, sum_exp, mass_here, _ = online_softmax_join(state)
+        lse_here = max_logit + tl.log(sum_exp)
+        _store_sums(partial, values, masses, mass_here, lse_here, 0, num_classes, BLOCK_C)
+    else:
+        gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)
+        lse_here, mass_here, _ = softmax_statistics(
+            logits_view, gathered, target_view, (None, None), num_classes, inside, False, BLOCK_C, UNROLL, ACCUMULATOR
+        )
+        for first in range(0, num_classes, STEP):
+            values = load_step(logits_view, first, num_classes, inside, None, BLOCK_C, UNROLL, ACCUMULATOR)
+            steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+            masses = load_masses(
+                target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
+            )
+            _store_sums(partial, values, masses, mass_here, lse_here, first, num_classes, BLOCK_C)
     plane = plane_offsets(sample, pixels, height, width)
     tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
     tl.store(lse + plane, lse_here.to(lse.dtype.element_ty), mask=inside)
-    steps = tl.zeros([], tl.int32)
-    for first in range(0, num_classes, STEP):
-        values = ()
-        for tile in tl.static_range(UNROLL):
-            value = load_tile(logits_view, first + tile * BLOCK_C, num_classes, inside, None, ACCUMULATOR)
-            values = values + (value,)  # noqa: RUF005
-        steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
-        masses = load_masses(target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
-        for tile in tl.static_range(UNROLL):
-            predicted = mass_here * exponential(values[tile] - lse_here)
-            predicted = tl.where(mass_here == 0, 0.0, predicted)
-            classes = first + tile * BLOCK_C + tl.arange(0, BLOCK_C)
-            exists = classes < num_classes
-            sums = partial + (tl.program_id(0).to(tl.int64) * num_classes + classes) * 3
-            tl.store(sums, tl.sum(predicted, axis=1).to(partial.dtype.element_ty), mask=exists)
-            tl.store(sums + 1, tl.sum(masses[tile], axis=1).to(partial.dtype.element_ty), mask=exists)
-            l1_distance = tl.sum(tl.abs(predicted - masses[tile]), axis=1)
-            tl.store(sums + 2, l1_distance.to(partial.dtype.element_ty), mask=exists)
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
@@ -145,10 +180,7 @@ def overlap_backward_kernel(
     for pass_ in tl.static_range(2):
         steps = tl.zeros([], tl.int32)
         for first in range(0, num_classes, STEP):
-            values = ()
-            for tile in tl.static_range(UNROLL):
-                value = load_tile(logits_view, first + tile * BLOCK_C, num_classes, inside, float("-inf"), ACCUMULATOR)
-                values = values + (value,)  # noqa: RUF005
+            values = load_step(logits_view, first, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
             steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
             # A mass counts here by which side of it the prediction is on: that of 0 and of less is the same.
             masses = load_masses(
@@ -185,10 +217,17 @@ def overlap_configuration(
 ) -> Launch:
     """What `overlap_loss` launches first; scratch tensor ``partial`` holds the sums of each program."""
     result = launch_of_loss(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
+    result = _with_one_step(result)
     batch, num_classes = logits.shape[:2]
     shape = (batch, result.grid[0] // batch, num_classes * 3)
     partial = memory.empty(shape, lse.dtype, lse.device)
     return result._replace(arguments={**result.arguments, "partial": partial}, scratch=("partial",))
+
+
+def _with_one_step(planned: Launch) -> Launch:
+    arguments = planned.arguments
+    one_step = arguments["BLOCK_C"] * arguments["UNROLL"] >= arguments["num_classes"]
+    return planned._replace(arguments={**arguments, "ONE_STEP": one_step})
 
 
 def overlap_backward_configuration(
