@@ -33,25 +33,59 @@ from tritonsoft.kernels.sums import finish_overlap
 
 
 @triton.jit
-def _slopes_of_tile(
-    grad,  # (C,) of this sample
-    grad_strides,
-    slopes,  # (C, 2) of this sample
-    slopes_strides,
-    difference,
+def _probabilities_and_slopes(
+    logits_view,
+    target_view,
+    steps,  # `next_steps_with_mass`
+    rule,  # the gradient (C,) of this sample's values, their slopes (C, 2), and the strides of both
+    mass,
+    lse,
     first,
     num_classes,
+    inside,
     BLOCK_C: tl.constexpr,
+    UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """How the loss changes with the predicted mass, which is the target's plus ``difference``."""
-    classes = classes_of_tile(first, BLOCK_C)
-    exist = classes < num_classes
-    grad_here = tl.load(grad + classes.to(tl.int64) * grad_strides[1], mask=exist, other=0.0).to(ACCUMULATOR)
-    pointers = slopes + classes.to(tl.int64) * slopes_strides[1]
-    by_mass = grad_here * tl.load(pointers, mask=exist, other=0.0).to(ACCUMULATOR)
-    by_l1_distance = grad_here * tl.load(pointers + slopes_strides[2], mask=exist, other=0.0).to(ACCUMULATOR)
-    return by_mass + tl.where(difference > 0, by_l1_distance, tl.where(difference < 0, -by_l1_distance, 0.0))
+    """Of one step: the probabilities, and how the loss changes with the predicted mass, their product with ``mass``."""
+    grad, grad_stride, slopes, slopes_strides = rule
+    values = load_step(logits_view, first, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
+    # A mass counts here by which side of it the prediction is on: that of 0 and of less is the same.
+    masses = load_masses(
+        target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR, True
+    )
+    probabilities = ()
+    changes = ()
+    for tile in tl.static_range(UNROLL):
+        classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
+        exist = classes < num_classes
+        grad_here = tl.load(grad + classes.to(tl.int64) * grad_stride, mask=exist, other=0.0).to(ACCUMULATOR)
+        pointers = slopes + classes.to(tl.int64) * slopes_strides[1]
+        by_mass = grad_here * tl.load(pointers, mask=exist, other=0.0).to(ACCUMULATOR)
+        by_l1_distance = grad_here * tl.load(pointers + slopes_strides[2], mask=exist, other=0.0).to(ACCUMULATOR)
+        probability = exponential(values[tile] - lse)
+        difference = mass * probability - masses[tile]
+        change = tl.where(difference > 0, by_mass + by_l1_distance, by_mass - by_l1_distance)
+        probabilities = probabilities + (probability,)  # noqa: RUF005
+        changes = changes + (tl.where(difference == 0, by_mass, change),)  # noqa: RUF005
+    return probabilities, changes
+
+
+@triton.jit
+def _sum_of_products(total, probabilities, changes):
+    for tile in tl.static_range(len(changes)):
+        total += probabilities[tile] * changes[tile]
+    return total
+
+
+@triton.jit
+def _store_gradient(
+    out_view, probabilities, changes, mean, mass, first, num_classes, inside, BLOCK_C: tl.constexpr
+):
+    for tile in tl.static_range(len(changes)):
+        value = mass * probabilities[tile] * (changes[tile] - mean)
+        value = tl.where(mass == 0, 0.0, value)
+        store_tile(out_view, first + tile * BLOCK_C, num_classes, inside, value)
 
 
 @triton.jit
@@ -161,6 +195,7 @@ def overlap_backward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_HW: tl.constexpr,
     UNROLL: tl.constexpr,
+    ONE_STEP: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
@@ -171,42 +206,58 @@ def overlap_backward_kernel(
     out_view = tile_view(out, out_strides, sample, pixels, BLOCK_C, OFFSET)
     logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
     target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
-    grad_sample = grad + sample * grad_strides[0]
-    slopes_sample = slopes + sample * slopes_strides[0]
     plane = plane_offsets(sample, pixels, height, width)
     mass_here = tl.load(mass + plane, mask=inside, other=0.0).to(ACCUMULATOR)
     lse_here = tl.load(lse + plane, mask=inside, other=0.0).to(ACCUMULATOR)
-    mean_slope = tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR)
-    for pass_ in tl.static_range(2):
-        steps = tl.zeros([], tl.int32)
-        for first in range(0, num_classes, STEP):
-            values = load_step(logits_view, first, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
-            steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
-            # A mass counts here by which side of it the prediction is on: that of 0 and of less is the same.
-            masses = load_masses(
-                target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR, True
-            )
-            for tile in tl.static_range(UNROLL):
-                probability = exponential(values[tile] - lse_here)
-                slope = _slopes_of_tile(
-                    grad_sample,
-                    grad_strides,
-                    slopes_sample,
-                    slopes_strides,
-                    mass_here * probability - masses[tile],
-                    first + tile * BLOCK_C,
+    rule = (grad + sample * grad_strides[0], grad_strides[1], slopes + sample * slopes_strides[0], slopes_strides)
+    steps = tl.zeros([], tl.int32)
+    total = tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR)
+    if ONE_STEP:
+        steps = next_steps_with_mass(steps, target_view, 0, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+        probabilities, changes = _probabilities_and_slopes(
+            logits_view,
+            target_view,
+            steps,
+            rule,
+            mass_here,
+            lse_here,
+            0,
+            num_classes,
+            inside,
+            BLOCK_C,
+            UNROLL,
+            ACCUMULATOR,
+        )
+        mean = tl.sum(_sum_of_products(total, probabilities, changes), axis=0, keep_dims=True)
+        _store_gradient(out_view, probabilities, changes, mean, mass_here, 0, num_classes, inside, BLOCK_C)
+    else:
+        for pass_ in tl.static_range(2):
+            for first in range(0, num_classes, STEP):
+                steps = next_steps_with_mass(
+                    steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR
+                )
+                probabilities, changes = _probabilities_and_slopes(
+                    logits_view,
+                    target_view,
+                    steps,
+                    rule,
+                    mass_here,
+                    lse_here,
+                    first,
                     num_classes,
+                    inside,
                     BLOCK_C,
+                    UNROLL,
                     ACCUMULATOR,
                 )
                 if pass_ == 0:
-                    mean_slope += probability * slope
+                    total = _sum_of_products(total, probabilities, changes)
                 else:
-                    value = mass_here * probability * (slope - mean_slope)
-                    value = tl.where(mass_here == 0, 0.0, value)
-                    store_tile(out_view, first + tile * BLOCK_C, num_classes, inside, value)
-        if pass_ == 0:
-            mean_slope = tl.sum(mean_slope, axis=0, keep_dims=True)
+                    _store_gradient(
+                        out_view, probabilities, changes, total, mass_here, first, num_classes, inside, BLOCK_C
+                    )
+            if pass_ == 0:
+                total = tl.sum(total, axis=0, keep_dims=True)
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
@@ -256,7 +307,9 @@ def overlap_backward_configuration(
         "lse": lse,
     }
     kernel = overlap_backward_kernel
-    return launch_of_loss(kernel, "overlap backward", logits, soft, index, {"out": out}, others, platform)
+    return _with_one_step(
+        launch_of_loss(kernel, "overlap backward", logits, soft, index, {"out": out}, others, platform)
+    )
 
 
 def overlap_loss(
