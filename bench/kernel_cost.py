@@ -269,8 +269,7 @@ def _losses(soft: Tensor, platform: str) -> Iterator[Case]:
     launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)
     partial = launch.arguments["partial"]
     name = f"overlap C={num_classes}"
-    trips = [] if launch.arguments["ONE_STEP"] else [steps(launch)] * 2
-    yield Case(name, launch, trips, {}, soft, inputs, [partial, *maps])
+    yield Case(name, launch, [launch.arguments["TILES"]], {}, soft, inputs, [partial, *maps])
     partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
     launch = sums.sum_rows_configuration(partial, platform)
     chunk = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]

@@ -12,7 +12,7 @@ from tritonsoft import memory
 from tritonsoft.backends.values import is_subdistribution
 from tritonsoft.geometry import Classes, Measure, Reduction
 from tritonsoft.kernels.convert import exponential
-from tritonsoft.kernels.launch import Launch, launch
+from tritonsoft.kernels.launch import Launch, launch, register_limit
 from tritonsoft.kernels.softmax import (
     classes_of_tile,
     launch_of_loss,
@@ -22,6 +22,7 @@ from tritonsoft.kernels.softmax import (
     online_softmax_init,
     online_softmax_join,
     online_softmax_update,
+    pixels_of_tile,
     plane_offsets,
     sample_and_pixels,
     softmax_statistics,
@@ -100,29 +101,43 @@ def _stacked(values):
 
 
 @triton.jit
-def _store_sums(partial, values, masses, mass, lse, first, num_classes, BLOCK_C: tl.constexpr):
-    """The sums over the program's pixels of one step of classes."""
-    sums = ()
+def _add_sums(sums, values, masses, mass, lse):
+    """The sums of one step over pixels: of the predicted mass, the mass, and their L1 distance, for each tile."""
+    result = ()
+    for tile in tl.static_range(len(values)):
+        predicted = mass * exponential(values[tile] - lse)
+        predicted = tl.where(mass == 0, 0.0, predicted)
+        terms = (predicted, masses[tile], tl.abs(predicted - masses[tile]))
+        for term in tl.static_range(3):
+            parts = tl.reshape(terms[term], [sums[0].shape[0], sums[0].shape[1], mass.shape[1] // sums[0].shape[1]])
+            result = result + (sums[3 * tile + term] + tl.sum(parts, axis=2),)  # noqa: RUF005
+    return result
+
+
+@triton.jit
+def _store_sums(partial, sums, first, num_classes):
+    """What `_add_sums` has made of one step of classes."""
+    UNROLL: tl.constexpr = len(sums) // 3
+    BLOCK_C: tl.constexpr = sums[0].shape[0]
+    nothing = tl.zeros([BLOCK_C], sums[0].dtype)
+    totals = ()
     for tile in tl.static_range(8):
-        if tile < len(values):
-            predicted = mass * exponential(values[tile] - lse)
-            predicted = tl.where(mass == 0, 0.0, predicted)
-            l1_distance = tl.sum(tl.abs(predicted - masses[tile]), axis=1)
-            nothing = l1_distance * 0
-            sums = sums + (tl.sum(predicted, axis=1), tl.sum(masses[tile], axis=1), l1_distance, nothing)  # noqa: RUF005
-        else:
-            sums = sums + (nothing, nothing, nothing, nothing)  # noqa: RUF005
+        for term in tl.static_range(4):
+            if tile < UNROLL and term < 3:
+                totals = totals + (tl.sum(sums[3 * tile + term], axis=1),)  # noqa: RUF005
+            else:
+                totals = totals + (nothing,)  # noqa: RUF005
     # One exchange between threads, for all: each that a store makes on its own waits for all warps.
     place = tl.arange(0, 32)[None, :]
     classes = first + place // 4 * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
-    exists = (place // 4 < len(values)) & (classes < num_classes) & (place % 4 < 3)
+    exists = (place // 4 < UNROLL) & (classes < num_classes) & (place % 4 < 3)
     pointers = partial + (tl.program_id(0).to(tl.int64) * num_classes + classes) * 3 + place % 4
-    tl.store(pointers, _stacked(sums).to(partial.dtype.element_ty), mask=exists)
+    tl.store(pointers, _stacked(totals).to(partial.dtype.element_ty), mask=exists)
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
 def overlap_kernel(
-    partial,  # (B, tiles, C, 3), contiguous: sums of each program's predicted mass, mass and their L1 distance
+    partial,  # (B, programs, C, 3), contiguous: sums of each program's predicted mass, mass and their L1 distance
     mass,  # (B, h, w), contiguous
     lse,  # (B, h, w), contiguous
     logits,  # (B, C, h, w)
@@ -138,39 +153,63 @@ def overlap_kernel(
     BLOCK_HW: tl.constexpr,
     UNROLL: tl.constexpr,
     ONE_STEP: tl.constexpr,  # whether a step is all classes
+    TILES: tl.constexpr,  # of pixels, of a program
+    LANES: tl.constexpr,  # along the pixels of a tile
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
     width = width_units * WIDTH_UNIT
     STEP: tl.constexpr = BLOCK_C * UNROLL
-    sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
-    inside = pixels[2]
-    logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
-    target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
-    steps = tl.zeros([], tl.int32)
-    if ONE_STEP:
-        values = load_step(logits_view, 0, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
-        steps = next_steps_with_mass(steps, target_view, 0, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
-        masses = load_masses(target_view, (None, None), steps, 0, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
-        state = online_softmax_update(online_softmax_init(inside, BLOCK_C, ACCUMULATOR), values, masses, False)
-        max_logit, sum_exp, mass_here, _ = online_softmax_join(state)
-        lse_here = max_logit + tl.log(sum_exp)
-        _store_sums(partial, values, masses, mass_here, lse_here, 0, num_classes, BLOCK_C)
-    else:
-        gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)
-        lse_here, mass_here, _ = softmax_statistics(
-            logits_view, gathered, target_view, (None, None), num_classes, inside, False, BLOCK_C, UNROLL, ACCUMULATOR
-        )
-        for first in range(0, num_classes, STEP):
-            values = load_step(logits_view, first, num_classes, inside, None, BLOCK_C, UNROLL, ACCUMULATOR)
-            steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
+    programs = tl.cdiv(tl.cdiv(height * width, BLOCK_HW), TILES)
+    sample = (tl.program_id(0) // programs).to(tl.int64)
+    zeros = ()
+    for _tile in tl.static_range(3 * UNROLL):
+        zeros = zeros + (tl.zeros([BLOCK_C, LANES], ACCUMULATOR),)  # noqa: RUF005 - Triton unpacks nothing here
+    sums = zeros
+    for nth in range(0, TILES):
+        pixels = pixels_of_tile(tl.program_id(0) % programs * TILES + nth, height, width, FLAT, BLOCK_HW)
+        inside = pixels[2]
+        logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
+        target_view = view_of_target(target, target_strides, sample, pixels, BLOCK_C, OFFSET)
+        steps = tl.zeros([], tl.int32)
+        if ONE_STEP:
+            values = load_step(logits_view, 0, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
+            steps = next_steps_with_mass(steps, target_view, 0, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
             masses = load_masses(
-                target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
+                target_view, (None, None), steps, 0, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
             )
-            _store_sums(partial, values, masses, mass_here, lse_here, first, num_classes, BLOCK_C)
-    plane = plane_offsets(sample, pixels, height, width)
-    tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
-    tl.store(lse + plane, lse_here.to(lse.dtype.element_ty), mask=inside)
+            state = online_softmax_update(online_softmax_init(inside, BLOCK_C, ACCUMULATOR), values, masses, False)
+            max_logit, sum_exp, mass_here, _ = online_softmax_join(state)
+            lse_here = max_logit + tl.log(sum_exp)
+            sums = _add_sums(sums, values, masses, mass_here, lse_here)
+        else:
+            gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)
+            lse_here, mass_here, _ = softmax_statistics(
+                logits_view,
+                gathered,
+                target_view,
+                (None, None),
+                num_classes,
+                inside,
+                False,
+                BLOCK_C,
+                UNROLL,
+                ACCUMULATOR,
+            )
+            for first in range(0, num_classes, STEP):
+                values = load_step(logits_view, first, num_classes, inside, None, BLOCK_C, UNROLL, ACCUMULATOR)
+                steps = next_steps_with_mass(
+                    steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR
+                )
+                masses = load_masses(
+                    target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
+                )
+                _store_sums(partial, _add_sums(zeros, values, masses, mass_here, lse_here), first, num_classes)
+        plane = plane_offsets(sample, pixels, height, width)
+        tl.store(mass + plane, mass_here.to(mass.dtype.element_ty), mask=inside)
+        tl.store(lse + plane, lse_here.to(lse.dtype.element_ty), mask=inside)
+    if ONE_STEP:
+        _store_sums(partial, sums, 0, num_classes)
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
@@ -262,23 +301,44 @@ def overlap_backward_kernel(
 
 # --- launch ----------------------------------------------------------------------------------------------------------
 
+_MIN_WARPS = 16384  # what keeps an H100 busy for some rounds
+
+
+def _power_of_two_at_most(number: int, limit: int) -> int:
+    return 1 << (max(min(number, limit), 1).bit_length() - 1)
+
 
 def overlap_configuration(
     mass: Tensor, lse: Tensor, logits: Tensor, soft: Tensor, index: Tensor | None, platform: str
 ) -> Launch:
     """What `overlap_loss` launches first; scratch tensor ``partial`` holds the sums of each program."""
-    result = launch_of_loss(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
-    result = _with_one_step(result)
-    batch, num_classes = logits.shape[:2]
-    shape = (batch, result.grid[0] // batch, num_classes * 3)
-    partial = memory.empty(shape, lse.dtype, lse.device)
-    return result._replace(arguments={**result.arguments, "partial": partial}, scratch=("partial",))
+    planned = launch_of_loss(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
+    planned = _with_one_step(planned, platform)
+    batch, num_classes, height, width = logits.shape
+    arguments, tiles, warps = planned.arguments, planned.grid[0] // batch, planned.options["num_warps"]
+    is_walk = arguments["ONE_STEP"] and logits.stride(3) == 1
+    # The more tiles a program has the fewer sums are left to add, and the fewer programs there are.
+    per_program = _power_of_two_at_most(batch * tiles * warps // _MIN_WARPS, 4) if is_walk else 1
+    programs = triton.cdiv(tiles, per_program)
+    arguments |= {
+        "partial": memory.empty((batch, programs, num_classes * 3), lse.dtype, lse.device),
+        "TILES": per_program,
+        "LANES": max(arguments["BLOCK_HW"] * logits.element_size() // 8, 1) if is_walk else 1,
+    }
+    options = planned.options
+    if platform == "cuda" and is_walk and index is None and arguments["ACCUMULATOR"] is tl.float32:
+        # Left to itself, the compiler takes 122: it loads the next tile early, for two thirds of the warps.
+        options = {**options, "maxnreg": 80 if arguments["UNROLL"] < 6 else 96}
+    return planned._replace(grid=(batch * programs,), arguments=arguments, options=options, scratch=("partial",))
 
 
-def _with_one_step(planned: Launch) -> Launch:
+def _with_one_step(planned: Launch, platform: str) -> Launch:
+    """With what says whether the tiles of one step are all classes."""
     arguments = planned.arguments
     one_step = arguments["BLOCK_C"] * arguments["UNROLL"] >= arguments["num_classes"]
-    return planned._replace(arguments={**arguments, "ONE_STEP": one_step})
+    # Around loops the compiler would rather spill than take more than 128 registers.
+    limit = {} if one_step else register_limit(platform, arguments["ACCUMULATOR"])
+    return planned._replace(arguments={**arguments, "ONE_STEP": one_step}, options={**planned.options, **limit})
 
 
 def overlap_backward_configuration(
@@ -307,9 +367,8 @@ def overlap_backward_configuration(
         "lse": lse,
     }
     kernel = overlap_backward_kernel
-    return _with_one_step(
-        launch_of_loss(kernel, "overlap backward", logits, soft, index, {"out": out}, others, platform)
-    )
+    planned = launch_of_loss(kernel, "overlap backward", logits, soft, index, {"out": out}, others, platform)
+    return _with_one_step(planned, platform)
 
 
 def overlap_loss(

@@ -31,13 +31,21 @@ from tritonsoft.kernels.launch import Launch, accumulator_type, power_of_two_fac
 
 
 @triton.jit
-def sample_and_pixels(height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
-    tiles = tl.cdiv(height * width, BLOCK_HW)
-    pixel = (tl.program_id(0) % tiles * BLOCK_HW + tl.arange(0, BLOCK_HW))[None, :]
+def pixels_of_tile(tile, height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
+    """Those of the tile-th BLOCK_HW of a sample."""
+    pixel = (tile * BLOCK_HW + tl.arange(0, BLOCK_HW))[None, :]
     inside = pixel < height * width
     row = pixel * 0 if FLAT else pixel // width
     column = pixel if FLAT else pixel % width
-    return (tl.program_id(0) // tiles).to(tl.int64), (row, column, inside)
+    return row, column, inside
+
+
+@triton.jit
+def sample_and_pixels(height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
+    """Of a program that owns one tile."""
+    tiles = tl.cdiv(height * width, BLOCK_HW)
+    pixels = pixels_of_tile(tl.program_id(0) % tiles, height, width, FLAT, BLOCK_HW)
+    return (tl.program_id(0) // tiles).to(tl.int64), pixels
 
 
 @triton.jit
@@ -346,7 +354,9 @@ def _tile(
         block_hw = 128 * 4 // block_c
     elif kind.startswith("overlap"):
         # The fewest warps whose registers hold all classes of the pixels; what is summed over pixels stays within one.
-        # Eight lanes read a row of 128 bytes, or else four one of 64.
+        # Eight lanes read a row of 128 bytes, or else four one of 64. The forward pass waits more than it computes: half
+        # the pixels leave registers for twice the warps.
+        per_thread = per_thread if kind == "overlap backward" else max(per_thread // 2, 1)
         for row_lanes, warps in ((8, 1), (8, 2), (8, 4), (8, 8), (4, 8)):
             block_c = min(all_classes, lanes // row_lanes * warps)
             if block_c * steps[0] >= num_classes:
