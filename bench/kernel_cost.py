@@ -215,7 +215,7 @@ def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list
     # The classes of a street tile lie in three groups, of two blocks.
     found_blocks, found_groups = (2, 3) if kind == "street" else (blocks, groups)
     near_groups = min(4 * found_blocks, groups)
-    taken = {"EPILOGUE == 'top' or EPILOGUE == 'loss'": float(skips)}
+    taken = {"EPILOGUE == 'top'": float(skips)}
     if not skips:
         return [groups], taken | {"tl.max(members) != 0": found_groups / groups}
     taken |= {"tl.max(near) != 0": found_blocks / blocks, "tl.max(members) != 0": found_groups / near_groups}
@@ -241,11 +241,10 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), [pixels, pixels]
     launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
-    trips = [num_classes // 4, *trips]
+    trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area loss C={num_classes} k=4", launch, trips, taken, soft, [labels, soft], maps)
     grad = value.expand(pixels.shape)
     launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
-    trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area gradient C={num_classes} k=4", launch, trips, taken, soft, [labels, soft, *maps], [soft])
 
 

@@ -19,6 +19,7 @@ from tritonsoft.kernels.softmax import (
     load_masses,
     load_step,
     next_steps_with_mass,
+    online_softmax_finalize,
     online_softmax_init,
     online_softmax_join,
     online_softmax_update,
@@ -178,9 +179,9 @@ def overlap_kernel(
             masses = load_masses(
                 target_view, (None, None), steps, 0, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
             )
-            state = online_softmax_update(online_softmax_init(inside, BLOCK_C, ACCUMULATOR), values, masses, False)
-            max_logit, sum_exp, mass_here, _ = online_softmax_join(state)
-            lse_here = max_logit + tl.log(sum_exp)
+            state = online_softmax_init(tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR))
+            state = online_softmax_join(online_softmax_update(state, values, masses, False))
+            lse_here, mass_here, _ = online_softmax_finalize(state)
             sums = _add_sums(sums, values, masses, mass_here, lse_here)
         else:
             gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)

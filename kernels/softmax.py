@@ -222,20 +222,24 @@ def load_masses(
 
 
 @triton.jit
-def _max_delta(before, after):
-    """``before - after``, never positive and always finite: times a mass of 0 it is 0."""
-    LOWEST: tl.constexpr = -1.7976931348623157e308 if tl.float64 == before.dtype else -3.4028234663852886e38
-    return tl.maximum(before - after, LOWEST)
+def _lowest(DTYPE: tl.constexpr):
+    return -1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38
 
 
 @triton.jit
-def online_softmax_init(inside, BLOCK_C: tl.constexpr, ACCUMULATOR: tl.constexpr):
+def _max_delta(before, after):
+    """``before - after``, never positive and always finite: times a mass of 0 it is 0."""
+    return tl.maximum(before - after, _lowest(before.dtype))
+
+
+@triton.jit
+def online_softmax_init(zeros):
     """Of each pixel: largest logit so far, sum of exponentials relative to it, mass, and cross-entropy less its rest.
 
     The loss so far is relative to the largest logit so far: where that rises by x, the loss rises by the mass times x.
     """
-    zeros = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
-    return zeros + (-1.7976931348623157e308 if tl.float64 == ACCUMULATOR else -3.4028234663852886e38), zeros, zeros, zeros
+    # That the largest starts as a finite number keeps logits of -infinity from becoming infinity less infinity.
+    return zeros + _lowest(zeros.dtype), zeros, zeros, zeros
 
 
 @triton.jit
@@ -274,6 +278,14 @@ def online_softmax_join(state):
 
 
 @triton.jit
+def online_softmax_finalize(state):
+    """The logsumexp, the mass and the cross-entropy."""
+    max_logit, sum_exp, mass, loss = state
+    log_sum = tl.log(sum_exp)
+    return max_logit + log_sum, mass, tl.where(mass == 0, 0.0, loss + mass * log_sum)
+
+
+@triton.jit
 def softmax_statistics(
     logits,  # view
     gathered,  # sparse target: view of the logits with BLOCK_C 1
@@ -287,7 +299,7 @@ def softmax_statistics(
     ACCUMULATOR: tl.constexpr,
 ):
     """The logsumexp, the weighted mass and the cross-entropy of each pixel, (1, BLOCK_HW), by an online softmax."""
-    state = online_softmax_init(inside, BLOCK_C, ACCUMULATOR)
+    state = online_softmax_init(tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR))
     for first in range(0, num_classes, BLOCK_C * UNROLL):
         values = load_step(logits, first, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
         masses = ()
@@ -306,8 +318,7 @@ def softmax_statistics(
                 pointers = start + (class_index.to(tl.int64) * stride + offsets)
                 logit = upcast(tl.load(pointers, mask=part != 0, other=0.0), ACCUMULATOR)
                 loss += tl.where(part == 0, 0.0, part * (max_logit - logit))
-    log_sum = tl.log(sum_exp)
-    return max_logit + log_sum, mass, tl.where(mass == 0, 0.0, loss + mass * log_sum)
+    return online_softmax_finalize((max_logit, sum_exp, mass, loss))
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
