@@ -219,6 +219,7 @@ def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list
     if not skips:
         return [groups], taken | {"tl.max(members) != 0": found_groups / groups}
     taken |= {"tl.max(near) != 0": found_blocks / blocks, "tl.max(members) != 0": found_groups / near_groups}
+    taken |= {"tl.max(matches) != 0": 1 / 3}  # the street tile's four of its three groups' classes
     return [blocks, near_groups / found_blocks], taken
 
 

@@ -106,6 +106,12 @@ def _labels_of_block(planes, block, WINDOW: tl.constexpr):
 
 
 @triton.jit
+def _mass(matches, is_ignored, FACTOR: tl.constexpr):
+    count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
+    return count.to(tl.float32) * tl.where(is_ignored, 0.0, 1 / (FACTOR * FACTOR))
+
+
+@triton.jit
 def _epilogue_of_group(
     epilogue,
     state,
@@ -131,12 +137,18 @@ def _epilogue_of_group(
         for low in tl.static_range(4):
             class_index = group * 4 + low
             matches = members & (plane0 if low & 1 else plane0 ^ ALL) & (plane1 if low & 2 else plane1 ^ ALL)
-            count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
-            share = tl.where(class_index == ignored_class, 0.0, 1 / (FACTOR * FACTOR))
-            mass = count.to(tl.float32) * share
             if IN_GROUPS:
+                mass = _mass(matches, class_index == ignored_class, FACTOR)
                 masses = masses + (mass,)  # noqa: RUF005 - Triton unpacks nothing here
+            elif EPILOGUE == "top":
+                # To sort a class in costs more than to find that it is absent.
+                if tl.max(matches) != 0:
+                    mass = _mass(matches, class_index == ignored_class, FACTOR)
+                    state = apply_epilogue(
+                        epilogue, state, class_index, mass, pixels, class_index < num_classes, EPILOGUE, OFFSET
+                    )
             else:
+                mass = _mass(matches, class_index == ignored_class, FACTOR)
                 state = apply_epilogue(
                     epilogue, state, class_index, mass, pixels, class_index < num_classes, EPILOGUE, OFFSET
                 )
