@@ -137,7 +137,6 @@ def cost_on_amd(case: Case, target: str) -> dict[str, str]:
 
 COLUMNS = ["triton", "kernel", "target", "registers", "local", "shared", "loads", "stores", "warps", "instructions"]
 COLUMNS += ["waits", "floor_us", "predicted_us", "blind_to"]
-BANKS = "conflicts of banks in shared memory"
 ATOMICS = "atomic additions that meet"
 
 
@@ -209,8 +208,10 @@ def cases(platform: str) -> Iterator[Case]:
         yield Case(f"pair C=19 k={factor} street", launch, trips, shares, both, [image, labels], [both])
     image, grad = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, 512, 1024), torch.float16)
     launch = adjoint.launch_configuration(image, grad, boxes, "area", platform)
-    # Boxes of three quarters of each side: two outputs see a source pixel in there along an axis, none one outside.
-    yield Case("image adjoint boxes s=1.5", launch, [1, 2 * 0.75, 2 * 0.75], {}, image, [grad], [image])
+    # Boxes of three quarters of each side: 2 of 3 source rows in there meet a new row of outputs, none outside.
+    shares = {"shrinks": 1.0, "weight > 0": 0.75}
+    trips = [1, 32, 0.75 * 2 / 3, 0, 0, 0, 0]
+    yield Case("image adjoint boxes s=1.5", launch, trips, shares, image, [grad], [image])
     for num_classes in (19, 150):
         yield from _at_full_size(num_classes, platform)
 
@@ -372,10 +373,11 @@ def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list
     # The classes of a street tile lie in three groups, of two blocks.
     found_blocks, found_groups = (2, 3) if kind == "street" else (blocks, groups)
     near_groups = min(4 * found_blocks, groups)
-    taken = {"EPILOGUE == 'top' or EPILOGUE == 'loss'": float(skips)}
+    taken = {"EPILOGUE == 'top'": float(skips)}
     if not skips:
         return [groups], taken | {"tl.max(members) != 0": found_groups / groups}
     taken |= {"tl.max(near) != 0": found_blocks / blocks, "tl.max(members) != 0": found_groups / near_groups}
+    taken |= {"tl.max(matches) != 0": 1 / 3}  # the street tile's four of its three groups' classes
     return [blocks, near_groups / found_blocks], taken
 
 
@@ -399,11 +401,10 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), [pixels, pixels]
     launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
-    trips = [num_classes // 4, *trips]
+    trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area loss {kind}", launch, trips, taken, soft, [labels, soft], maps)
     grad = value.expand(pixels.shape)
     launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
-    trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area gradient {kind}", launch, trips, taken, soft, [labels, soft, *maps], [soft])
 
 
@@ -427,16 +428,15 @@ def _losses(soft: Tensor, factor: int, platform: str) -> Iterator[Case]:
     yield Case(name, launch, [steps(launch)], {}, soft, [*inputs, *maps], [soft])
     launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)
     partial = launch.arguments["partial"]
-    name = f"overlap {kind}"
-    yield Case(name, launch, [steps(launch)] * 2, {}, soft, inputs, [partial, *maps], blind_to=BANKS)
+    yield Case(f"overlap {kind}", launch, [launch.arguments["TILES"]], {}, soft, inputs, [partial, *maps])
     partial = partial.view(1, -1, partial.shape[2])  # of the whole batch
     launch = sums.sum_rows_configuration(partial, platform)
     chunk = launch.arguments["rows_per_chunk"] / launch.arguments["BLOCK_R"]
     yield Case(f"overlap sums {kind}", launch, [chunk], {}, soft, [partial], [])
     grad = value.expand(slopes.shape[:2])
     launch = soft_overlap.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
-    name, trips = f"overlap gradient {kind}", [steps(launch)] * 2
-    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft], blind_to=BANKS)
+    name, trips = f"overlap gradient {kind}", [] if launch.arguments["ONE_STEP"] else [steps(launch)] * 2
+    yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft])
 
 
 def main(

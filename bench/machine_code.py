@@ -20,7 +20,15 @@ from typing import NamedTuple, TypeGuard
 
 import triton
 
-from tritonsoft.kernels import counting_integer, counting_rows, enlarged_overlap, epilogues, forward, resampling
+from tritonsoft.kernels import (
+    adjoint,
+    counting_integer,
+    counting_rows,
+    enlarged_overlap,
+    epilogues,
+    forward,
+    resampling,
+)
 
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
 # All but these go, on 8.0 and 9.0, to a pipe that takes an instruction of a warp every second cycle.
@@ -32,7 +40,7 @@ SHARED_LATENCY, OTHER_LATENCY = 30, 20
 
 Line = tuple[str, int]  # of the source: its file's name, and the number
 # Where branches are whose shares are given. No two of their functions have the same name.
-BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling)
+BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling, adjoint)
 # Of loops by their source text; of one that the compiler has unrolled, of its parts in the order of the machine code.
 Trips = Sequence[float] | Mapping[str, float | Sequence[float]]
 

@@ -1,7 +1,12 @@
 """`crop_resize_adjoint`: the transpose of `crop_resize`, the gradient of an image.
 
-A gather: a program owns a tile of source pixels and visits the outputs whose footprints hold each of them. No
-atomics, and always the same order of additions: the same bits on every run.
+A gather: a program, a single warp, owns a strip of source columns and visits the outputs whose footprints hold their
+pixels. No atomics, and always the same order of additions: the same bits on every run.
+
+Where an image shrinks, two outputs at most cover a pixel along an axis, whatever the filter. Their weights are computed
+once: those of its columns by each thread, those of the strip's rows by one lane each, which hands them to the others
+when the walk down the strip comes to that row. A row of outputs is summed along x when the walk first meets it, and kept
+for all the source rows that it covers.
 """
 
 import triton
@@ -16,46 +21,181 @@ from tritonsoft.kernels.launch import (
     accumulator_type,
     launch,
     offset_type,
-    register_limit,
-    tile_shape,
+    power_of_two_factor,
 )
+
+# `axis`: box, outputs and source pixels along x or y.
 
 
 @triton.jit
-def _covering_outputs(source, box, out_size, FILTER: tl.constexpr):
+def _covering_outputs(source, axis, FILTER: tl.constexpr):
     """The first output, not counting mirroring, whose footprint may cover source pixels, and how many may."""
+    box, out_size, _ = axis
     lo, hi, _ = box
     support = filter_support(box, out_size, FILTER)
     density = out_size.to(tl.float64) / tl.maximum(hi - lo, 1e-30)
     centre = source.to(tl.float64) + 0.5 - lo
+    # An output that just touches a pixel gives it no weight. That leaves two at most where the image shrinks.
     end = out_size.to(tl.float64)
-    first = tl.ceil(tl.minimum(tl.maximum((centre - support) * density - 0.5, 0.0), end)).to(tl.int32)
-    last = tl.floor(tl.minimum(tl.maximum((centre + support) * density - 0.5, -1.0), end - 1)).to(tl.int32)
-    return first, last - first + 1
+    first = tl.floor(tl.minimum(tl.maximum((centre - support) * density - 0.5, -1.0), end)).to(tl.int32) + 1
+    last = tl.ceil(tl.minimum(tl.maximum((centre + support) * density - 0.5, -1.0), end)).to(tl.int32) - 1
+    return first, tl.maximum(last - first + 1, 0)
 
 
 @triton.jit
-def _transposed_tap(
-    step,
-    source,
-    outputs,  # `_covering_outputs` of the source pixels
-    box,
-    support,
-    out_size,
-    in_size,
-    FILTER: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
-):
+def _output_at(count, axis):
+    """The output that is the ``count``-th along the source."""
+    box, out_size, _ = axis
+    return tl.where(box[2], out_size - 1 - count, count)
+
+
+@triton.jit
+def _transposed_tap(step, source, outputs, axis, FILTER: tl.constexpr, ACCUMULATOR: tl.constexpr):
     """The step-th output that covers each source pixel, and the pixel's weight in it; 0 where there are fewer."""
+    box, out_size, in_size = axis
     first_output, num_outputs = outputs
-    count = tl.minimum(first_output + step, out_size - 1)
-    output = tl.where(box[2], out_size - 1 - count, count)
+    output = _output_at(tl.minimum(first_output + step, out_size - 1), axis)
     first, last, distance, inverse_weight_sum, _ = footprint(output, box, out_size, in_size, FILTER, ACCUMULATOR)
+    support = filter_support(box, out_size, FILTER).to(ACCUMULATOR)
     weight = tap_weight(distance + (source - first).to(ACCUMULATOR), support, FILTER) * inverse_weight_sum
     return output, tl.where((step < num_outputs) & (source >= first) & (source <= last), weight, 0.0)
 
 
-@triton.jit(do_not_specialize=["in_height", "in_width", "out_height", "out_width", "channels"])
+@triton.jit
+def _load_outputs(pointers, weight, exists, ACCUMULATOR: tl.constexpr):
+    # What has no weight is not looked at: it may be infinite.
+    return upcast(tl.load(pointers, mask=(weight > 0) & exists, other=0.0), ACCUMULATOR)
+
+
+# --- an image that shrinks -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _entry(values, index):
+    """One of a list of numbers that are not negative, by a single instruction if each lane of a warp holds one."""
+    # The bits of such numbers order like integers.
+    BITS: tl.constexpr = tl.int64 if values.dtype.primitive_bitwidth == 64 else tl.int32
+    chosen = tl.where(tl.arange(0, values.shape[0]) == index, values.to(BITS, bitcast=True), 0)
+    return tl.max(chosen).to(values.dtype, bitcast=True)
+
+
+@triton.jit
+def _sums_along_x(row, strides, taps, channels, CHANNELS: tl.constexpr, OFFSET: tl.constexpr):
+    """What a row of outputs gives each column, in every channel."""
+    sums = ()
+    for channel in tl.static_range(CHANNELS):
+        plane = row + channel * tl.cast(strides[1], tl.int64)
+        total = taps[0][1] * 0
+        for step in tl.static_range(2):
+            column, weight = taps[step]
+            pointers = plane + column.to(OFFSET) * strides[3]
+            total += weight * _load_outputs(pointers, weight, channel < channels, weight.dtype)
+        sums = sums + (total,)  # noqa: RUF005 - Triton unpacks nothing here
+    return sums
+
+
+@triton.jit
+def _add_row(totals, weight, row):
+    if weight > 0:
+        sums = ()
+        for channel in tl.static_range(len(totals)):
+            sums = sums + (totals[channel] + weight * row[channel],)  # noqa: RUF005
+        totals = sums
+    return totals
+
+
+@triton.jit
+def _walk(
+    out,  # of this sample and channel, like the next
+    out_strides,
+    grad,
+    grad_strides,
+    first_row,
+    columns,
+    outputs_x,
+    axis_y,
+    axis_x,
+    channels,  # how many there are from this one on
+    FILTER: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    rows = first_row + tl.arange(0, BLOCK_H)
+    outputs_y = _covering_outputs(rows, axis_y, FILTER)
+    _, weight0 = _transposed_tap(0, rows, outputs_y, axis_y, FILTER, ACCUMULATOR)
+    _, weight1 = _transposed_tap(1, rows, outputs_y, axis_y, FILTER, ACCUMULATOR)
+    taps = (
+        _transposed_tap(0, columns, outputs_x, axis_x, FILTER, ACCUMULATOR),
+        _transposed_tap(1, columns, outputs_x, axis_x, FILTER, ACCUMULATOR),
+    )
+    zeros = ()
+    for _ in tl.static_range(CHANNELS):
+        zeros = zeros + (taps[0][1] * 0,)  # noqa: RUF005
+    older, newer = zeros, zeros
+    newest = _entry(outputs_y[0], 0) - 1  # the output that `newer` is the row of, not counting mirroring
+    for index in range(0, tl.minimum(BLOCK_H, axis_y[2] - first_row)):
+        first_output = _entry(outputs_y[0], index)
+        num_outputs = _entry(outputs_y[1], index)
+        for output in range(newest + 1, first_output + tl.minimum(num_outputs, 2)):
+            row = grad + _output_at(output, axis_y).to(tl.int64) * grad_strides[2]
+            older = newer
+            newer = _sums_along_x(row, grad_strides, taps, channels, CHANNELS, OFFSET)
+            newest = output
+        weight = _entry(weight0, index)
+        is_newest = first_output == newest
+        totals = _add_row(zeros, tl.where(is_newest, 0.0, weight), older)
+        totals = _add_row(totals, tl.where(is_newest, weight, _entry(weight1, index)), newer)
+        offsets = (first_row + index).to(OFFSET) * out_strides[2] + columns.to(OFFSET) * out_strides[3]
+        for channel in tl.static_range(CHANNELS):
+            pointers = out + channel * tl.cast(out_strides[1], tl.int64) + offsets
+            mask = (columns < axis_x[2]) & (channel < channels)
+            tl.store(pointers, downcast(totals[channel], out.dtype.element_ty), mask=mask)
+
+
+# --- an image that grows ---------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _gather(
+    out,  # of this sample and channel, like the next
+    out_strides,
+    grad,
+    grad_strides,
+    first_row,
+    columns,
+    outputs_x,
+    axis_y,
+    axis_x,
+    FILTER: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    ROWS: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """Along an axis that grows, any number of outputs covers a pixel."""
+    max_outputs_x = tl.max(outputs_x[1])
+    columns = columns[None, :]
+    outputs_x = (outputs_x[0][None, :], outputs_x[1][None, :])
+    for row in range(first_row, tl.minimum(first_row + BLOCK_H, axis_y[2]), ROWS):
+        rows = row + tl.arange(0, ROWS)[:, None]
+        outputs_y = _covering_outputs(rows, axis_y, FILTER)
+        total = (rows * 0 + columns * 0).to(ACCUMULATOR)
+        for step_y in range(0, tl.max(outputs_y[1])):
+            output_y, weight_y = _transposed_tap(step_y, rows, outputs_y, axis_y, FILTER, ACCUMULATOR)
+            offsets_y = output_y.to(OFFSET) * grad_strides[2]
+            for step_x in range(0, max_outputs_x):
+                output_x, weight_x = _transposed_tap(step_x, columns, outputs_x, axis_x, FILTER, ACCUMULATOR)
+                pointers = grad + (offsets_y + output_x.to(OFFSET) * grad_strides[3])
+                weight = weight_y * weight_x
+                total += weight * _load_outputs(pointers, weight, True, ACCUMULATOR)
+        pointers = out + (rows.to(OFFSET) * out_strides[2] + columns.to(OFFSET) * out_strides[3])
+        mask = (rows < axis_y[2]) & (columns < axis_x[2])
+        tl.store(pointers, downcast(total, out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["in_height", "in_width_units", "out_height", "out_width", "channels"])
 def crop_resize_adjoint_kernel(
     out,  # (B, K, H, W)
     out_strides,
@@ -64,64 +204,85 @@ def crop_resize_adjoint_kernel(
     boxes,  # (B, 4), or None for the whole image
     boxes_strides,
     in_height,
-    in_width,
+    in_width_units,
     out_height,
     out_width,
     channels,
     FILTER: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    IN_WIDTH_UNIT: tl.constexpr,
+    CHANNELS: tl.constexpr,  # for which a walk down the strip is made at once
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
-    tiles_x = tl.cdiv(in_width, BLOCK_W)
-    tiles_y = tl.cdiv(in_height, BLOCK_H)
-    tile = tl.program_id(0)
-    element = tl.arange(0, BLOCK_K * BLOCK_H * BLOCK_W)  # a list, as in `forward`
-    rows = tile // tiles_x % tiles_y * BLOCK_H + element // BLOCK_W % BLOCK_H
-    columns = tl.max_contiguous(tile % tiles_x * BLOCK_W + element % BLOCK_W, 1)
-    sample = (tile // tiles_x // tiles_y).to(tl.int64)
+    in_width = in_width_units * IN_WIDTH_UNIT  # written as a product, for wide stores: see `forward`
+    strips_x = tl.cdiv(in_width, BLOCK_W)
+    strips_y = tl.cdiv(in_height, BLOCK_H)
+    strip = tl.program_id(0)
+    columns = strip % strips_x * BLOCK_W + tl.arange(0, BLOCK_W)
+    first_row = strip // strips_x % strips_y * BLOCK_H
+    sample = (strip // strips_x // strips_y).to(tl.int64)
 
-    box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
-    box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
-    support_y = filter_support(box_y, out_height, FILTER).to(ACCUMULATOR)
-    support_x = filter_support(box_x, out_width, FILTER).to(ACCUMULATOR)
-    outputs_y = _covering_outputs(rows, box_y, out_height, FILTER)
-    outputs_x = _covering_outputs(columns, box_x, out_width, FILTER)
-    max_outputs_y = tl.max(outputs_y[1])
-    max_outputs_x = tl.max(outputs_x[1])
-    inside = (rows < in_height) & (columns < in_width)
-    out_offsets = rows.to(OFFSET) * out_strides[2] + columns.to(OFFSET) * out_strides[3]
-
-    for first_channel in range(0, channels, BLOCK_K):
-        channel = first_channel + element // (BLOCK_H * BLOCK_W)
-        planes = grad + sample * grad_strides[0] + channel.to(tl.int64) * grad_strides[1]
-        total = tl.zeros([BLOCK_K * BLOCK_H * BLOCK_W], ACCUMULATOR)
-        for step_y in range(0, max_outputs_y):
-            row, weight_y = _transposed_tap(
-                step_y, rows, outputs_y, box_y, support_y, out_height, in_height, FILTER, ACCUMULATOR
+    axis_y = (axis_of_box(boxes, boxes_strides, sample, 1, in_height), out_height, in_height)
+    axis_x = (axis_of_box(boxes, boxes_strides, sample, 0, in_width), out_width, in_width)
+    outputs_x = _covering_outputs(columns, axis_x, FILTER)
+    shrinks = (axis_y[0][1] - axis_y[0][0] >= out_height) & (axis_x[0][1] - axis_x[0][0] >= out_width)
+    out += sample * out_strides[0]
+    grad += sample * grad_strides[0]
+    if shrinks:
+        for channel in range(0, channels, CHANNELS):
+            _walk(
+                out + tl.cast(channel, tl.int64) * out_strides[1],
+                out_strides,
+                grad + tl.cast(channel, tl.int64) * grad_strides[1],
+                grad_strides,
+                first_row,
+                columns,
+                outputs_x,
+                axis_y,
+                axis_x,
+                channels - channel,
+                FILTER,
+                CHANNELS,
+                BLOCK_H,
+                ACCUMULATOR,
+                OFFSET,
             )
-            offset_y = row.to(OFFSET) * grad_strides[2]
-            for step_x in range(0, max_outputs_x):
-                column, weight_x = _transposed_tap(
-                    step_x, columns, outputs_x, box_x, support_x, out_width, in_width, FILTER, ACCUMULATOR
-                )
-                weight = weight_y * weight_x
-                pointers = planes + (offset_y + column.to(OFFSET) * grad_strides[3])
-                mask = (channel < channels) & (weight > 0)
-                total += weight * upcast(tl.load(pointers, mask=mask, other=0.0), ACCUMULATOR)
-        pointers = out + sample * out_strides[0] + channel.to(tl.int64) * out_strides[1] + out_offsets
-        tl.store(pointers, downcast(total, out.dtype.element_ty), mask=inside & (channel < channels))
+    else:
+        for channel in range(0, channels):
+            _gather(
+                out + tl.cast(channel, tl.int64) * out_strides[1],
+                out_strides,
+                grad + tl.cast(channel, tl.int64) * grad_strides[1],
+                grad_strides,
+                first_row,
+                columns,
+                outputs_x,
+                axis_y,
+                axis_x,
+                FILTER,
+                BLOCK_H,
+                2,  # rows at once
+                ACCUMULATOR,
+                OFFSET,
+            )
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
 
 
 def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter, platform: str) -> Launch:
     """What to launch for these tensors; only their shapes, strides and types matter."""
-    (height, width), (out_height, out_width) = out.shape[2:], grad.shape[2:]
-    # A thread's pixels are several channels of several rows: they share their weights.
-    block_k = min(triton.next_power_of_2(out.shape[1]), 4)
-    block_h, block_w = tile_shape(height, width, 512)
+    (channels, height, width), (out_height, out_width) = out.shape[1:], grad.shape[2:]
     accumulator = accumulator_type(out, grad)
+    is_double = accumulator is tl.float64
+    # One warp: what its lanes tell each other takes no barrier. Each has a row, and up to four columns.
+    block_h, block_w = 32, min(max(triton.next_power_of_2(width), 32), 64 if is_double else 128)
+    # Without a limit the compiler spills to get at 128 registers, or takes more than 96: with these a scheduler holds
+    # five programs.
+    limit = {"maxnreg": 255 if is_double else 96 if out.element_size() < 4 else 128} if platform == "cuda" else {}
+    unit = power_of_two_factor(width, 16)
     return Launch(
         crop_resize_adjoint_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * out.shape[0],),
@@ -133,18 +294,19 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
             "boxes": boxes,
             "boxes_strides": None if boxes is None else boxes.stride(),
             "in_height": height,
-            "in_width": width,
+            "in_width_units": width // unit,
             "out_height": out_height,
             "out_width": out_width,
-            "channels": out.shape[1],
+            "channels": channels,
             "FILTER": filter,
-            "BLOCK_K": block_k,
+            "IN_WIDTH_UNIT": unit,
+            "CHANNELS": min(channels, 3),
             "BLOCK_H": block_h,
             "BLOCK_W": block_w,
             "ACCUMULATOR": accumulator,
             "OFFSET": offset_type(out, grad),
         },
-        {"num_warps": 4, **register_limit(platform, accumulator)},
+        {"num_warps": 1, **limit},
     )
 
 

@@ -10,7 +10,7 @@ one reduction inside the warp and no barrier.
 import triton
 import triton.language as tl
 
-from tritonsoft.kernels.epilogues import apply_epilogue, epilogue_zero
+from tritonsoft.kernels.epilogues import apply_epilogue, apply_epilogue_to_group, epilogue_zero, logits_of_group
 
 
 @triton.jit
@@ -106,6 +106,12 @@ def _labels_of_block(planes, block, WINDOW: tl.constexpr):
 
 
 @triton.jit
+def _mass(matches, is_ignored, FACTOR: tl.constexpr):
+    count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
+    return count.to(tl.float32) * tl.where(is_ignored, 0.0, 1 / (FACTOR * FACTOR))
+
+
+@triton.jit
 def _epilogue_of_group(
     epilogue,
     state,
@@ -122,17 +128,36 @@ def _epilogue_of_group(
     """Hands the epilogue the classes ``4 * group .. 4 * group + 3``; returns its new state."""
     plane0, plane1, plane2, plane3, _, _, _, _ = planes
     ALL: tl.constexpr = 0xFFFFFFFF
+    IN_GROUPS: tl.constexpr = EPILOGUE == "softmax" or EPILOGUE == "gradient"
+    if IN_GROUPS:
+        logits = logits_of_group(epilogue, pixels, group * 4, num_classes, state[0].dtype, OFFSET)
     members = near & _bit_equals(plane2, group, 0) & _bit_equals(plane3, group, 1)
     if tl.max(members) != 0:
+        masses = ()
         for low in tl.static_range(4):
             class_index = group * 4 + low
             matches = members & (plane0 if low & 1 else plane0 ^ ALL) & (plane1 if low & 2 else plane1 ^ ALL)
-            count = tl.sum(_count_bits(matches).to(tl.int32), axis=2)  # (BLOCK_H, BLOCK_W)
-            share = tl.where(class_index == ignored_class, 0.0, 1 / (FACTOR * FACTOR))
-            mass = count.to(tl.float32) * share
-            state = apply_epilogue(
-                epilogue, state, class_index, mass, pixels, class_index < num_classes, EPILOGUE, OFFSET
+            if IN_GROUPS:
+                mass = _mass(matches, class_index == ignored_class, FACTOR)
+                masses = masses + (mass,)  # noqa: RUF005 - Triton unpacks nothing here
+            elif EPILOGUE == "top":
+                # To sort a class in costs more than to find that it is absent.
+                if tl.max(matches) != 0:
+                    mass = _mass(matches, class_index == ignored_class, FACTOR)
+                    state = apply_epilogue(
+                        epilogue, state, class_index, mass, pixels, class_index < num_classes, EPILOGUE, OFFSET
+                    )
+            else:
+                mass = _mass(matches, class_index == ignored_class, FACTOR)
+                state = apply_epilogue(
+                    epilogue, state, class_index, mass, pixels, class_index < num_classes, EPILOGUE, OFFSET
+                )
+        if IN_GROUPS:
+            state = apply_epilogue_to_group(
+                epilogue, state, group * 4, logits, masses, pixels, num_classes, EPILOGUE, OFFSET
             )
+    elif IN_GROUPS:
+        state = apply_epilogue_to_group(epilogue, state, group * 4, logits, (), pixels, num_classes, EPILOGUE, OFFSET)
     else:
         zeros = tl.zeros(pixels[2].shape, tl.float32)
         for low in tl.static_range(4):
@@ -169,8 +194,8 @@ def soft_tile_integer_factor(
         0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else 0xFFFFFFFF
     )
     num_groups = tl.cdiv(num_classes, 4)
-    if EPILOGUE == "top" or EPILOGUE == "loss":
-        # These need to know of no absent class: 16 are skipped at once.
+    if EPILOGUE == "top":
+        # It needs to know of no absent class: 16 are skipped at once.
         for block in range(0, tl.cdiv(num_classes, 16)):
             near = _labels_of_block(planes, block, WINDOW)
             if tl.max(near) != 0:

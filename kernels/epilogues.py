@@ -14,14 +14,19 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
                  first row and column of the tile                                none
     "top"        none                                                            mass that did not fit, k largest keys
     "loss"       logits, their strides, class weights                            loss, mass, logsumexp
+    "softmax"    the same                                                        that of `softmax.online_softmax_init`
     "gradient"   the same, the gradient, its strides                             gradient of the pixel's loss (0 without
                                                                                  mass), that times mass, logsumexp
+
+Integer factors count four classes at a time, and two epilogues receive these at once, so that their logits are on the way
+together: "softmax", which reads each logit once where "loss" knows the logsumexp before, and "gradient".
 """
 
 import triton
 import triton.language as tl
 
 from tritonsoft.kernels.convert import downcast, exponential, upcast
+from tritonsoft.kernels.softmax import online_softmax_update
 
 # A key orders masses, and equal masses by smaller class; it is negative where there is no mass. The bits of a positive
 # float32 order like integers; the class, counted downwards, goes below them. Masses that are multiples of 1/64 leave
@@ -133,23 +138,22 @@ def load_logits(logits, strides, pixels, class_index, mask, ACCUMULATOR: tl.cons
 
 
 @triton.jit
-def _predicted(epilogue, state, class_index, pixels, inside, OFFSET: tl.constexpr):
-    """The part of the gradient that no label has: the share of the mass that the logits give to a class."""
-    _, grad_times_mass, lse = state
-    DTYPE: tl.constexpr = grad_times_mass.dtype
-    logit = load_logits(epilogue[0], epilogue[1], pixels, class_index, inside, DTYPE, OFFSET)
-    return grad_times_mass * exponential(logit - lse)
-
-
-@triton.jit
 def _class_weight(epilogue, class_index, exists):
     weights, stride = epilogue[2]
     return tl.load(weights + class_index.to(tl.int64) * stride, mask=exists, other=0.0)
 
 
 @triton.jit
-def _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET: tl.constexpr):
+def _store_gradient(epilogue, state, class_index, logit, mass, pixels, exists, OFFSET: tl.constexpr):
     grad_logits, strides = epilogue[3], epilogue[4]
+    grad_loss, grad_times_mass, lse = state
+    inside = pixels[3] & exists
+    value = grad_times_mass * exponential(logit - lse)  # the share of the mass that the logits give to the class
+    if mass is not None:
+        mass = mass.to(grad_loss.dtype)
+        if epilogue[2][0] is not None:
+            mass *= _class_weight(epilogue, class_index, exists)
+        value -= grad_loss * mass
     plane = grad_logits + tl.cast(class_index, tl.int64) * strides[1]
     value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
     tl.store(plane + plane_offsets(pixels, strides, OFFSET), downcast(value, grad_logits.dtype.element_ty), mask=inside)
@@ -175,11 +179,8 @@ def apply_epilogue(
     elif EPILOGUE == "pyramid":
         _store_pyramid(epilogue, class_index, mass, exists)
     elif EPILOGUE == "gradient":
-        mass = mass.to(state[0].dtype)
-        if epilogue[2][0] is not None:
-            mass *= _class_weight(epilogue, class_index, exists)
-        value = _predicted(epilogue, state, class_index, pixels, inside, OFFSET) - state[0] * mass
-        _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET)
+        logit = load_logits(epilogue[0], epilogue[1], pixels, class_index, inside, state[2].dtype, OFFSET)
+        _store_gradient(epilogue, state, class_index, logit, mass, pixels, exists, OFFSET)
     elif EPILOGUE == "top":
         rest, keys = state
         candidate = _key(tl.where(inside, mass, 0.0), class_index, keys[0].dtype == tl.int64)
@@ -209,5 +210,47 @@ def epilogue_zero(epilogue, state, class_index, zeros, pixels, exists, EPILOGUE:
     elif EPILOGUE == "pyramid":
         _store_pyramid(epilogue, class_index, zeros, exists)
     elif EPILOGUE == "gradient":
-        value = _predicted(epilogue, state, class_index, pixels, inside, OFFSET)
-        _store_gradient(epilogue, state, class_index, value, pixels, inside, OFFSET)
+        logit = load_logits(epilogue[0], epilogue[1], pixels, class_index, inside, state[2].dtype, OFFSET)
+        _store_gradient(epilogue, state, class_index, logit, None, pixels, exists, OFFSET)
+
+
+@triton.jit
+def logits_of_group(epilogue, pixels, first_class, num_classes, ACCUMULATOR: tl.constexpr, OFFSET: tl.constexpr):
+    """Of four classes; -infinity where there are fewer."""
+    logits = ()
+    for low in tl.static_range(4):
+        class_index = tl.cast(first_class + low, tl.int64)
+        pointers = epilogue[0] + class_index * epilogue[1][1] + plane_offsets(pixels, epilogue[1], OFFSET)
+        logit = tl.load(pointers, mask=pixels[3] & (class_index < num_classes), other=float("-inf"))
+        logits = logits + (upcast(logit, ACCUMULATOR),)  # noqa: RUF005
+    return logits
+
+
+@triton.jit
+def apply_epilogue_to_group(
+    epilogue,
+    state,
+    first_class,
+    logits,  # `logits_of_group`
+    masses,  # of the same classes, or () where there are none
+    pixels,
+    num_classes,
+    EPILOGUE: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """As `apply_epilogue` or `epilogue_zero`, of four classes."""
+    if EPILOGUE == "gradient":
+        for low in tl.static_range(4):
+            class_index = first_class + low
+            mass = masses[low] if len(masses) > 0 else None
+            _store_gradient(epilogue, state, class_index, logits[low], mass, pixels, class_index < num_classes, OFFSET)
+    else:
+        weighted = ()
+        for low in tl.static_range(len(masses)):
+            class_index = first_class + low
+            mass = tl.where(pixels[3] & (class_index < num_classes), masses[low], 0.0).to(state[0].dtype)
+            if epilogue[2][0] is not None:
+                mass *= _class_weight(epilogue, class_index, class_index < num_classes)
+            weighted = weighted + (mass,)  # noqa: RUF005
+        state = online_softmax_update(state, logits, weighted, True)
+    return state

@@ -12,7 +12,7 @@ from tritonsoft.kernels.softmax import (
     launch_of_loss,
     load_masses,
     load_pixels,
-    load_tile,
+    load_step,
     next_steps_with_mass,
     plane_offsets,
     sample_and_pixels,
@@ -109,10 +109,7 @@ def cross_entropy_backward_kernel(
     grad_loss = divided_by(load_pixels(grad, grad_strides, sample, pixels, ACCUMULATOR, OFFSET), total)
     steps = tl.zeros([], tl.int32)
     for first in range(0, num_classes, STEP):
-        values = ()
-        for tile in tl.static_range(UNROLL):
-            value = load_tile(logits_view, first + tile * BLOCK_C, num_classes, inside, None, ACCUMULATOR)
-            values = values + (value,)  # noqa: RUF005
+        values = load_step(logits_view, first, num_classes, inside, None, BLOCK_C, UNROLL, ACCUMULATOR)
         steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
         masses = load_masses(target_view, weights, steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):

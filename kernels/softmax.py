@@ -31,13 +31,21 @@ from tritonsoft.kernels.launch import Launch, accumulator_type, power_of_two_fac
 
 
 @triton.jit
-def sample_and_pixels(height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
-    tiles = tl.cdiv(height * width, BLOCK_HW)
-    pixel = (tl.program_id(0) % tiles * BLOCK_HW + tl.arange(0, BLOCK_HW))[None, :]
+def pixels_of_tile(tile, height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
+    """Those of the tile-th BLOCK_HW of a sample."""
+    pixel = (tile * BLOCK_HW + tl.arange(0, BLOCK_HW))[None, :]
     inside = pixel < height * width
     row = pixel * 0 if FLAT else pixel // width
     column = pixel if FLAT else pixel % width
-    return (tl.program_id(0) // tiles).to(tl.int64), (row, column, inside)
+    return row, column, inside
+
+
+@triton.jit
+def sample_and_pixels(height, width, FLAT: tl.constexpr, BLOCK_HW: tl.constexpr):
+    """Of a program that owns one tile."""
+    tiles = tl.cdiv(height * width, BLOCK_HW)
+    pixels = pixels_of_tile(tl.program_id(0) % tiles, height, width, FLAT, BLOCK_HW)
+    return (tl.program_id(0) // tiles).to(tl.int64), pixels
 
 
 @triton.jit
@@ -86,6 +94,18 @@ def load_tile(view, first, num_classes, inside, other, ACCUMULATOR: tl.constexpr
     mask = inside & (classes_of_tile(first, BLOCK_C) < num_classes)
     pointers = start + tl.cast(first, tl.int64) * stride + offsets
     return upcast(tl.load(pointers, mask=mask, other=other), ACCUMULATOR)
+
+
+@triton.jit
+def load_step(
+    view, first, num_classes, inside, other, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr, ACCUMULATOR: tl.constexpr
+):
+    """UNROLL tiles, the first of which begins with class ``first``."""
+    tiles = ()
+    for tile in tl.static_range(UNROLL):
+        value = load_tile(view, first + tile * BLOCK_C, num_classes, inside, other, ACCUMULATOR)
+        tiles = tiles + (value,)  # noqa: RUF005 - Triton unpacks nothing here
+    return tiles
 
 
 @triton.jit
@@ -172,9 +192,9 @@ def load_masses(
     """The weighted masses of one step: UNROLL tiles, the first of which begins with class ``first``."""
     masses = ()
     if len(target) == 1:
+        values = load_step(target[0], first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            mass = load_tile(target[0], first + tile * BLOCK_C, num_classes, inside, 0.0, ACCUMULATOR)
-            masses = masses + (mass if SIGNED else _not_negative(mass),)  # noqa: RUF005
+            masses = masses + (values[tile] if SIGNED else _not_negative(values[tile]),)  # noqa: RUF005
     else:
         nothing = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
@@ -202,9 +222,67 @@ def load_masses(
 
 
 @triton.jit
-def _max_delta(before, after, LOWEST: tl.constexpr):
+def _lowest(DTYPE: tl.constexpr):
+    return -1.7976931348623157e308 if tl.float64 == DTYPE else -3.4028234663852886e38
+
+
+@triton.jit
+def _max_delta(before, after):
     """``before - after``, never positive and always finite: times a mass of 0 it is 0."""
-    return tl.maximum(before - after, LOWEST)
+    return tl.maximum(before - after, _lowest(before.dtype))
+
+
+@triton.jit
+def online_softmax_init(zeros):
+    """Of each pixel: largest logit so far, sum of exponentials relative to it, mass, and cross-entropy less its rest.
+
+    The loss so far is relative to the largest logit so far: where that rises by x, the loss rises by the mass times x.
+    """
+    # That the largest starts as a finite number keeps logits of -infinity from becoming infinity less infinity.
+    return zeros + _lowest(zeros.dtype), zeros, zeros, zeros
+
+
+@triton.jit
+def online_softmax_update(state, values, masses, WITH_LOSS: tl.constexpr):
+    """The state after one step: its logits and, of a dense target, its masses."""
+    max_logit, sum_exp, mass, loss = state
+    new_max = max_logit
+    for tile in tl.static_range(len(values)):
+        new_max = tl.maximum(new_max, values[tile])
+    max_delta = _max_delta(max_logit, new_max)
+    sum_exp *= exponential(max_delta)
+    if WITH_LOSS:
+        loss -= mass * max_delta
+    for tile in tl.static_range(len(values)):
+        below = values[tile] - new_max
+        sum_exp += exponential(below)
+        if len(masses) > 0:
+            mass += masses[tile]
+            if WITH_LOSS:  # a logit without mass may be infinite
+                loss = tl.where(masses[tile] == 0, loss, loss - masses[tile] * below)
+    return new_max, sum_exp, mass, loss
+
+
+@triton.jit
+def online_softmax_join(state):
+    """Of the states of a pixel's BLOCK_C parts one, (1, BLOCK_HW)."""
+    max_logit, sum_exp, mass, loss = state
+    if max_logit.shape[0] > 1:
+        max_of_all = tl.max(max_logit, axis=0, keep_dims=True)
+        max_delta = _max_delta(max_logit, max_of_all)
+        max_logit = max_of_all
+        sum_exp = tl.sum(sum_exp * exponential(max_delta), axis=0, keep_dims=True)
+        loss = tl.sum(loss - mass * max_delta, axis=0, keep_dims=True)
+        mass = tl.sum(mass, axis=0, keep_dims=True)
+    return max_logit, sum_exp, mass, loss
+
+
+@triton.jit
+def online_softmax_finalize(state):
+    """The logsumexp, the mass and the cross-entropy."""
+    max_logit, sum_exp, mass, loss = state
+    log_sum = tl.log(sum_exp)
+    return max_logit + log_sum, mass, tl.where(mass == 0, 0.0, loss + mass * log_sum)
 
 
 @triton.jit
@@ -220,43 +298,15 @@ def softmax_statistics(
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """The logsumexp, the weighted mass and the cross-entropy of each pixel, (1, BLOCK_HW), by an online softmax.
-
-    The loss so far is relative to the largest logit so far: where that rises by x, the loss rises by the mass times x.
-    """
-    LOWEST: tl.constexpr = -1.7976931348623157e308 if tl.float64 == ACCUMULATOR else -3.4028234663852886e38
-    sum_exp = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
-    mass = sum_exp
-    loss = sum_exp
-    max_logit = sum_exp + LOWEST
+    """The logsumexp, the weighted mass and the cross-entropy of each pixel, (1, BLOCK_HW), by an online softmax."""
+    state = online_softmax_init(tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR))
     for first in range(0, num_classes, BLOCK_C * UNROLL):
-        values = ()
-        new_max = max_logit
-        for tile in tl.static_range(UNROLL):
-            value = load_tile(logits, first + tile * BLOCK_C, num_classes, inside, float("-inf"), ACCUMULATOR)
-            values = values + (value,)  # noqa: RUF005
-            new_max = tl.maximum(new_max, value)
+        values = load_step(logits, first, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
+        masses = ()
         if len(target) == 1:
             masses = load_masses(target, weights, None, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
-        max_delta = _max_delta(max_logit, new_max, LOWEST)
-        max_logit = new_max
-        sum_exp *= exponential(max_delta)
-        if WITH_LOSS:
-            loss -= mass * max_delta
-        for tile in tl.static_range(UNROLL):
-            below = values[tile] - max_logit
-            sum_exp += exponential(below)
-            if len(target) == 1:
-                mass += masses[tile]
-                if WITH_LOSS:  # a logit without mass may be infinite
-                    loss = tl.where(masses[tile] == 0, loss, loss - masses[tile] * below)
-    if BLOCK_C > 1:
-        max_of_all = tl.max(max_logit, axis=0, keep_dims=True)
-        max_delta = _max_delta(max_logit, max_of_all, LOWEST)
-        max_logit = max_of_all
-        sum_exp = tl.sum(sum_exp * exponential(max_delta), axis=0, keep_dims=True)
-        loss = tl.sum(loss - mass * max_delta, axis=0, keep_dims=True)
-        mass = tl.sum(mass, axis=0, keep_dims=True)
+        state = online_softmax_update(state, values, masses, WITH_LOSS)
+    max_logit, sum_exp, mass, loss = online_softmax_join(state)
     if len(target) > 1:
         start, stride, offsets = gathered
         for place in range(0, target[2]):
@@ -268,16 +318,13 @@ def softmax_statistics(
                 pointers = start + (class_index.to(tl.int64) * stride + offsets)
                 logit = upcast(tl.load(pointers, mask=part != 0, other=0.0), ACCUMULATOR)
                 loss += tl.where(part == 0, 0.0, part * (max_logit - logit))
-    log_sum = tl.log(sum_exp)
-    return max_logit + log_sum, mass, tl.where(mass == 0, 0.0, loss + mass * log_sum)
+    return online_softmax_finalize((max_logit, sum_exp, mass, loss))
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
 
 
 _INT32_LIMIT = 2**31
-# What a program may read twice: that of all programs which an H200 runs at once fits its L2 cache.
-_MAX_REREAD_BYTES = 40960
 
 
 def _flat_stride(tensor: Tensor) -> int | None:
@@ -299,34 +346,38 @@ def _offset_type(block_c: int, tensors: Sequence[Tensor]) -> Any:
     return tl.int32
 
 
-def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str) -> tuple[int, int, int, int]:
-    """Classes and pixels of a tile, tiles of a step, and threads of a program."""
+def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: int) -> tuple[int, int, int, int]:
+    """Classes and pixels of a tile, tiles of a step, and warps of a program."""
     _, num_classes, height, width = logits.shape
     per_thread = 16 // logits.element_size()
     all_pixels, all_classes = triton.next_power_of_2(height * width), triton.next_power_of_2(num_classes)
-    threads = 128
-    if num_classes > 1 and logits.stride(1) == 1 and logits.stride(3) > 1:
-        # Lanes along the classes are what makes accesses coalesce. Each halving of them is a step less for sums over
-        # classes, which the gradient of the cross entropy has none of.
-        block_c = min(all_classes, 32 if kind == "cross entropy backward" else 16 if num_classes > 32 else 4)
-        block_hw = threads * 4 // block_c
-    elif kind.startswith("overlap"):
-        # What is summed over pixels stays within a warp.
-        per_pixel = num_classes * (logits.element_size() + (soft.element_size() if index is None else 0))
-        cached = triton.next_power_of_2(_MAX_REREAD_BYTES // per_pixel + 1) // 2
-        block_hw = min(32 * per_thread, max(16, cached))
-        block_c = min(all_classes, threads * per_thread // block_hw)
-    else:
-        block_c, block_hw = 1, 512
-        threads = min(threads, block_hw // per_thread)
-    block_hw = min(block_hw, all_pixels)
-    tiles = triton.cdiv(num_classes, block_c)
     # Padding costs as much as classes do: of the steps with the least padding, the largest. Registers limit a step
     # of float64, and one where a sparse target is made dense on the way.
     expands = index is not None and kind != "cross entropy"
     steps = (3, 2) if expands or accumulator_type(logits, soft) is tl.float64 else (6, 5, 4)
+    warps = 128 // lanes
+    if num_classes > 1 and logits.stride(1) == 1 and logits.stride(3) > 1:
+        # Lanes along the classes are what makes accesses coalesce. Each halving of them is a step less for sums over
+        # classes, which the gradient of the cross entropy has none of.
+        block_c = min(all_classes, 32 if kind == "cross entropy backward" else 16 if num_classes > 32 else 4)
+        block_hw = 128 * 4 // block_c
+    elif kind.startswith("overlap"):
+        # The fewest warps whose registers hold all classes of the pixels; what is summed over pixels stays within one.
+        # Eight lanes read a row of 128 bytes, or else four one of 64. The forward pass waits more than it computes: half
+        # the pixels leave registers for twice the warps.
+        per_thread = per_thread if kind == "overlap backward" else max(per_thread // 2, 1)
+        for row_lanes, warps in ((8, 1), (8, 2), (8, 4), (8, 8), (4, 8)):
+            block_c = min(all_classes, lanes // row_lanes * warps)
+            if block_c * steps[0] >= num_classes:
+                break
+        block_hw = lanes * warps * per_thread // block_c
+    else:
+        block_c, block_hw = 1, 512
+        warps = min(warps, block_hw // per_thread // lanes)
+    block_hw = min(block_hw, all_pixels)
+    tiles = triton.cdiv(num_classes, block_c)
     unroll = min(steps, key=lambda count: -tiles % count) if tiles > min(steps) else tiles
-    return block_c, block_hw, unroll, threads
+    return block_c, block_hw, unroll, max(warps, 1)
 
 
 def launch_of_loss(
@@ -349,7 +400,7 @@ def launch_of_loss(
         stride = _flat_stride(tensor)
         return (*tensor.stride()[:-2], 0, stride) if flat and stride is not None else tensor.stride()
 
-    block_c, block_hw, unroll, threads = _tile(logits, soft, index, kind)
+    block_c, block_hw, unroll, warps = _tile(logits, soft, index, kind, 64 if platform == "hip" else 32)
     if flat:
         height, width = 1, height * width
     unit = power_of_two_factor(width, 16)
@@ -375,7 +426,7 @@ def launch_of_loss(
             "ACCUMULATOR": accumulator_type(logits, soft),
             "OFFSET": _offset_type(block_c, tensors),
         },
-        {"num_warps": max(1, threads // (64 if platform == "hip" else 32))},
+        {"num_warps": warps},
     )
 
 
