@@ -40,12 +40,10 @@ def goals() -> Iterator[Goal]:
     yield Goal("image boxes", 0.75, "image boxes", "image boxes")
     for factor in (2, 4):
         yield Goal(f"image k={factor}", 0.9, f"image k={factor}", "image k=2")
-    odd = "soft C=150 k=1.5 odd width"
     for num_classes in (19, 150):
         for factor, share in (("1.5", 0.8), ("2.7", 0.75)):
             name = f"soft C={num_classes} k={factor}"
-            profile = "soft C=19 k=2.7" if name == "soft C=19 k=2.7" else odd
-            yield Goal(name, share, f"{name} odd width street", profile)
+            yield Goal(name, share, f"{name} odd width street", "soft C=19 k=2.7")
     for factor, share in (("5.3", 0.6), ("16", 0.5)):
         yield Goal(f"soft C=19 k={factor}", share, f"soft C=19 k={factor} street", "soft C=19 k=2.7")
     yield Goal("image adjoint boxes", 0.7, "image adjoint boxes s=1.5", "image adjoint boxes")
