@@ -157,9 +157,7 @@ def _epilogue_of_group(
                 epilogue, state, group * 4, logits, masses, pixels, num_classes, EPILOGUE, OFFSET
             )
     elif IN_GROUPS:
-        state = apply_epilogue_to_group(
-            epilogue, state, group * 4, logits, (), pixels, num_classes, EPILOGUE, OFFSET
-        )
+        state = apply_epilogue_to_group(epilogue, state, group * 4, logits, (), pixels, num_classes, EPILOGUE, OFFSET)
     else:
         zeros = tl.zeros(pixels[2].shape, tl.float32)
         for low in tl.static_range(4):

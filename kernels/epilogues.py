@@ -196,9 +196,7 @@ def apply_epilogue_to_group(
         for low in tl.static_range(4):
             class_index = first_class + low
             mass = masses[low] if len(masses) > 0 else None
-            _store_gradient(
-                epilogue, state, class_index, logits[low], mass, pixels, class_index < num_classes, OFFSET
-            )
+            _store_gradient(epilogue, state, class_index, logits[low], mass, pixels, class_index < num_classes, OFFSET)
     else:
         weighted = ()
         for low in tl.static_range(len(masses)):

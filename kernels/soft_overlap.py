@@ -81,9 +81,7 @@ def _sum_of_products(total, probabilities, changes):
 
 
 @triton.jit
-def _store_gradient(
-    out_view, probabilities, changes, mean, mass, first, num_classes, inside, BLOCK_C: tl.constexpr
-):
+def _store_gradient(out_view, probabilities, changes, mean, mass, first, num_classes, inside, BLOCK_C: tl.constexpr):
     for tile in tl.static_range(len(changes)):
         value = mass * probabilities[tile] * (changes[tile] - mean)
         value = tl.where(mass == 0, 0.0, value)
@@ -176,9 +174,7 @@ def overlap_kernel(
         if ONE_STEP:
             values = load_step(logits_view, 0, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
             steps = next_steps_with_mass(steps, target_view, 0, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
-            masses = load_masses(
-                target_view, (None, None), steps, 0, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
-            )
+            masses = load_masses(target_view, (None, None), steps, 0, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
             state = online_softmax_init(tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR))
             state = online_softmax_join(online_softmax_update(state, values, masses, False))
             lse_here, mass_here, _ = online_softmax_finalize(state)
@@ -199,9 +195,7 @@ def overlap_kernel(
             )
             for first in range(0, num_classes, STEP):
                 values = load_step(logits_view, first, num_classes, inside, None, BLOCK_C, UNROLL, ACCUMULATOR)
-                steps = next_steps_with_mass(
-                    steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR
-                )
+                steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
                 masses = load_masses(
                     target_view, (None, None), steps, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
                 )
@@ -273,9 +267,7 @@ def overlap_backward_kernel(
     else:
         for pass_ in tl.static_range(2):
             for first in range(0, num_classes, STEP):
-                steps = next_steps_with_mass(
-                    steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR
-                )
+                steps = next_steps_with_mass(steps, target_view, first, num_classes, inside, STEP, BLOCK_C, ACCUMULATOR)
                 probabilities, changes = _probabilities_and_slopes(
                     logits_view,
                     target_view,

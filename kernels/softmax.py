@@ -346,9 +346,7 @@ def _offset_type(block_c: int, tensors: Sequence[Tensor]) -> Any:
     return tl.int32
 
 
-def _tile(
-    logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: int
-) -> tuple[int, int, int, int]:
+def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: int) -> tuple[int, int, int, int]:
     """Classes and pixels of a tile, tiles of a step, and warps of a program."""
     _, num_classes, height, width = logits.shape
     per_thread = 16 // logits.element_size()
