@@ -50,6 +50,7 @@ def area_cross_entropy_kernel(
     ignored_class,
     FILTER: tl.constexpr,
     INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    ONE_PASS: tl.constexpr,  # over the logits, else one for the logsumexp before
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -65,7 +66,7 @@ def area_cross_entropy_kernel(
     plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
     logits_sample = logits + sample * logits_strides[0]
     zeros = (pixels[2] * 0).to(ACCUMULATOR)
-    if INTEGER_FACTOR > 0:
+    if ONE_PASS:
         EPILOGUE: tl.constexpr = "softmax"
         state = online_softmax_init(zeros)
     else:
@@ -93,7 +94,7 @@ def area_cross_entropy_kernel(
         ACCUMULATOR,
         OFFSET,
     )
-    if INTEGER_FACTOR > 0:
+    if ONE_PASS:
         lse_here, mass_here, loss_here = online_softmax_finalize(state)
     else:
         loss_here, mass_here, lse_here = state
@@ -218,13 +219,12 @@ def area_cross_entropy_configuration(
             "logits": logits,
             "logits_strides": logits.stride(),
             "weights": with_stride(weight),
+            # Triton 3.7 cannot translate the one pass for AMD.
+            "ONE_PASS": factor > 0 and platform != "hip",
         },
         [logits, mass],
     )
-    # At an integer factor 96 registers are enough, and make room for five programs in place of four.
-    fits = factor > 0 and platform == "cuda" and accumulator is tl.float32
-    limit = {"maxnreg": 96} if fits else register_limit(platform, accumulator)
-    planned = planned._replace(options={**planned.options, **limit})
+    planned = planned._replace(options={**planned.options, **register_limit(platform, accumulator)})
     return planned if reduction == "none" else sums_instead_of_losses(planned, lse)
 
 
