@@ -66,11 +66,10 @@ def area_cross_entropy_kernel(
     plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
     logits_sample = logits + sample * logits_strides[0]
     zeros = (pixels[2] * 0).to(ACCUMULATOR)
+    EPILOGUE: tl.constexpr = "softmax" if ONE_PASS else "loss"
     if ONE_PASS:
-        EPILOGUE: tl.constexpr = "softmax"
         state = online_softmax_init(zeros)
     else:
-        EPILOGUE: tl.constexpr = "loss"
         state = (zeros, zeros, _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET))
     state = count_tile(
         (logits_sample, logits_strides, weights),
