@@ -373,7 +373,7 @@ def _dense_loops(num_classes: int, kind: str, skips: bool = False) -> tuple[list
     # The classes of a street tile lie in three groups, of two blocks.
     found_blocks, found_groups = (2, 3) if kind == "street" else (blocks, groups)
     near_groups = min(4 * found_blocks, groups)
-    taken = {"EPILOGUE == 'top'": float(skips)}
+    taken = {"EPILOGUE == 'top' or EPILOGUE == 'loss'": float(skips)}
     if not skips:
         return [groups], taken | {"tl.max(members) != 0": found_groups / groups}
     taken |= {"tl.max(near) != 0": found_blocks / blocks, "tl.max(members) != 0": found_groups / near_groups}

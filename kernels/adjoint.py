@@ -5,8 +5,8 @@ pixels. No atomics, and always the same order of additions: the same bits on eve
 
 Where an image shrinks, two outputs at most cover a pixel along an axis, whatever the filter. Their weights are computed
 once: those of its columns by each thread, those of the strip's rows by one lane each, which hands them to the others
-when the walk down the strip comes to that row. A row of outputs is summed along x when the walk first meets it, and kept
-for all the source rows that it covers.
+when the walk down the strip comes to that row. A row of outputs is summed along x when the walk first meets it, and
+kept for all the source rows that it covers.
 """
 
 import triton

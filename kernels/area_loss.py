@@ -50,6 +50,7 @@ def area_cross_entropy_kernel(
     ignored_class,
     FILTER: tl.constexpr,
     INTEGER_FACTOR: tl.constexpr,  # 0: count in general
+    ONE_PASS: tl.constexpr,  # over the logits, else one for the logsumexp before
     IN_WIDTH_UNIT: tl.constexpr,
     OUT_WIDTH_UNIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -84,7 +85,7 @@ def area_cross_entropy_kernel(
     for step in range(0, tile[3]):
         pixels = pixels_of_step(tile, step, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
         zeros = tl.zeros(pixels[2].shape, ACCUMULATOR)
-        if INTEGER_FACTOR > 0:
+        if ONE_PASS:
             state = online_softmax_init(zeros)
         else:
             state = (zeros, zeros, _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET))
@@ -100,7 +101,7 @@ def area_cross_entropy_kernel(
             out_width,
             num_classes,
             ignored_class,
-            "softmax" if INTEGER_FACTOR > 0 else "loss",
+            "softmax" if ONE_PASS else "loss",
             FILTER,
             INTEGER_FACTOR,
             MANY_CLASSES,
@@ -110,7 +111,7 @@ def area_cross_entropy_kernel(
             BLOCK_SOURCE,
             OFFSET,
         )
-        if INTEGER_FACTOR > 0:
+        if ONE_PASS:
             lse_here, mass_here, loss_here = online_softmax_finalize(state)
         else:
             loss_here, mass_here, lse_here = state
@@ -259,14 +260,13 @@ def area_cross_entropy_configuration(
             "logits": logits,
             "logits_strides": logits.stride(),
             "weights": with_stride(weight),
+            # Triton 3.7 cannot translate the one pass for AMD.
+            "ONE_PASS": factor > 0 and platform != "hip",
         },
         [logits, mass],
     )
     if factor > 0:
-        # 96 registers are enough at an integer factor, and make room for five programs in place of four.
-        fits = platform == "cuda" and accumulator is tl.float32
-        limit = {"maxnreg": 96} if fits else register_limit(platform, accumulator)
-        planned = planned._replace(options={**planned.options, **limit})
+        planned = planned._replace(options={**planned.options, **register_limit(platform, accumulator)})
     return planned if reduction == "none" else sums_instead_of_losses(planned, lse)
 
 

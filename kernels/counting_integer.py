@@ -194,8 +194,8 @@ def soft_tile_integer_factor(
         0x01 if FACTOR == 1 else 0x01010101 if FACTOR == 2 else 0x0F0F0F0F if FACTOR == 4 else 0xFFFFFFFF
     )
     num_groups = tl.cdiv(num_classes, 4)
-    if EPILOGUE == "top":
-        # It needs to know of no absent class: 16 are skipped at once.
+    if EPILOGUE == "top" or EPILOGUE == "loss":
+        # These need to know of no absent class: 16 are skipped at once.
         for block in range(0, tl.cdiv(num_classes, 16)):
             near = _labels_of_block(planes, block, WINDOW)
             if tl.max(near) != 0:

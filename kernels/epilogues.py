@@ -18,8 +18,8 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
     "gradient"   the same, the gradient, its strides                             gradient of the pixel's loss (0 without
                                                                                  mass), that times mass, logsumexp
 
-Integer factors count four classes at a time, and two epilogues receive these at once, so that their logits are on the way
-together: "softmax", which reads each logit once where "loss" knows the logsumexp before, and "gradient".
+Integer factors count four classes at a time, and two epilogues receive these at once, so that their logits are on the
+way together: "softmax", which reads each logit once where "loss" knows the logsumexp before, and "gradient".
 """
 
 import triton

@@ -307,7 +307,7 @@ def overlap_configuration(
     """What `overlap_loss` launches first; scratch tensor ``partial`` holds the sums of each program."""
     planned = launch_of_loss(overlap_kernel, "overlap", logits, soft, index, {}, {"mass": mass, "lse": lse}, platform)
     planned = _with_one_step(planned, platform)
-    batch, num_classes, height, width = logits.shape
+    batch, num_classes = logits.shape[:2]
     arguments, tiles, warps = planned.arguments, planned.grid[0] // batch, planned.options["num_warps"]
     is_walk = arguments["ONE_STEP"] and logits.stride(3) == 1
     # The more tiles a program has the fewer sums are left to add, and the fewer programs there are.
@@ -321,7 +321,7 @@ def overlap_configuration(
     options = planned.options
     if platform == "cuda" and is_walk and index is None and arguments["ACCUMULATOR"] is tl.float32:
         # Left to itself, the compiler takes 122: it loads the next tile early, for two thirds of the warps.
-        options = {**options, "maxnreg": 80 if arguments["UNROLL"] < 6 else 96}
+        options = {**options, "maxnreg": 80 if arguments["UNROLL"] < 6 and logits.element_size() < 4 else 96}
     return planned._replace(grid=(batch * programs,), arguments=arguments, options=options, scratch=("partial",))
 
 

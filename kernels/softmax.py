@@ -363,8 +363,8 @@ def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: 
         block_hw = 128 * 4 // block_c
     elif kind.startswith("overlap"):
         # The fewest warps whose registers hold all classes of the pixels; what is summed over pixels stays within one.
-        # Eight lanes read a row of 128 bytes, or else four one of 64. The forward pass waits more than it computes: half
-        # the pixels leave registers for twice the warps.
+        # Eight lanes read a row of 128 bytes, or else four one of 64. The forward pass waits more than it computes:
+        # half the pixels leave registers for twice the warps.
         per_thread = per_thread if kind == "overlap backward" else max(per_thread // 2, 1)
         for row_lanes, warps in ((8, 1), (8, 2), (8, 4), (8, 8), (4, 8)):
             block_c = min(all_classes, lanes // row_lanes * warps)
