@@ -193,7 +193,15 @@ def area_cross_entropy_backward_kernel(
         mass_here = tl.load(mass + plane, mask=inside, other=0.0)
         grad_loss = tl.where(mass_here > 0, divided_by(upcast(grad_here, ACCUMULATOR), total), 0.0)
         count_step(
-            (logits_sample, logits_strides, weights, out + sample * out_strides[0], out_strides),
+            (
+                logits_sample,
+                logits_strides,
+                weights,
+                out + sample * out_strides[0],
+                out_strides[1],
+                out_strides[2],
+                out_strides[3],
+            ),
             (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
             tile,
             step,

@@ -15,7 +15,7 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
     "top"        none                                                            mass that did not fit, k largest keys
     "loss"       logits, their strides, class weights                            loss, mass, logsumexp
     "softmax"    the same                                                        that of `softmax.online_softmax_init`
-    "gradient"   the same, the gradient, its strides                             gradient of the pixel's loss (0 without
+    "gradient"   the same, the gradient, its strides but that of the samples     gradient of the pixel's loss (0 without
                                                                                  mass), that times mass, logsumexp
 
 Integer factors count four classes at a time, and two epilogues receive these at once, so that their logits are on the
@@ -145,7 +145,8 @@ def _class_weight(epilogue, class_index, exists):
 
 @triton.jit
 def _store_gradient(epilogue, state, class_index, logit, mass, pixels, exists, OFFSET: tl.constexpr):
-    grad_logits, strides = epilogue[3], epilogue[4]
+    # Written out: of two tuples of strides in one tuple Triton 3.6 loses the constants.
+    grad_logits, strides = epilogue[3], (0, epilogue[4], epilogue[5], epilogue[6])
     grad_loss, grad_times_mass, lse = state
     inside = pixels[3] & exists
     value = grad_times_mass * exponential(logit - lse)  # the share of the mass that the logits give to the class
@@ -217,10 +218,11 @@ def epilogue_zero(epilogue, state, class_index, zeros, pixels, exists, EPILOGUE:
 @triton.jit
 def logits_of_group(epilogue, pixels, first_class, num_classes, ACCUMULATOR: tl.constexpr, OFFSET: tl.constexpr):
     """Of four classes; -infinity where there are fewer."""
+    strides = epilogue[1]
     logits = ()
     for low in tl.static_range(4):
         class_index = tl.cast(first_class + low, tl.int64)
-        pointers = epilogue[0] + class_index * epilogue[1][1] + plane_offsets(pixels, epilogue[1], OFFSET)
+        pointers = epilogue[0] + class_index * strides[1] + plane_offsets(pixels, strides, OFFSET)
         logit = tl.load(pointers, mask=pixels[3] & (class_index < num_classes), other=float("-inf"))
         logits = logits + (upcast(logit, ACCUMULATOR),)  # noqa: RUF005
     return logits

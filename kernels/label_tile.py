@@ -81,10 +81,11 @@ def pixels_of_step(
     if INTEGER_FACTOR > 0:
         rows = row + tl.arange(0, BLOCK_H)[:, None]
         columns = column + tl.arange(0, BLOCK_W)[None, :]
-        return rows, columns, rows.to(OFFSET) * out_width + columns, (rows < out_height) & (columns < out_width)
     else:
+        rows = row + step
         columns = tl.max_contiguous(column + tl.arange(0, BLOCK_W), 1)  # as in `forward`
-        return row + step, columns, tl.cast(row + step, OFFSET) * out_width + columns, columns < out_width
+    inside = (rows < out_height) & (columns < out_width)
+    return rows, columns, tl.cast(rows, OFFSET) * out_width + columns, inside
 
 
 @triton.jit
