@@ -19,6 +19,7 @@ import tritonsoft as ts
 from tritonsoft.cli.scenes import street_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))  # they import what they share as programs do
 
 
 def load(name: str) -> ModuleType:
