@@ -231,7 +231,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, nargs="+", default=[1e-4])
     parser.add_argument("--iterations", type=int, default=500, help="of L-BFGS at most")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="of the gradient's largest entry")
-    parser.add_argument("--features", default="pretrained:CentredFeatures", help="MODULE:NAME, called for an extractor")
+    parser.add_argument("--features", default="pretrained:Features", help="MODULE:NAME, called for an extractor")
     parser.add_argument("--cache", type=Path, help="file that keeps the features for the next call")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the results; those there are kept")
     arguments = parser.parse_args(argv)

@@ -8,7 +8,6 @@ import contextlib
 import io
 from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (2, 4, 8, 16, 32)
@@ -42,12 +41,11 @@ class Lite0(nn.Module):
         return maps
 
 
-class CentredFeatures(nn.Module):
-    """Maps at strides 8, 16 and 32 whose cells look at the pixels that they cover.
+class Features(nn.Module):
+    """The frozen maps of strides 8, 16 and 32.
 
-    The network pads as TensorFlow does, to the right and below alone: at stride s a feature's receptive field lies
-    about its cell's right lower corner, (s - 1) / 2 pixels off. Labels would be compared with features of another place
-    then, so the picture is moved by s / 2 for each stride. H and W must be multiples of 32.
+    The network pads as TensorFlow does, to the right and below alone, but has learnt to look to the left and above: by
+    the squares of its gradients, a feature looks at its own cell's centre within a quarter of the cell.
     """
 
     def __init__(self) -> None:
@@ -55,9 +53,4 @@ class CentredFeatures(nn.Module):
         self.network = Lite0().eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        height, width = image.shape[2:]
-        maps = []
-        for index, stride in list(enumerate(STRIDES))[2:]:
-            moved = F.pad(image, (stride // 2, 0, stride // 2, 0), mode="replicate")[..., :height, :width]
-            maps.append(self.network(moved)[index])
-        return maps
+        return self.network(image)[2:]

@@ -146,7 +146,11 @@ def tables(rows: list[Row]) -> str:
                 groups[row["labels"], row["recipe"]].append(row)
         if not groups:
             continue
-        metrics = {name: kind for name, kind in METRICS.items() if all(row[name] for g in groups.values() for row in g)}
+        metrics = {
+            name: kind
+            for name, kind in METRICS.items()
+            if all(row.get(name, "") != "" for group in groups.values() for row in group)
+        }
         parts += [f"### Factor {factor_of_setting}, {PORTIONS[every]}, {epochs} epochs", ""]
         parts += ["| labels | seeds | " + " | ".join(heading for heading, *_ in metrics.values()) + " |"]
         parts += ["|---" * (len(metrics) + 2) + "|"]
