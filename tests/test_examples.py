@@ -458,7 +458,7 @@ def probe_runs(results: ModuleType, folder: Path) -> None:
     """Made-up fits: "nearest" is worse than "soft" by 0.1 nats in every draw of the bootstrap."""
     for pictures, labels, weight_decay in itertools.product((46, 367), ("soft", "nearest"), (0.01, 0.1)):
         value = (0.5 if labels == "soft" else 0.6) + weight_decay
-        names = [name for name in results.PROBE_METRICS if name not in ("miou", "thin")]
+        names = [name for name in results.METRICS if name not in ("miou", "thin")]
         draws = [
             {**dict.fromkeys(names, value + shift), "miou_likeliest": value, "iou_likeliest": [value] * 11}
             for shift in (-0.05, 0.05)
@@ -473,11 +473,11 @@ def test_tables_of_the_probe_show_every_label_at_its_best_beside_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="the learning curve is drawn with matplotlib, which is not installed")
-    results = load("results")
+    results = load("probe_results")
     probe_runs(results, tmp_path)
-    (tmp_path / "RESULTS.md").write_text(f"before {results.PROBE_MARKER} {results.MARKERS[1]} after")
+    (tmp_path / "RESULTS.md").write_text(f"before {results.MARKERS[0]} {results.MARKERS[1]} after")
     monkeypatch.setattr(results, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["results.py", "probe", "--runs", str(tmp_path), "--tables-only"])
+    monkeypatch.setattr(sys, "argv", ["probe_results.py", "--runs", str(tmp_path), "--tables-only"])
     results.main()
     page = (tmp_path / "RESULTS.md").read_text()
     assert page.startswith("before ")
@@ -497,7 +497,8 @@ def test_tables_of_the_probe_show_every_label_at_its_best_beside_the_others(
 
 
 def test_committed_tables_of_the_probe_are_those_of_its_committed_results() -> None:
-    results = load("results")
+    results = load("probe_results")
     rows = results.read_csv(EXAMPLES / "linear_probe.csv")
-    written = (EXAMPLES / "RESULTS.md").read_text().split(results.PROBE_MARKER)[1].split(results.MARKERS[1])[0]
-    assert written == "\n" + results.probe_tables(rows)
+    assert rows
+    written = (EXAMPLES / "RESULTS.md").read_text().split(results.MARKERS[0])[1].split(results.MARKERS[1])[0]
+    assert written == "\n" + results.tables(rows)
