@@ -135,6 +135,7 @@ class Evaluation:
             "soft_iou": metrics.SoftIoU(num_classes),
             "nll": MeanMetric(),
             "calibration_error": metrics.SoftCalibrationError(),
+            "confusion": metrics.ConfusionMatrix(num_classes, ignore_index),
             "iou_likeliest": metrics.MeanIoU(num_classes, ignore_index, average="none"),
         }
         if bias is not None:
@@ -160,20 +161,23 @@ class Evaluation:
         planes = torch.stack([confidence, torch.zeros_like(confidence)], 1)
         self.metrics["calibration_error"].update(planes, torch.stack([right, wrong], 1).to(planes.dtype))
         for name, metric in self.metrics.items():
-            if name.startswith("iou_"):
+            if name.startswith(("confusion", "iou_")):
                 metric.update(logits, labels)
 
     def compute(self) -> dict[str, float | list[float]]:
         """Numbers by name; of each IoU ``iou_`` that of every class, NaN where no label holds it, and their mean."""
+        values = {name: metric.compute() for name, metric in self.metrics.items()}
+        confusion = values.pop("confusion").double()
+        labelled, predicted = confusion.sum(1), confusion.sum(0)
         result: dict[str, float | list[float]] = {}
-        for name, metric in self.metrics.items():
-            value = metric.compute()
+        for name, value in values.items():
             if name.startswith("iou_"):
-                value = value.where(metric.counts.sum(1) > 0, torch.nan)
-                result[name] = value.tolist()
-                result[f"m{name}"] = float(value.nanmean())
+                of_labelled = value.where(labelled > 0, torch.nan)
+                result[name] = of_labelled.tolist()
+                result[f"m{name}"] = float(of_labelled.nanmean())
             else:
                 result[name] = float(value)
+        result["area_error_decoded"] = float(((predicted - labelled).abs() / labelled)[labelled > 0].mean())
         return result
 
 

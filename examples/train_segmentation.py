@@ -219,7 +219,7 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
     adjustment = torch.where(weight > 0, weight, 1).log()
     evaluation = Evaluation(num_classes, ignore_index, adjustment, device)
     adjustment = adjustment.to(device)[:, None, None]
-    area_error, area_error_decoded = (metrics.AreaError(num_classes).to(device) for _ in range(2))
+    area_error = metrics.AreaError(num_classes).to(device)
     for image, labels in DataLoader(own, 1, num_workers=arguments.workers):
         image, labels = image.to(device), labels.to(device)
         size = round(labels.shape[1] / arguments.factor), round(labels.shape[2] / arguments.factor)
@@ -230,11 +230,12 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
             logits = logits - adjustment
         evaluation.update(logits, labels)
         truth = ts.to_soft(labels, num_classes, ignore_index=ignore_index)
-        area_error.update(F.interpolate(logits, labels.shape[1:], mode="bilinear").softmax(1), truth)
-        decoded = ts.decode(logits, labels.shape[1:], dtype=torch.int16)
-        area_error_decoded.update(ts.to_soft(decoded, num_classes, ignore_index=-1), truth)
-    areas = {"area_error": float(area_error.compute()), "area_error_decoded": float(area_error_decoded.compute())}
-    return evaluation.compute() | areas
+        known = truth.sum(1, keepdim=True)
+        probabilities = known * F.interpolate(logits, labels.shape[1:], mode="bilinear").softmax(1)
+        # Areas are the same where one pixel stands for all of them.
+        predicted, area, share = (x.mean((2, 3), keepdim=True) for x in (probabilities, truth, known))
+        area_error.update(predicted / share.clamp(min=1e-9), area)
+    return {**evaluation.compute(), "area_error": float(area_error.compute())}
 
 
 # --- the program -----------------------------------------------------------------------------------------------------
