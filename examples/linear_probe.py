@@ -11,9 +11,10 @@ scales. ``--labels`` says what they are fitted to, and everything else is the sa
 * ``soft``, ``nearest``, ``torch-nearest``, ``majority``: a label at the stride (`segmentation.low_resolution_label`);
 * ``full``: the label map at its full size, by `tritonsoft.upsampled_cross_entropy`.
 
-The problem is convex (cross-entropy, and ``weight_decay / 2`` times the sum of the squared weights), so there are no
-seeds: L-BFGS goes on until no entry of the gradient exceeds ``--tolerance``. What spreads is the choice of validation
-pictures, which a bootstrap draws again. Pictures are padded below and to the right to multiples of 32, without labels.
+Features are scaled to mean 0 and variance 1 over the training pictures. The problem is convex (mean cross-entropy, and
+``weight_decay / 2`` times the sum of the squared weights), so there are no seeds: L-BFGS goes on until no entry of the
+gradient exceeds ``--tolerance``. What spreads is the choice of validation pictures, which a bootstrap draws again.
+Pictures are padded below and to the right to multiples of 32, without labels.
 """
 
 import argparse
@@ -53,7 +54,7 @@ class Split(NamedTuple):
     def every(self, step: int) -> "Split":
         return Split([scale[::step] for scale in self.features], self.labels[::step])
 
-    def chunks(self) -> "Iterator[Split]":
+    def chunks(self) -> Iterator["Split"]:
         for start in range(0, len(self.labels), CHUNK):
             part = slice(start, start + CHUNK)
             yield Split([scale[part] for scale in self.features], self.labels[part])
@@ -239,6 +240,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for stride in arguments.stride:
         if stride < 1 or MULTIPLE % stride:
             parser.error(f"--stride must divide {MULTIPLE}, got {stride}")
+    if min(arguments.every) < 1:
+        parser.error(f"--every must be at least 1, got {min(arguments.every)}")
+    if ":" not in arguments.features:
+        parser.error(f"--features must be MODULE:NAME, got {arguments.features}")
     return arguments
 
 
@@ -276,6 +281,8 @@ def main(argv: list[str] | None = None) -> None:
                 if not isinstance(value, list)
             ]
             print(", ".join(shown), flush=True)
+            if gradient > arguments.tolerance:
+                print(f"not converged: more than --iterations {arguments.iterations} or --tolerance too small")
             file.write_text(json.dumps({**result, "draws": draws}) + "\n")
 
 

@@ -386,10 +386,17 @@ def test_numbers_of_the_probe_are_those_of_all_pictures_together(
         assert math.isnan(mine) or mine == pytest.approx(theirs, abs=1e-6)
 
 
-def test_the_probe_says_what_it_cannot_use(probe: ModuleType, dataset: Path, tmp_path: Path) -> None:
-    for more in (("--stride", "12"), ("--labels", "blurred")):
+def test_the_probe_says_what_it_cannot_use(
+    probe: ModuleType, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, message in (
+        (("--stride", "12"), "--stride must divide 32, got 12"),
+        (("--every", "0"), "--every must be at least 1, got 0"),
+        (("--features", "mine"), "--features must be MODULE:NAME, got mine"),
+    ):
         with pytest.raises(SystemExit):
             probe.parse(probe_options(dataset, tmp_path, *more))
+        assert message in capsys.readouterr().err
 
 
 README = (EXAMPLES.parent / "README.md").read_text("utf-8")
