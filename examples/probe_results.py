@@ -20,8 +20,17 @@ from segmentation import LABELS, THIN
 
 HERE = Path(__file__).parent
 MARKERS = ("<!-- written by probe_results.py -->", "<!-- end -->")
-STRIDES, PARTS, WEIGHT_DECAYS = (8, 16, 32), (8, 4, 2, 1), (1e-3, 3e-3, 1e-2)
 ALL_LABELS = (*LABELS, "full")
+THREE = LABELS[:3]
+FITS = (  # strides, every n-th picture, weight decays, labels
+    ((8, 16, 32), 8, (3e-3, 1e-2), LABELS),
+    ((16,), 8, (3e-3, 1e-2), ("full",)),
+    ((16,), 8, (1e-3,), LABELS),
+    ((16,), 8, (1e-4,), THREE),
+    ((16,), 4, (3e-3,), THREE),
+    ((16,), 2, (1e-3,), THREE),
+    ((16,), 1, (1e-3,), THREE),
+)
 METRICS = {
     "miou": ("mIoU, %", 100, 1),
     "thin": ("thin, %", 100, 1),
@@ -32,7 +41,7 @@ METRICS = {
     "soft_calibration_error": ("soft ECE, %", 100, 1),
 }
 DIFFERENCES = ("miou", "nll", "soft_nll")
-SWEPT = (16, 46)  # stride and pictures whose weight decays the figure shows
+STRIDE, PICTURES = 16, 46  # where the figure's three cuts meet
 LOOKS = {
     labels: {"color": colour, "linestyle": line, "marker": "o", "markersize": 3, "capsize": 2, "linewidth": 1.3}
     for labels, colour, line in (
@@ -48,8 +57,9 @@ LOOKS = {
 def fit_all(data: Path, folder: Path) -> None:
     common = ["--data", str(data), "--runs", str(folder), "--cache", str(folder / "features.pt")]
     common += ["--num-classes", str(len(CLASSES)), "--ignore-index", str(len(CLASSES))]
-    lists = {"--stride": STRIDES, "--every": PARTS, "--weight-decay": WEIGHT_DECAYS, "--labels": ALL_LABELS}
-    linear_probe.main(common + [word for name, values in lists.items() for word in (name, *map(str, values))])
+    for strides, every, weight_decays, labels in FITS:
+        lists = {"--stride": strides, "--every": (every,), "--weight-decay": weight_decays, "--labels": labels}
+        linear_probe.main(common + [word for name, values in lists.items() for word in (name, *map(str, values))])
 
 
 def numbers_of(result: Row) -> Row:
@@ -98,7 +108,7 @@ def with_error(row: Row, name: str, factor: float, digits: int, sign: str = "") 
 
 
 def tables(rows: list[Row]) -> str:
-    """For each stride and number of pictures, every label at its best weight decay; then all weight decays of one."""
+    """For each stride and number of pictures, every label at its best weight decay; then, for one, all of them."""
     parts = []
     for (stride, pictures), group in by_setting(rows).items():
         parts += [f"### Stride {stride}, {pictures} pictures, each label at its best weight decay", ""]
@@ -114,7 +124,20 @@ def tables(rows: list[Row]) -> str:
                 cells.append("" if is_soft else with_error(row, f"{name}_less_soft", factor, digits, "+"))
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
-    return "\n".join(parts)
+    swept = [row for row in rows if (int(row["stride"]), int(row["pictures"])) == (STRIDE, PICTURES)]
+    decays = sorted({float(row["weight_decay"]) for row in swept})
+    parts += [f"### Stride {STRIDE}, {PICTURES} pictures, by weight decay: mIoU, % / NLL / soft NLL, nats", ""]
+    parts += [f"| labels | {' | '.join(f'{decay:g}' for decay in decays)} |", "|---" * (len(decays) + 1) + "|"]
+    for labels in ALL_LABELS:
+        cells = {
+            float(row["weight_decay"]): f"{100 * float(row['miou']):.1f} / {float(row['nll']):.3f} / "
+            f"{float(row['soft_nll']):.3f}"
+            for row in swept
+            if row["labels"] == labels
+        }
+        if cells:
+            parts.append(f"| {labels} | {' | '.join(cells.get(decay, '') for decay in decays)} |")
+    return "\n".join([*parts, ""])
 
 
 def by_setting(rows: Iterable[Row]) -> dict[tuple[int, int], list[Row]]:
@@ -126,47 +149,40 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[int, int], list[Row]]:
 
 
 def draw_learning_curve(rows: list[Row], path: Path) -> None:
-    """Likelihood and mIoU at full size over the number of pictures, for each stride, and over the weight decay."""
+    """Likelihood and mIoU at full size over the stride, the number of pictures and the weight decay."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    settings = by_setting(rows)
-    strides = sorted({stride for stride, _ in settings})
-    columns = [
-        (
-            f"one label per {stride} x {stride} pixels",
-            "pictures",
-            [row for key, group in sorted(settings.items()) for row in group if key[0] == stride],
-        )
-        for stride in strides
-    ]
-    stride, pictures = sorted(settings)[0] if SWEPT not in settings else SWEPT
-    swept = [row for row in rows if (int(row["stride"]), int(row["pictures"])) == (stride, pictures)]
-    columns.append((f"{stride} x {stride} pixels, {pictures} pictures", "weight_decay", swept))
-    size = (3.2 * len(columns), 5.4)
-    figure, panels = plt.subplots(2, len(columns), figsize=size, sharex="col", sharey="row", layout="constrained")
-    for column, (title, axis, shown) in zip(panels.T, columns, strict=True):
+    best_rows = [row for group in by_setting(rows).values() for row in group]
+    columns = {
+        "stride": (f"{PICTURES} training pictures", "pixels per label, each way", best_rows),
+        "pictures": (f"{STRIDE} x {STRIDE} pixels per label", "training pictures", best_rows),
+        "weight_decay": (f"{STRIDE} x {STRIDE} pixels, {PICTURES} pictures", "weight decay", rows),
+    }
+    figure, panels = plt.subplots(2, 3, figsize=(9.6, 5.2), sharex="col", sharey="row", layout="constrained")
+    for column, (axis, (title, heading, shown)) in zip(panels.T, columns.items(), strict=True):
+        fixed = {"stride": STRIDE, "pictures": PICTURES} | {axis: None}
+        shown = [row for row in shown if all(int(row[name]) == fixed[name] for name in fixed if fixed[name])]
         for panel, name in zip(column, ("nll", "miou"), strict=True):
             for labels, looks in LOOKS.items():
-                points = [row for row in shown if row["labels"] == labels]
-                values, errors = (
-                    [METRICS[name][1] * float(row[key]) for row in points] for key in (name, f"{name}_error")
-                )
-                panel.errorbar([float(row[axis]) for row in points], values, errors, label=labels, **looks)
-            panel.set_xscale("log", base=2 if axis == "pictures" else 10)
+                points = sorted((float(row[axis]), row) for row in shown if row["labels"] == labels)
+                factor = METRICS[name][1]
+                values, errors = ([factor * float(row[key]) for _, row in points] for key in (name, f"{name}_error"))
+                panel.errorbar([x for x, _ in points], values, errors, label=labels, **looks)
+            panel.set_xscale("log")
             panel.grid(alpha=0.3)
         column[0].set_title(title, fontsize=10)
-        column[1].set_xlabel("training pictures" if axis == "pictures" else "weight decay")
-        if axis == "pictures":
-            ticks = sorted({int(row["pictures"]) for row in shown})
+        column[1].set_xlabel(heading)
+        if axis != "weight_decay":
+            ticks = sorted({int(row[axis]) for row in shown})
             column[1].set_xticks(ticks, map(str, ticks))
             column[1].minorticks_off()
     panels[0, 0].set_ylabel("negative log-likelihood, nats")
     panels[1, 0].set_ylabel("mIoU, %")
-    panels[0, -1].legend(fontsize=8)
-    figure.savefig(path, dpi=80)
+    panels[0, 2].legend(fontsize=8)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 

@@ -46,11 +46,14 @@ RECIPES = {
     "pretrained": "--encoder pretrained",
     "pretrained, fixed grid": "--encoder pretrained --grid fixed",
 }
-TRIED = {
-    "f16-tenth": ("plain", "fixed grid"),
-    "f8-tenth": ("plain", "weights+dice", "fixed grid"),
-    "f8-full": ("plain", "weights+dice"),
-    **dict.fromkeys(UNRECORDED, ("pretrained", "pretrained, fixed grid")),
+THREE = LABELS[:3]
+TRIED = {  # the labels of each recipe
+    "f16-tenth": {"plain": THREE, "fixed grid": THREE},
+    "f8-tenth": {"plain": LABELS, "weights+dice": LABELS, "fixed grid": THREE},
+    "f8-full": {"plain": LABELS, "weights+dice": LABELS},
+    "f4-tenth": {"plain": LABELS},
+    "f4-full": {"plain": LABELS},
+    **dict.fromkeys(UNRECORDED, dict.fromkeys(("pretrained", "pretrained, fixed grid"), (*THREE, "full"))),
 }
 METRICS = {  # name in the file: heading, factor, digits
     "miou_likeliest": ("mIoU, %", 100, 1),
@@ -91,11 +94,9 @@ def runs(seeds: Iterable[int], settings: Iterable[str] = tuple(SETTINGS)) -> Ite
     """Seed by seed."""
     for seed in seeds:
         for setting in settings:
-            for recipe in TRIED.get(setting, ("plain",)):
-                for labels in LABELS:
+            for recipe, tried in TRIED[setting].items():
+                for labels in tried:
                     yield Run(setting, labels, recipe, seed)
-                if "grid" in recipe or "pretrained" in recipe:
-                    yield Run(setting, "full", recipe, seed)
 
 
 def train(data: Path, folder: Path, run: Run, threads: int, device: str = "cpu") -> None:
