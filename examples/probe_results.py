@@ -111,7 +111,9 @@ def tables(rows: list[Row]) -> str:
     """For each stride and number of pictures, every label at its best weight decay; then, for one, all of them."""
     parts = []
     for (stride, pictures), group in by_setting(rows).items():
-        parts += [f"### Stride {stride}, {pictures} pictures, each label at its best weight decay", ""]
+        tried = decays_of(rows, stride, pictures)
+        choice = "each label at the best weight decay of" if len(tried) > 1 else "weight decay"
+        parts += [f"### Stride {stride}, {pictures} pictures, {choice} {', '.join(map(str, tried))}", ""]
         headings = [f"{METRICS[name][0].partition(',')[0]}, less soft" for name in DIFFERENCES]
         headings = ["labels", "weight decay", *(heading for heading, *_ in METRICS.values()), *headings]
         parts += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
@@ -125,7 +127,7 @@ def tables(rows: list[Row]) -> str:
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
     swept = [row for row in rows if (int(row["stride"]), int(row["pictures"])) == (STRIDE, PICTURES)]
-    decays = sorted({float(row["weight_decay"]) for row in swept})
+    decays = decays_of(rows, STRIDE, PICTURES)
     parts += [f"### Stride {STRIDE}, {PICTURES} pictures, by weight decay: mIoU, % / NLL / soft NLL, nats", ""]
     parts += [f"| labels | {' | '.join(f'{decay:g}' for decay in decays)} |", "|---" * (len(decays) + 1) + "|"]
     for labels in ALL_LABELS:
@@ -138,6 +140,11 @@ def tables(rows: list[Row]) -> str:
         if cells:
             parts.append(f"| {labels} | {' | '.join(cells.get(decay, '') for decay in decays)} |")
     return "\n".join([*parts, ""])
+
+
+def decays_of(rows: Iterable[Row], stride: int, pictures: int) -> list[float]:
+    chosen = (row for row in rows if (int(row["stride"]), int(row["pictures"])) == (stride, pictures))
+    return sorted({float(row["weight_decay"]) for row in chosen})
 
 
 def by_setting(rows: Iterable[Row]) -> dict[tuple[int, int], list[Row]]:
