@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
-.PHONY: demo test bench cost figures lint types test-backends test-kernels gpu format clean
+.PHONY: demo test bench cost figures evidence lint types test-backends test-kernels gpu format clean
 
 demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
@@ -25,6 +25,11 @@ cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU: bench/resu
 
 figures: $(INSTALLED)  ## the README's figures and tables of speed, from bench/results
 	$(BIN)/python -m bench.plot
+
+evidence: $(INSTALLED)  ## every number of examples/RESULTS.md again, in hours of a CPU: make evidence DATA=folder-of-CamVid
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples]"
+	$(BIN)/python examples/probe_results.py --data "$(DATA)" --runs out/probe
+	$(BIN)/python examples/results.py --data "$(DATA)" --runs out/training
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

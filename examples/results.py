@@ -1,8 +1,9 @@
-"""Every run of RESULTS.md: trains what is missing, and writes results.csv and the tables.
+"""Every training of RESULTS.md: trains what is missing, and writes results.csv and the tables.
 
-    python examples/results.py --data DIR --runs runs [--jobs 2] [--seeds 0 1 2] [--tables-only]
+    python examples/results.py --data DIR --runs runs [--jobs 2] [--seeds 0 1 2] [--settings f8-tenth ...]
 
-DIR is CamVid as ``train_segmentation.py`` takes it: 11 classes, unlabelled pixels 11.
+DIR is CamVid as ``train_segmentation.py`` takes it: 11 classes, unlabelled pixels 11. ``--tables-only`` trains nothing.
+Rows of the CSV stay where the folder of runs has nothing newer, so a part can be measured again alone.
 """
 
 import argparse
@@ -16,22 +17,44 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from segmentation import CAMVID as CLASSES
+from segmentation import LABELS, THIN
 
 HERE = Path(__file__).parent
-LABELS = ("soft", "nearest", "torch-nearest", "majority")
-CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-THIN = [CLASSES.index(name) for name in ("pole", "sign", "pedestrian", "bicyclist")]
-COMMON = ["--num-classes", "11", "--ignore-index", "11", "--cache", "--device", "cpu", "--batch", "4", "--bf16"]
+MARKERS = ("<!-- written by results.py -->", "<!-- end -->")
+
+Row = dict[str, Any]
+
+COMMON = ["--num-classes", "11", "--ignore-index", "11", "--cache", "--batch", "4", "--bf16"]
 SETTINGS = {  # factor, every n-th picture, epochs
+    "f16-tenth": (16, 10, 120),
     "f8-tenth": (8, 10, 120),
     "f8-full": (8, 1, 20),
     "f4-tenth": (4, 10, 60),
     "f4-full": (4, 1, 6),
+    "f8-tenth-pretrained": (8, 10, 300),
+    "f8-full-pretrained": (8, 1, 60),
 }
+UNRECORDED = ("f8-tenth-pretrained", "f8-full-pretrained")  # they want a GPU
 PORTIONS = {1: "the whole training set", 10: "a tenth of the training set"}
-RECIPES = {"plain": "", "weights+dice": "--class-weights --loss cross-entropy+dice"}
-TRIED = {"f8-tenth": ("plain", "weights+dice"), "f8-full": ("plain", "weights+dice")}
+RECIPES = {
+    "plain": "",
+    "weights+dice": "--class-weights --loss cross-entropy+dice",
+    "fixed grid": "--grid fixed",
+    "pretrained": "--encoder pretrained",
+    "pretrained, fixed grid": "--encoder pretrained --grid fixed",
+}
+THREE = LABELS[:3]
+TRIED = {  # the labels of each recipe
+    "f16-tenth": {"plain": THREE, "fixed grid": THREE},
+    "f8-tenth": {"plain": LABELS, "weights+dice": LABELS, "fixed grid": THREE},
+    "f8-full": {"plain": LABELS, "weights+dice": LABELS},
+    "f4-tenth": {"plain": LABELS},
+    "f4-full": {"plain": LABELS},
+    **dict.fromkeys(UNRECORDED, dict.fromkeys(("pretrained", "pretrained, fixed grid"), (*THREE, "full"))),
+}
 METRICS = {  # name in the file: heading, factor, digits
     "miou_likeliest": ("mIoU, %", 100, 1),
     "thin_likeliest": ("thin, %", 100, 1),
@@ -42,9 +65,9 @@ METRICS = {  # name in the file: heading, factor, digits
     "area_error": ("area error, %", 100, 0),
     "area_error_decoded": ("area error decoded, %", 100, 0),
     "soft_iou": ("soft IoU, %", 100, 1),
+    "soft_nll": ("soft NLL, nats", 1, 3),
     "seconds_training": ("training, s, fastest", 1, 0),
 }
-MARKERS = ("<!-- written by results.py -->", "<!-- end -->")
 
 
 class Run(NamedTuple):
@@ -56,32 +79,49 @@ class Run(NamedTuple):
     seed: int
 
     def file(self, folder: Path) -> Path:
-        return folder / f"{self.setting}-{self.labels}-{self.recipe}-{self.seed}.json"
+        recipe = self.recipe.replace(", ", "-").replace(" ", "-")
+        return folder / f"{self.setting}-{self.labels}-{recipe}-{self.seed}.json"
 
     @property
     def arguments(self) -> list[str]:
         factor, every, epochs = SETTINGS[self.setting]
         setting = f"--factor {factor} --every {every} --epochs {epochs}"
-        return f"--labels {self.labels} --seed {self.seed} {setting} {RECIPES[self.recipe]}".split()
+        labels = "--loss upsampled" if self.labels == "full" else f"--labels {self.labels}"
+        return f"{labels} --seed {self.seed} {setting} {RECIPES[self.recipe]}".split()
 
 
-def runs(seeds: Iterable[int]) -> Iterator[Run]:
+def runs(seeds: Iterable[int], settings: Iterable[str] = tuple(SETTINGS)) -> Iterator[Run]:
     """Seed by seed."""
     for seed in seeds:
-        for setting in SETTINGS:
-            for recipe in TRIED.get(setting, ("plain",)):
-                for labels in LABELS:
+        for setting in settings:
+            for recipe, tried in TRIED[setting].items():
+                for labels in tried:
                     yield Run(setting, labels, recipe, seed)
 
 
-def train(data: Path, folder: Path, run: Run, threads: int) -> None:
+def train(data: Path, folder: Path, run: Run, threads: int, device: str = "cpu") -> None:
     program = [sys.executable, str(HERE / "train_segmentation.py"), "--data", str(data), "--out", str(run.file(folder))]
+    program += ["--device", device]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     subprocess.run([*program, *COMMON, *run.arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
     print(*run, flush=True)
 
 
-def gather(folder: Path) -> list[dict[str, str | float]]:
+def train_all(data: Path, folder: Path, missing: Iterable[Run], jobs: int, device: str) -> None:
+    threads = max((os.cpu_count() or 1) // jobs, 1)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(train, data, folder, run, threads, device) for run in missing]
+        for each in concurrent.futures.as_completed(waiting):
+            try:
+                each.result()
+            except subprocess.CalledProcessError as error:  # it has said why
+                pool.shutdown(cancel_futures=True)
+                raise SystemExit(f"a training ended with exit code {error.returncode}") from None
+
+
+def gather(folder: Path, kept: Iterable[Row]) -> list[Row]:
+    """A row for each run, of those in the folder and of the kept rows."""
+    found = {Run(row["setting"], row["labels"], row["recipe"], int(row["seed"])): row for row in kept}
     rows = []
     for run in runs(range(100)):
         if run.file(folder).exists():
@@ -91,23 +131,32 @@ def gather(folder: Path) -> list[dict[str, str | float]]:
             values = {metric: round(result[metric], 5) for metric in METRICS}
             ious = {f"iou_{each}": round(iou, 5) for each, iou in zip(CLASSES, result["iou_weighted"], strict=True)}
             rows.append({**run._asdict(), **values, **ious})
+        elif run in found:
+            rows.append(found[run])
     return rows
 
 
-def tables(rows: list[dict[str, str | float]]) -> str:
-    """Mean ± standard deviation over the seeds."""
+def tables(rows: list[Row]) -> str:
+    """Mean ± standard deviation over the seeds; a metric that a setting's rows lack has no column there."""
     parts = []
     for setting, (factor_of_setting, every, epochs) in SETTINGS.items():
         groups = defaultdict(list)
         for row in rows:
             if row["setting"] == setting:
                 groups[row["labels"], row["recipe"]].append(row)
+        if not groups:
+            continue
+        metrics = {
+            name: kind
+            for name, kind in METRICS.items()
+            if all(row.get(name, "") != "" for group in groups.values() for row in group)
+        }
         parts += [f"### Factor {factor_of_setting}, {PORTIONS[every]}, {epochs} epochs", ""]
-        parts += ["| labels | seeds | " + " | ".join(heading for heading, *_ in METRICS.values()) + " |"]
-        parts += ["|---" * (len(METRICS) + 2) + "|"]
+        parts += ["| labels | seeds | " + " | ".join(heading for heading, *_ in metrics.values()) + " |"]
+        parts += ["|---" * (len(metrics) + 2) + "|"]
         for (labels, recipe), group in groups.items():
             cells = []
-            for metric, (_, factor, digits) in METRICS.items():
+            for metric, (_, factor, digits) in metrics.items():
                 values = [factor * float(row[metric]) for row in group]
                 if metric == "seconds_training":  # of the run that shared its machine least
                     cells.append(f"{min(values):.0f}")
@@ -120,37 +169,48 @@ def tables(rows: list[dict[str, str | float]]) -> str:
     return "\n".join(parts)
 
 
+def read_csv(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_section(page: Path, section: str, markers: tuple[str, str]) -> None:
+    """What stands between the first marker and the next second one."""
+    before, rest = page.read_text("utf-8").split(markers[0])
+    page.write_text(f"{before}{markers[0]}\n{section}{markers[1]}{rest.split(markers[1], 1)[1]}", "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="CamVid")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs' results; those there are kept")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    recorded = [setting for setting in SETTINGS if setting not in UNRECORDED]
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=recorded)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--tables-only", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     if not arguments.tables_only:
         if arguments.data is None:
             parser.error("--data is needed to train")
-        threads = max((os.cpu_count() or 1) // arguments.jobs, 1)
-        missing = [run for run in runs(arguments.seeds) if not run.file(arguments.runs).exists()]
-        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            waiting = [pool.submit(train, arguments.data, arguments.runs, run, threads) for run in missing]
-            for each in concurrent.futures.as_completed(waiting):
-                try:
-                    each.result()
-                except subprocess.CalledProcessError as error:  # it has said why
-                    pool.shutdown(cancel_futures=True)
-                    raise SystemExit(f"a training ended with exit code {error.returncode}") from None
-    rows = gather(arguments.runs)
+        wanted = runs(arguments.seeds, arguments.settings)
+        missing = [run for run in wanted if not run.file(arguments.runs).exists()]
+        train_all(arguments.data, arguments.runs, missing, arguments.jobs, arguments.device)
+    rows = gather(arguments.runs, read_csv(HERE / "results.csv"))
     if not rows:
         parser.error(f"--runs: no results in {arguments.runs}")
-    with (HERE / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    page = HERE / "RESULTS.md"
-    before, rest = page.read_text("utf-8").split(MARKERS[0])
-    page.write_text(f"{before}{MARKERS[0]}\n{tables(rows)}{MARKERS[1]}{rest.split(MARKERS[1], 1)[1]}", "utf-8")
+    write_csv(HERE / "results.csv", rows)
+    write_section(HERE / "RESULTS.md", tables(read_csv(HERE / "results.csv")), MARKERS)
 
 
 if __name__ == "__main__":

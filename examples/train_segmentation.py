@@ -12,9 +12,11 @@ labels are shrunk, and everything else is the same:
 * ``torch-nearest``: PyTorch's ``mode="nearest"``, half a low-resolution pixel away from the image;
 * ``majority``: the class with most area.
 
-With ``--loss upsampled`` no label is shrunk: the logits are enlarged to the label map, without the memory of that. At
-the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution, and
-compared with the full-size label map. Same arguments, same number of processes: same result on the CPU.
+With ``--grid random`` every step sees another crop, scaled by ``--scale``, and so another sample of the label map. With
+``--grid fixed`` pictures and labels are shrunk once, as data sets are that are stored small: only flips and colours
+change. With ``--loss upsampled`` no label is shrunk: the logits are enlarged to the label map, without the memory of
+that. At the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution,
+and compared with the full-size label map. Same arguments, same number of processes: same result on the CPU.
 """
 
 import argparse
@@ -25,13 +27,22 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import kornia.augmentation as K
-import numpy as np
+import pretrained
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from segmentation import (
+    LABELS,
+    DataError,
+    Evaluation,
+    Folder,
+    add_data_arguments,
+    check_data_arguments,
+    low_resolution_label,
+)
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -39,78 +50,6 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 import tritonsoft as ts
 import tritonsoft.augmentation as TA
 from tritonsoft import metrics
-
-# --- data ------------------------------------------------------------------------------------------------------------
-
-
-class DataError(ValueError):
-    """A picture or label map that cannot be used; the message names its file."""
-
-
-def files_by_stem(folder: Path) -> dict[Path, Path]:
-    """The files in a folder and below, through symbolic links too, by their paths without suffix."""
-    found = (Path(inside, name) for inside, _, names in os.walk(folder, followlinks=True) for name in names)
-    return {file.relative_to(folder).with_suffix(""): file for file in sorted(found)}
-
-
-def pixels_of(file: Path, mode: str | None = None) -> Tensor:
-    """A picture, upright as viewers show it, in its own mode or another."""
-    try:
-        with file.open("rb") as stream, Image.open(stream) as picture:  # by name Pillow misreads turned TIFF files
-            ImageOps.exif_transpose(picture, in_place=True)
-            return torch.from_numpy(np.array(picture.convert(mode) if mode else picture))
-    except Exception as error:  # of a broken file Pillow's decoders may raise anything
-        raise DataError(f"{file}: cannot be read ({error})") from None
-
-
-class Folder(Dataset[tuple[Tensor, Tensor]]):
-    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split, with ids that are classes or ignored."""
-
-    def __init__(
-        self, root: Path, split: str, cache: bool, num_classes: int | None = None, ignore_index: int = 255
-    ) -> None:
-        image_folder, label_folder = root / "images" / split, root / "labels" / split
-        images, labels = files_by_stem(image_folder), files_by_stem(label_folder)
-        if not images or not labels:
-            raise SystemExit(f"{label_folder if images else image_folder}: there is no such folder, or nothing in it")
-        if odd := sorted(str(stem) for stem in images.keys() ^ labels.keys()):
-            more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-            raise SystemExit(
-                f"{root}: {split} needs images and label maps of the same names; without partner: "
-                f"{', '.join(odd[:5])}{more}"
-            )
-        self.files = [(images[stem], labels[stem]) for stem in images]
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.size: tuple[int, int] | None = None
-        self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if self.kept is not None and index in self.kept:
-            return self.kept[index]
-        image_file, label_file = self.files[index]
-        image, labels = pixels_of(image_file, "RGB").permute(2, 0, 1).contiguous(), pixels_of(label_file)
-        labels = labels if labels.dtype == torch.uint8 else labels.int()
-        if labels.shape != image.shape[1:]:
-            raise DataError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
-        self.size = self.size or (labels.shape[0], labels.shape[1])
-        if labels.shape != self.size:
-            raise DataError(
-                f"{label_file}: {tuple(labels.shape)}, where others have {self.size}: batches need one size"
-            )
-        if self.num_classes is not None:
-            ids = labels.unique().tolist()  # numbers of Python, since a comparison of uint8 with -1 would find 255
-            if wrong := [value for value in ids if value != self.ignore_index and not 0 <= value < self.num_classes]:
-                raise DataError(
-                    f"{label_file}: ids from {min(wrong)} to {max(wrong)} are neither in 0..{self.num_classes - 1} nor "
-                    f"{self.ignore_index}: are --num-classes and --ignore-index right?"
-                )
-        if self.kept is not None:
-            self.kept[index] = image, labels
-        return image, labels
-
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
@@ -120,44 +59,58 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*(part for each in convolutions for part in (each, nn.BatchNorm2d(outputs), nn.ReLU(True))))
 
 
-class UNet(nn.Module):
-    """Image ``(B, 3, h, w)`` -> logits ``(B, C, h, w)``; each level has half the size and twice the channels."""
+class Encoder(nn.Module):
+    """Image ``(B, 3, h, w)`` -> a map for each level, of half the size and twice the channels of the one before."""
 
-    def __init__(self, num_classes: int, channels: int, levels: int = 4) -> None:
+    def __init__(self, channels: int, levels: int = 4) -> None:
         super().__init__()
-        widths = [channels * 2**level for level in range(levels)]
-        self.down = nn.ModuleList(block(inputs, outputs) for inputs, outputs in zip([3, *widths], widths, strict=False))
-        self.up = nn.ModuleList(block(3 * width, width) for width in widths[:-1])
-        self.head = nn.Conv2d(channels, num_classes, 1)
+        self.widths = [channels * 2**level for level in range(levels)]
+        pairs = zip([3, *self.widths], self.widths, strict=False)
+        self.down = nn.ModuleList(block(inputs, outputs) for inputs, outputs in pairs)
 
-    def forward(self, image: Tensor) -> Tensor:
-        x, skips = image, []
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, maps = image, []
         for level, down in enumerate(self.down):
             x = down(F.max_pool2d(x, 2) if level else x)
-            skips.append(x)
-        skips.pop()
+            maps.append(x)
+        return maps
+
+
+class PretrainedEncoder(nn.Module):
+    """The same with ImageNet's weights, whose normalisation keeps ImageNet's statistics.
+
+    Its first map has half the size of what it sees, so it sees the picture twice as large.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = list(pretrained.CHANNELS)
+        self.network = pretrained.Lite0()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.network(F.interpolate(image, scale_factor=2, mode="bilinear"))
+
+    def train(self, mode: bool = True) -> "PretrainedEncoder":
+        return super().train(False)
+
+
+class UNet(nn.Module):
+    """Image ``(B, 3, h, w)`` -> logits ``(B, C, h, w)``, from an encoder's maps, the smallest first."""
+
+    def __init__(self, num_classes: int, encoder: Encoder | PretrainedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.up = nn.ModuleList(block(width + below, width) for width, below in pairwise(encoder.widths))
+        self.head = nn.Conv2d(encoder.widths[0], num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        *skips, x = self.encoder(image)
         for skip, up in zip(reversed(skips), reversed(self.up), strict=True):
             x = up(torch.cat([skip, F.interpolate(x, skip.shape[2:], mode="bilinear")], 1))
         return self.head(x)
 
 
-# --- the labels: all that differs ------------------------------------------------------------------------------------
-
-
-def low_resolution_label(
-    labels: Tensor, boxes: Tensor, size: tuple[int, int], mode: str, num_classes: int, ignore_index: int
-) -> Tensor:
-    """Label maps ``(B, H, W)`` and boxes ``(B, 4)`` -> soft label ``(B, C, h, w)``; a hard one has masses 0 and 1."""
-    if mode == "torch-nearest":  # it reads at the left upper edge of each low-resolution pixel, not at its centre
-        (h, w), (x0, y0, x1, y1) = size, boxes.unbind(1)
-        half = torch.stack([(x1 - x0).abs() / w, (y1 - y0).abs() / h], 1) / 2
-        boxes = boxes - half.repeat(1, 2)  # also where the box is mirrored: labels are flipped after they are shrunk
-    filter = "nearest" if mode in ("nearest", "torch-nearest") else "area"
-    soft = ts.soft_crop_resize(labels, boxes, size, num_classes, ignore_index=ignore_index, filter=filter)
-    if mode == "majority":
-        largest, winner = soft.max(1)
-        return ts.to_soft(winner.masked_fill(largest == 0, ignore_index), num_classes, ignore_index=ignore_index)
-    return soft
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -172,9 +125,6 @@ def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int, ignore
     return (weight / (weight * share).sum()).float()
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
 def train(
     arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[Tensor, Tensor]], weight: Tensor
 ) -> Iterator[float]:
@@ -184,7 +134,7 @@ def train(
     h, w = round(height / arguments.factor), round(width / arguments.factor)
     low, high = (scale / arguments.factor for scale in arguments.scale)
     augment = TA.AugmentationSequential(
-        TA.RandomScaleCrop((h, w), scale=(low, high)),
+        TA.Resize((h, w)) if arguments.grid == "fixed" else TA.RandomScaleCrop((h, w), scale=(low, high)),
         TA.RandomHorizontalFlip(),
         K.ColorJiggle(0.2, 0.2, 0.2, 0.05),
         data_keys=["image"],
@@ -199,7 +149,12 @@ def train(
         num_workers=arguments.workers,
         pin_memory=device.type == "cuda",
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-2, fused=True)
+    encoder_lr = arguments.lr if arguments.encoder == "scratch" else arguments.lr / 10
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if ("encoder." in name) == inside], "lr": lr}
+        for inside, lr in ((True, encoder_lr), (False, arguments.lr))
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2, fused=True)
     steps = arguments.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(  # a tenth of the steps up, and a cosine down to 0
         optimizer, lambda step: min(10 * (step + 1) / steps, (1 + math.cos(math.pi * step / steps)) / 2)
@@ -262,21 +217,9 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
     for buffer in model.buffers():  # those of batch normalisation differ since the last step
         distributed.broadcast(buffer, 0)
     adjustment = torch.where(weight > 0, weight, 1).log()
-    ious = {
-        name: metrics.MeanIoU(num_classes, ignore_index, average="none", bias=bias).to(device)
-        for name, bias in (("likeliest", None), ("weighted", adjustment))
-    }
+    evaluation = Evaluation(num_classes, ignore_index, adjustment, device)
     adjustment = adjustment.to(device)[:, None, None]
-    likelihood, calibration, soft_iou, area_error, area_error_decoded = (
-        metric.to(device)
-        for metric in (
-            metrics.SoftNegativeLogLikelihood(),
-            metrics.SoftCalibrationError(),
-            metrics.SoftIoU(num_classes),
-            metrics.AreaError(num_classes),
-            metrics.AreaError(num_classes),
-        )
-    )
+    area_error = metrics.AreaError(num_classes).to(device)
     for image, labels in DataLoader(own, 1, num_workers=arguments.workers):
         image, labels = image.to(device), labels.to(device)
         size = round(labels.shape[1] / arguments.factor), round(labels.shape[2] / arguments.factor)
@@ -285,29 +228,14 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
             logits = model(small.to(memory_format=torch.channels_last)).float()
         if arguments.class_weights:
             logits = logits - adjustment
-        low_resolution = ts.soft_resize(labels, size, num_classes, ignore_index=ignore_index)
-        soft_iou.update(logits.softmax(1), low_resolution)
-        for metric in ious.values():
-            metric.update(logits, labels)
-        decoded = ts.decode(logits, labels.shape[1:], dtype=torch.int16)
-        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear")  # the other metrics want every probability
-        probabilities, truth = logits.softmax(1), ts.to_soft(labels, num_classes, ignore_index=ignore_index)
-        likelihood.update(logits, truth)
-        calibration.update(probabilities, truth)
-        area_error.update(probabilities, truth)
-        area_error_decoded.update(ts.to_soft(decoded, num_classes, ignore_index=-1), truth)
-    result: dict[str, object] = {
-        "nll": float(likelihood.compute()),
-        "calibration_error": float(calibration.compute()),
-        "area_error": float(area_error.compute()),
-        "area_error_decoded": float(area_error_decoded.compute()),
-        "soft_iou": float(soft_iou.compute()),
-    }
-    for name, metric in ious.items():
-        per_class = metric.compute().where(metric.counts.sum(1) > 0, torch.nan)  # of the classes that the labels hold
-        result[f"miou_{name}"] = float(per_class.nanmean())
-        result[f"iou_{name}"] = per_class.tolist()
-    return result
+        evaluation.update(logits, labels)
+        truth = ts.to_soft(labels, num_classes, ignore_index=ignore_index)
+        known = truth.sum(1, keepdim=True)
+        probabilities = known * F.interpolate(logits, labels.shape[1:], mode="bilinear").softmax(1)
+        # Areas are the same where one pixel stands for all of them.
+        predicted, area, share = (x.mean((2, 3), keepdim=True) for x in (probabilities, truth, known))
+        area_error.update(predicted / share.clamp(min=1e-9), area)
+    return {**evaluation.compute(), "area_error": float(area_error.compute())}
 
 
 # --- the program -----------------------------------------------------------------------------------------------------
@@ -315,17 +243,19 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="images/ and labels/, each with train/ and val/")
-    parser.add_argument("--num-classes", type=int, required=True)
-    parser.add_argument("--ignore-index", type=int, help="default: 255, unless that is a class")
-    parser.add_argument("--labels", choices=["soft", "nearest", "torch-nearest", "majority"], default="soft")
+    add_data_arguments(parser)
+    parser.add_argument("--labels", choices=LABELS, default="soft")
     parser.add_argument("--factor", type=float, default=4, help="how much smaller the network's pictures are")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=8, help="pictures per step and process")
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--scale", type=float, nargs=2, default=(0.75, 1.5), help="range of the random scale")
-    parser.add_argument("--channels", type=int, default=16, help="of the U-Net's first level")
+    parser.add_argument(
+        "--grid", choices=["random", "fixed"], default="random", help="random crops, or the whole picture shrunk once"
+    )
+    parser.add_argument("--scale", type=float, nargs=2, default=(0.75, 1.5), help="range of random crops")
+    parser.add_argument("--encoder", choices=["scratch", "pretrained"], default="scratch")
+    parser.add_argument("--channels", type=int, default=16, help="of the first level of an encoder from scratch")
     parser.add_argument(
         "--loss", choices=["cross-entropy", "area", "cross-entropy+dice", "upsampled"], default="cross-entropy"
     )
@@ -342,10 +272,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--loss area takes the label map itself: --labels soft or nearest, not {arguments.labels}")
     if arguments.loss == "upsampled" and arguments.labels != "soft":
         parser.error(f"--loss upsampled shrinks no label, so --labels {arguments.labels} has nothing to say")
-    if arguments.ignore_index is None:
-        if arguments.num_classes > 255:
-            parser.error(f"--num-classes {arguments.num_classes} makes 255 a class: give --ignore-index, -1 for none")
-        arguments.ignore_index = 255
+    check_data_arguments(parser, arguments)
     if arguments.out is not None:  # before the training, whose result it is to hold
         try:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -385,7 +312,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...
-        network = UNet(arguments.num_classes, arguments.channels)
+        encoder = Encoder(arguments.channels) if arguments.encoder == "scratch" else PretrainedEncoder()
+        network = UNet(arguments.num_classes, encoder)
         network = network.to(arguments.device, memory_format=torch.channels_last)
         torch.manual_seed(arguments.seed + 1_000_003 * (rank + 1))  # ... and other crops in every process
         model: nn.Module = torch.compile(network) if arguments.compile else network

