@@ -229,8 +229,8 @@ def test_many_classes_and_an_ignored_one(target):
 
 
 @pytest.mark.parametrize("filter", ["area", "triangle"])
-def test_wide_regions_of_one_class(filter):
-    """The CPU does not look at points where blocks of 8 x 8 labels say it all; here some pixels of each kind are."""
+def test_larger_maps(filter):
+    """Spans of pixels wholly inside of the image, wholly outside, and both; types of labels; labels that are no class."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.randint(7, (2, 9, 6), generator=generator).repeat_interleave(17, 1).repeat_interleave(19, 2)
     labels = labels.masked_fill(labels == 6, 255).to(torch.uint8)
