@@ -10,6 +10,15 @@ from tritonsoft.kernels.pyramid import soft_pyramid
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
 from tritonsoft.kernels.top_k import soft_crop_resize_top
+from tritonsoft.kernels.warping import (
+    soft_warp,
+    soft_warp_top,
+    warp,
+    warp_adjoint,
+    warp_cross_entropy,
+    warp_cross_entropy_backward,
+    warp_pair,
+)
 
 __all__ = [
     "area_cross_entropy",
@@ -26,8 +35,15 @@ __all__ = [
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "soft_warp",
+    "soft_warp_top",
     "upsampled_cross_entropy",
     "upsampled_cross_entropy_backward",
     "upsampled_overlap_loss",
     "upsampled_overlap_loss_backward",
+    "warp",
+    "warp_adjoint",
+    "warp_cross_entropy",
+    "warp_cross_entropy_backward",
+    "warp_pair",
 ]

@@ -80,7 +80,8 @@ def area_cross_entropy_kernel(
     )
     sample = tile[0]
     logits_sample = logits + sample * logits_strides[0]
-    losses = tl.zeros([BLOCK_H, BLOCK_W] if INTEGER_FACTOR > 0 else [BLOCK_W], ACCUMULATOR)
+    losses = pixels_of_step(tile, 0, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)[2] * 0
+    losses = losses.to(ACCUMULATOR)
     masses = losses
     for step in range(0, tile[3]):
         pixels = pixels_of_step(tile, step, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)
@@ -109,6 +110,7 @@ def area_cross_entropy_kernel(
             BLOCK_W,
             GROUP,
             BLOCK_SOURCE,
+            ACCUMULATOR,
             OFFSET,
         )
         if ONE_PASS:
@@ -220,6 +222,7 @@ def area_cross_entropy_backward_kernel(
             BLOCK_W,
             GROUP,
             BLOCK_SOURCE,
+            ACCUMULATOR,
             OFFSET,
         )
 

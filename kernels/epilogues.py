@@ -9,7 +9,8 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
 
     EPILOGUE     epilogue                                                        state
     "mass"       the soft label, where this sample starts in it, plane size,
-                 and the pixels as stores of zeros want them: `zeros_of_tile`    none
+                 and the pixels as stores of zeros want them: `zeros_of_tile`,
+                 or () where it holds zeros                                      none
     "pyramid"    the soft labels, finest first, height and width of the finest,
                  first row and column of the tile                                none
     "top"        none                                                            mass that did not fit, k largest keys
@@ -108,7 +109,7 @@ def _store_zeros(epilogue, class_index, exists):
     plane = first + class_index * plane_size
     if len(pixels) == 2:
         tl.store(soft + plane + pixels[0], 0.0, mask=pixels[1] & exists)
-    else:
+    elif len(pixels) > 2:
         # What is between the first and the last boundary of vectors in a row is stored in whole ones. Sectors of memory
         # that are written in parts cost many times as much.
         starts, ends, columns, elements = pixels

@@ -20,16 +20,18 @@ from tritonsoft.kernels.launch import (
     integer_factor_tile,
     offset_type,
     power_of_two_factor,
+    register_limit,
     row_options,
     row_tile,
     tile_shape,
 )
 from tritonsoft.kernels.resampling import tile_columns, tile_rows
+from tritonsoft.kernels.warp_points import points_of_tile, warped_soft_tile
 
 
 @triton.jit
 def tile_of_program(
-    boxes,  # (B, 4), or None for the whole image
+    boxes,  # (B, 4), None for the whole image, or a transform (B, 3, 3) or (B, h, w, 2)
     boxes_strides,
     in_height,
     in_width,
@@ -44,7 +46,11 @@ def tile_of_program(
     ACCUMULATOR: tl.constexpr,
 ):
     """The sample of this program, the first row and column of its tile, in how many steps it is made, and what it sees
-    of the source: at integer factors one step, in general a step for each row (`resampling`)."""
+    of the source.
+
+    At integer factors that is one step and nothing; under a transform one step and the transform with the source's
+    size; else a step for each row and five things (`resampling`).
+    """
     tiles_x = tl.cdiv(out_width, BLOCK_W)
     tiles_y = tl.cdiv(out_height, BLOCK_H)
     tile = tl.program_id(0)
@@ -53,7 +59,9 @@ def tile_of_program(
     sample = (tile // tiles_x // tiles_y).to(tl.int64)
     source = ()
     num_steps = 1
-    if INTEGER_FACTOR == 0:
+    if boxes is not None and len(boxes_strides) > 2:
+        source = (boxes, boxes_strides, in_height, in_width)
+    elif INTEGER_FACTOR == 0:
         box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
         box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
         rows = tile_rows(row, box_y, out_height, in_height, FILTER, BLOCK_H, ACCUMULATOR)
@@ -76,11 +84,15 @@ def pixels_of_step(
     BLOCK_W: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """See `epilogues`; ``(BLOCK_H, BLOCK_W)`` at integer factors, in general ``(BLOCK_W,)``."""
-    _, row, column, _, _ = tile
+    """See `epilogues`: ``(BLOCK_H, BLOCK_W)`` at integer factors, a list under a transform, else ``(BLOCK_W,)``."""
+    _, row, column, _, source = tile
     if INTEGER_FACTOR > 0:
         rows = row + tl.arange(0, BLOCK_H)[:, None]
         columns = column + tl.arange(0, BLOCK_W)[None, :]
+    elif len(source) == 4:
+        pixel = tl.arange(0, BLOCK_H * BLOCK_W)
+        rows = row + pixel // BLOCK_W
+        columns = tl.max_contiguous(column + pixel % BLOCK_W, 1)
     else:
         rows = row + step
         columns = tl.max_contiguous(column + tl.arange(0, BLOCK_W), 1)  # as in `forward`
@@ -109,6 +121,7 @@ def count_step(
     BLOCK_W: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SOURCE: tl.constexpr,
+    ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
     """Hands the epilogue all classes of the pixels of a step; returns its last state."""
@@ -130,6 +143,29 @@ def count_step(
             BLOCK_H,
             BLOCK_W,
             INTEGER_FACTOR,
+            OFFSET,
+        )
+    elif len(source) == 4:
+        transform, strides, in_height, in_width = source
+        here, axes = points_of_tile(
+            transform, strides, sample, pixels[0], pixels[1], out_height, out_width, FILTER, ACCUMULATOR
+        )
+        state = warped_soft_tile(
+            epilogue,
+            state,
+            pixels,
+            labels_sample,
+            labels_strides,
+            here,
+            axes,
+            in_height,
+            in_width,
+            num_classes,
+            ignored_class,
+            EPILOGUE,
+            FILTER,
+            BLOCK_H * BLOCK_W,
+            ACCUMULATOR,
             OFFSET,
         )
     else:
@@ -195,6 +231,9 @@ def launch_of_label_map(
         if min_side > 0:
             block_h = max(block_h, min_side)
             block_w = max(elements // block_h, min_side)
+    elif boxes is not None and boxes.ndim > 2:  # what a pixel keeps takes registers from the loop over its points
+        options, unit = {"num_warps": 4, **register_limit(platform, accumulator)}, 1
+        block_h, block_w = tile_shape(height, width, 256)
     else:
         options, unit = row_options(tile, accumulator, platform, None, labels, keeps_state=True), 1
         block_h, block_w = tile.block_h, tile.block_w

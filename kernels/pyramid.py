@@ -82,6 +82,7 @@ def pyramid_kernel(
         BLOCK_W,
         GROUP,
         BLOCK_SOURCE,
+        ACCUMULATOR,
         OFFSET,
     )
 

@@ -94,6 +94,7 @@ def top_k_kernel(
             BLOCK_W,
             GROUP,
             BLOCK_SOURCE,
+            ACCUMULATOR,
             OFFSET,
         )
         plane = sample * plane_size + pixels[2]

@@ -19,6 +19,15 @@ from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_en
 from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
 from tritonsoft.backends.numba.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
 from tritonsoft.backends.numba.upsampled_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
+from tritonsoft.backends.numba.warps import (
+    soft_warp,
+    soft_warp_top,
+    warp,
+    warp_adjoint,
+    warp_cross_entropy,
+    warp_cross_entropy_backward,
+    warp_pair,
+)
 
 __all__ = [
     "area_cross_entropy",
@@ -35,8 +44,15 @@ __all__ = [
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "soft_warp",
+    "soft_warp_top",
     "upsampled_cross_entropy",
     "upsampled_cross_entropy_backward",
     "upsampled_overlap_loss",
     "upsampled_overlap_loss_backward",
+    "warp",
+    "warp_adjoint",
+    "warp_cross_entropy",
+    "warp_cross_entropy_backward",
+    "warp_pair",
 ]
