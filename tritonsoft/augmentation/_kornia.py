@@ -112,8 +112,20 @@ Params = dict[str, Any]
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 
-class ModuleHooks(K.GeometricAugmentationBase2D):
-    """kornia's geometric modules, with names for what their calls leave behind."""
+class ModuleHooks(K.AugmentationBase2D):
+    """kornia's modules, with names for what their calls leave behind."""
+
+    def record_params(self, params: Params) -> None:
+        """Leave behind what a forward call with ``params`` would."""
+        self._commit_state(params=params)
+
+    # Parameters and flags of a call, its keyword arguments in place of theirs. An alias, for where kornia's container
+    # is compiled: a frame more around it moves the breaks of the graph, and PyTorch 2.13 fails to guard what is left.
+    with_overrides = K.AugmentationBase2D._process_kwargs_to_params_and_flags
+
+
+class MatrixHooks(ModuleHooks, K.GeometricAugmentationBase2D):
+    """kornia's geometric modules, which leave a matrix behind as well."""
 
     def defer_matrix(self) -> None:
         """Images never need the matrix: make it when boxes, keypoints or a caller read it."""
@@ -128,10 +140,6 @@ class ModuleHooks(K.GeometricAugmentationBase2D):
         """Image, parameters and flags that `record_call` left, as long as no matrix was made of them."""
         recorded = self._lazy_matrix_args
         return recorded if recorded is not None and isinstance(recorded[0], Tensor) else None
-
-    # Parameters and flags of a call, its keyword arguments in place of theirs. An alias, for where kornia's container
-    # is compiled: a frame more around it moves the breaks of the graph, and PyTorch 2.13 fails to guard what is left.
-    with_overrides = K.GeometricAugmentationBase2D._process_kwargs_to_params_and_flags
 
 
 def param_generator(module: Any) -> Any:
@@ -151,12 +159,12 @@ class ContainerHooks(K.AugmentationSequential):
     _transform_matrices: list[Any]
 
     @property
-    def matrices(self) -> list[Any]:
+    def recorded_matrices(self) -> list[Any]:
         """One entry for each module of the last call that has a matrix."""
         return self._transform_matrices
 
-    @matrices.setter
-    def matrices(self, entries: list[Any]) -> None:
+    @recorded_matrices.setter
+    def recorded_matrices(self, entries: list[Any]) -> None:
         self._transform_matrices = entries
 
     def record_matrix(self, module: nn.Module) -> bool:

@@ -17,24 +17,27 @@ from torch import Tensor, nn
 
 from tritonsoft.augmentation import _kornia
 from tritonsoft.augmentation._kornia import ContainerHooks, ParamItem
-from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
+from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask
 from tritonsoft.augmentation.pending import LabelSettings, PendingInputs, Value, are_pending, values_of
+from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 
 @dataclass(frozen=True)
 class _Matrix:
     """The matrix of one call of a module, to be made later."""
 
-    module: BoxAugmentation
+    module: GeometricAugmentation
     image: Tensor  # its shape, type and device
     params: dict[str, Any]
     flags: dict[str, Any]
 
     @classmethod
-    def of(cls, module: BoxAugmentation, image: Tensor, params: dict[str, Any], flags: dict[str, Any]) -> "_Matrix":
+    def of(
+        cls, module: GeometricAugmentation, image: Tensor, params: dict[str, Any], flags: dict[str, Any]
+    ) -> "_Matrix":
         """Of what is now: parameters may be edited in place, and flags assigned, before the matrix is made."""
         copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in params.items()}
         return cls(module, image, copies, dict(flags))
@@ -138,7 +141,7 @@ class AugmentationSequential(ContainerHooks):
             >>> augment.boxes[0].tolist()
             [72.0, 8.0, 24.0, 56.0]
         """
-        return self.transform_op.composed_box()
+        return self.transform_op.composed_boxes()
 
     def clear_state(self) -> None:
         """kornia calls this before every call."""
@@ -149,7 +152,7 @@ class AugmentationSequential(ContainerHooks):
     @property
     def transform_matrix(self) -> Tensor | None:
         """kornia's product of the modules' matrices ``(B, 3, 3)``."""
-        self.matrices = [entry() if isinstance(entry, _Matrix) else entry for entry in self.matrices]
+        self.recorded_matrices = [entry() if isinstance(entry, _Matrix) else entry for entry in self.recorded_matrices]
         return cast(Tensor | None, super().transform_matrix)
 
     def record_matrix(self, module: nn.Module) -> bool:
@@ -157,10 +160,10 @@ class AugmentationSequential(ContainerHooks):
 
         On a few pixels it would take as long as the resample, and on a GPU a copy to it.
         """
-        call = module.recorded_call() if isinstance(module, BoxAugmentation) else None
+        call = module.recorded_call() if isinstance(module, GeometricAugmentation) else None
         if call is None:
             return False
-        self.matrices.append(_Matrix.of(cast(BoxAugmentation, module), *call))
+        self.recorded_matrices.append(_Matrix.of(cast(GeometricAugmentation, module), *call))
         return True
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
@@ -208,7 +211,7 @@ def _marked(value: Value, masks: PendingInputs) -> Value:
 
 
 def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size:
-    if isinstance(module, BoxAugmentation) and module.always_applies:
+    if isinstance(module, ResamplingAugmentation) and module.always_applies:
         return torch.Size((*shape[:-2], *module.output_size((shape[-2], shape[-1]), module.flags)))
     if is_plain_container(module):
         for child in cast(list[ParamItem], param.data):
@@ -220,7 +223,9 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
 def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:
     """``num_classes`` and ``ignore_index`` of the modules that make soft labels: one label map cannot have two."""
     softening = [
-        each for each in container.modules() if isinstance(each, BoxAugmentation) and each.num_classes is not None
+        each
+        for each in container.modules()
+        if isinstance(each, ResamplingAugmentation) and each.num_classes is not None
     ]
     for name in ("num_classes", "ignore_index"):
         values = sorted({getattr(module, name) for module in softening})
