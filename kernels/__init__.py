@@ -1,5 +1,14 @@
 """The Triton backend: each file is a kernel, its launcher and its launch settings, or what kernels share."""
 
+from tritonsoft.backends.eager import (
+    soft_warp,
+    soft_warp_top,
+    warp,
+    warp_adjoint,
+    warp_cross_entropy,
+    warp_cross_entropy_backward,
+    warp_pair,
+)
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
 from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.kernels.decoding import confusion_matrix, decode
@@ -26,8 +35,15 @@ __all__ = [
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "soft_warp",
+    "soft_warp_top",
     "upsampled_cross_entropy",
     "upsampled_cross_entropy_backward",
     "upsampled_overlap_loss",
     "upsampled_overlap_loss_backward",
+    "warp",
+    "warp_adjoint",
+    "warp_cross_entropy",
+    "warp_cross_entropy_backward",
+    "warp_pair",
 ]

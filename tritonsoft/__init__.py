@@ -31,6 +31,7 @@ from tritonsoft.losses import (
 )
 from tritonsoft.sparse import SparseLabels
 from tritonsoft.version import __version__
+from tritonsoft.warping import box_to_matrix, soft_warp, warp, warp_pair
 
 __all__ = [
     "AreaCrossEntropyLoss",
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "area_cross_entropy",
     "backend_info",
+    "box_to_matrix",
     "crop_resize",
     "crop_resize_pair",
     "decode",
@@ -55,7 +57,10 @@ __all__ = [
     "soft_jaccard_loss",
     "soft_pyramid",
     "soft_resize",
+    "soft_warp",
     "to_soft",
     "upsampled_cross_entropy",
     "upsampled_dice_loss",
+    "warp",
+    "warp_pair",
 ]

@@ -6,6 +6,7 @@ compiled graph, so the ops check them, with the functions at the end.
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import torch
@@ -102,6 +103,17 @@ def check_labels(labels: Tensor) -> Tensor:
     return plain(labels)
 
 
+def check_same_extent(image: Tensor, labels: Tensor) -> None:
+    """That a label map belongs to an image: device, batch, height and width."""
+    if labels.device != image.device:
+        raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
+    if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
+        raise ValueError(
+            f"labels must have the image's batch, height and width {(image.shape[0], *image.shape[2:])}, "
+            f"got {tuple(labels.shape)}"
+        )
+
+
 def are_swapped(target: str) -> str:
     """What a message about logits, or about their target of that name, ends with if each may be the other."""
     return f"; logits come first, then {target}: are the two swapped?"
@@ -180,6 +192,24 @@ def check_geometry(
         raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
     refuse_derivative(boxes, "boxes", "the operators differentiate in the image only")
     return plain(boxes)
+
+
+def check_transform(transform: Any, size: Sequence[int], batch: int, device: torch.device, owner: str) -> Tensor:
+    """A matrix ``(B, 3, 3)``, or a field ``(B, h, w, 2)`` of this size, as a plain tensor."""
+    if not isinstance(transform, Tensor):
+        raise TypeError(f"transform must be a tensor, got {type(transform).__name__}")
+    if transform.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"transform must be floating point ({names_of(FLOAT_DTYPES)}), got {name_of(transform.dtype)}")
+    matrix, field = (batch, 3, 3), (batch, *size, 2)
+    if tuple(transform.shape) not in (matrix, field):
+        raise ValueError(
+            f"transform must be a matrix of shape (B, 3, 3) = {matrix} or a field of shape (B, h, w, 2) = {field}, "
+            f"got {tuple(transform.shape)}"
+        )
+    if transform.device != device:
+        raise ValueError(f"transform must be on the device of {owner}, {device}, got {transform.device}")
+    refuse_derivative(transform, "transform", "the operators differentiate in the image only")
+    return plain(transform)
 
 
 def check_top_k(k: Any, num_classes: int, argument: str) -> None:
@@ -282,6 +312,24 @@ def check_box_values(boxes: Tensor | None) -> None:
         else:
             rule = "be finite"
         raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for sample {index}")
+
+
+def check_transform_values(transform: Tensor) -> None:
+    """Finite, and a matrix invertible."""
+    if transform.ndim == 4:
+        if not bool(transform.isfinite().all()):
+            number = int((~transform.isfinite()).any(-1).sum())
+            raise ValueError(f"transform must hold finite positions, got {number} pixels of the field with others")
+        return
+    for index, (row0, row1, row2) in enumerate(transform.tolist()):
+        if not all(map(math.isfinite, (*row0, *row1, *row2))):
+            raise ValueError(f"transform must be finite, got {[row0, row1, row2]} for sample {index}")
+        products = [
+            sign * row0[i] * row1[j] * row2[k]
+            for sign, i, j, k in ((1, 0, 1, 2), (1, 1, 2, 0), (1, 2, 0, 1), (-1, 2, 1, 0), (-1, 1, 0, 2), (-1, 0, 2, 1))
+        ]
+        if abs(sum(products)) <= 2.0**-48 * sum(map(abs, products)):
+            raise ValueError(f"transform must be invertible, got the singular {[row0, row1, row2]} for sample {index}")
 
 
 MIN_WEIGHT, MAX_WEIGHT = 1e-20, 1e20

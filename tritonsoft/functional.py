@@ -42,6 +42,7 @@ from tritonsoft._validation import (
     check_geometry,
     check_image,
     check_labels,
+    check_same_extent,
     check_top_k,
     image_dtype,
     is_int,
@@ -258,13 +259,7 @@ def crop_resize_pair(
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
     ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
-    if labels.device != image.device:
-        raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
-    if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
-        raise ValueError(
-            f"labels must have the image's batch, height and width {(image.shape[0], *image.shape[2:])}, "
-            f"got {tuple(labels.shape)}"
-        )
+    check_same_extent(image, labels)
     boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
     return label_ops.crop_resize_pair(
         backend,

@@ -28,6 +28,7 @@ from tritonsoft import _validation
 from tritonsoft._validation import FLOAT_DTYPES, are_swapped, name_of, names_of
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 from tritonsoft.ops import losses as loss_ops
+from tritonsoft.ops import warps
 from tritonsoft.sparse import SparseLabels, check_sparse_labels
 
 
@@ -73,6 +74,7 @@ def area_cross_entropy(
     labels: Tensor,
     boxes: Tensor | None = None,
     *,
+    transform: Tensor | None = None,
     ignore_index: int | None = None,
     filter: Filter = "area",
     weight: Tensor | None = None,
@@ -85,7 +87,7 @@ def area_cross_entropy(
     The same number as ``soft_cross_entropy(logits, soft_crop_resize(labels, boxes, logits.shape[2:], C, ...))``, as
     ``sum_x w_x (logsumexp(z) - z[label_x])`` over the labels x under each pixel. On a whole label map an integer factor
     larger than the logits, with the area filter, it is the mean hard cross-entropy at the size of the label map of
-    logits that were enlarged by repeating them.
+    logits that were enlarged by repeating them. With a transform `soft_warp` takes the place of `soft_crop_resize`.
 
     Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (16 for float64).
 
@@ -93,11 +95,13 @@ def area_cross_entropy(
         logits: ``(B, C, h, w)``; C is the number of classes.
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
         boxes: ``(B, 4)`` in source pixel edges: what of the label map the logits stand for; None is all of it.
+        transform: instead of boxes, a matrix ``(B, 3, 3)`` or a field ``(B, h, w, 2)`` from logits to label map; see
+            `tritonsoft.warping`.
         ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
         weight: ``(C,)``, as for `soft_cross_entropy`.
         reduction: as for `soft_cross_entropy`.
-        validate: check the values of labels, boxes and weight on a GPU as well.
+        validate: check the values of labels, boxes or transform, and weight on a GPU as well.
         backend: see the module's docstring.
 
     Returns:
@@ -119,6 +123,13 @@ def area_cross_entropy(
         boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits"
     )
     weight = _check_options(weight, reduction, validate, backend, logits)
+    if transform is not None:
+        if boxes is not None:
+            raise ValueError("transform must be None where boxes are given, got both")
+        transform = _validation.check_transform(transform, logits.shape[2:], logits.shape[0], logits.device, "logits")
+        return warps.warp_cross_entropy(
+            backend, validate, logits, labels, transform, ignore_index, filter, weight, reduction
+        )[0]
     return loss_ops.area_cross_entropy(
         backend, validate, logits, labels, boxes, ignore_index, filter, weight, reduction
     )[0]
@@ -292,12 +303,15 @@ class AreaCrossEntropyLoss(WeightedLoss):
         _validation.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
         self.ignore_index, self.filter = ignore_index, filter
 
-    def forward(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
-        """Logits ``(B, C, h, w)``, label map ``(B, H, W)``, and boxes ``(B, 4)`` in it or None."""
+    def forward(
+        self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None, transform: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``(B, C, h, w)`` and label map ``(B, H, W)``; boxes ``(B, 4)`` in it, or a transform into it."""
         return area_cross_entropy(
             logits,
             labels,
             boxes,
+            transform=transform,
             ignore_index=self.ignore_index,
             filter=self.filter,
             weight=self.weight,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tritonsoft.backends import reference
+from tritonsoft.backends import reference, reference_warping
 from tritonsoft.backends.values import is_subdistribution, labels_in_range
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
@@ -78,6 +78,114 @@ def crop_resize_pair(
 ) -> bool:
     crop_resize(out, image, boxes, filter, fill)
     return soft_crop_resize(out_soft, labels, boxes, ignore_index, filter, validate)
+
+
+# --- warps -----------------------------------------------------------------------------------------------------------
+
+
+def warp(out: Tensor, image: Tensor, transform: Tensor, filter: Filter, fill: float) -> None:
+    with _exact(image):
+        out.copy_(reference_warping.warp(image, transform, out.shape[2:], filter, fill, out.dtype))
+
+
+def warp_adjoint(out: Tensor, grad: Tensor, transform: Tensor, filter: Filter) -> None:
+    with _exact(grad):
+        out.copy_(reference_warping.warp_adjoint(grad, transform, out.shape[2:], filter, out.dtype))
+
+
+def soft_warp(
+    out: Tensor, labels: Tensor, transform: Tensor, ignore_index: int, filter: Filter, validate: bool
+) -> bool:
+    if validate and not labels_in_range(labels, out.shape[1], ignore_index):
+        return False
+    with _exact(labels):
+        out.copy_(
+            reference_warping.soft_warp(labels, transform, out.shape[2:], out.shape[1], ignore_index, filter, out.dtype)
+        )
+    return True
+
+
+def soft_warp_top(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    transform: Tensor,
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    validate: bool,
+) -> bool:
+    soft = mass.new_empty((len(labels), num_classes, *mass.shape[2:]), dtype=torch.float32)
+    if not soft_warp(soft, labels, transform, ignore_index, filter, validate):
+        return False
+    _write((index, mass, rest), reference.top_k(soft, index.shape[1]))
+    return True
+
+
+def warp_pair(
+    out: Tensor,
+    out_soft: Tensor,
+    image: Tensor,
+    labels: Tensor,
+    transform: Tensor,
+    ignore_index: int,
+    filter: Filter,
+    fill: float,
+    validate: bool,
+) -> bool:
+    warp(out, image, transform, filter, fill)
+    return soft_warp(out_soft, labels, transform, ignore_index, filter, validate)
+
+
+def _warped_target(logits: Tensor, labels: Tensor, transform: Tensor, ignore_index: int, filter: Filter) -> Tensor:
+    return reference_warping.soft_warp(
+        labels, transform, logits.shape[2:], logits.shape[1], ignore_index, filter, logits.dtype
+    )
+
+
+def warp_cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    transform: Tensor,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
+        return False
+    with _exact(logits):
+        logits = logits.to(lse.dtype)
+        target = _warped_target(logits, labels, transform, ignore_index, filter)
+        loss, *maps = reference.cross_entropy(logits, target, weight)
+        _write((mass, lse), maps)
+        _reduce(value, total, loss, maps[0], reduction)
+    return True
+
+
+def warp_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    labels: Tensor,
+    transform: Tensor,
+    ignore_index: int,
+    filter: Filter,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    with _exact(logits):
+        logits = logits.to(lse.dtype)
+        target = _warped_target(logits, labels, transform, ignore_index, filter)
+        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
 
 
 # --- losses: computed in the type of their maps -----------------------------------------------------------------------

@@ -64,6 +64,78 @@ class Backend(Protocol):
     ) -> bool:
         """`crop_resize` and `soft_crop_resize` with the same boxes."""
 
+    def warp(self, out: Tensor, image: Tensor, transform: Tensor, filter: Filter, fill: float) -> None:
+        """``out (B, K, h, w)`` is the image under a transform, a matrix ``(B, 3, 3)`` or a field ``(B, h, w, 2)``."""
+
+    def warp_adjoint(self, out: Tensor, grad: Tensor, transform: Tensor, filter: Filter) -> None:
+        """``out (B, K, H, W)`` is the transpose of `warp`, applied to ``grad (B, K, h, w)``."""
+
+    def soft_warp(
+        self, out: Tensor, labels: Tensor, transform: Tensor, ignore_index: int, filter: Filter, validate: bool
+    ) -> bool:
+        """``out (B, C, h, w)``, contiguous, is the soft label of the label map under a transform."""
+
+    def soft_warp_top(
+        self,
+        index: Tensor,
+        mass: Tensor,
+        rest: Tensor,
+        labels: Tensor,
+        transform: Tensor,
+        num_classes: int,
+        ignore_index: int,
+        filter: Filter,
+        validate: bool,
+    ) -> bool:
+        """The k largest classes of each pixel of `soft_warp`, their masses, and the mass of all others."""
+
+    def warp_pair(
+        self,
+        out: Tensor,
+        out_soft: Tensor,
+        image: Tensor,
+        labels: Tensor,
+        transform: Tensor,
+        ignore_index: int,
+        filter: Filter,
+        fill: float,
+        validate: bool,
+    ) -> bool:
+        """`warp` and `soft_warp` with the same transform."""
+
+    def warp_cross_entropy(
+        self,
+        value: Tensor,
+        total: Tensor,
+        mass: Tensor,
+        lse: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        transform: Tensor,
+        ignore_index: int,
+        filter: Filter,
+        weight: Tensor | None,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """`cross_entropy` with the soft label of a label map under a transform."""
+
+    def warp_cross_entropy_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        total: Tensor | None,
+        logits: Tensor,
+        labels: Tensor,
+        transform: Tensor,
+        ignore_index: int,
+        filter: Filter,
+        weight: Tensor | None,
+        mass: Tensor,
+        lse: Tensor,
+    ) -> None:
+        """`cross_entropy_backward` with the soft label of a label map under a transform."""
+
     def cross_entropy(
         self,
         value: Tensor,

@@ -28,7 +28,7 @@ def compute_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _maps(call: Call, logits: Tensor) -> tuple[Tensor, Tensor]:
+def maps_of_pixels(call: Call, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Two numbers of each pixel, ``(B, h, w)``: the mass and the logsumexp."""
     shape, dtype = (logits.shape[0], *logits.shape[2:]), compute_dtype(logits)
     return call.empty(shape, dtype, logits), call.empty(shape, dtype, logits)
@@ -71,7 +71,7 @@ def cross_entropy(
     if call.validate:
         check_index_values(index, logits.shape[1])
         check_weight_values(weight)
-    mass, lse = _maps(call, logits)
+    mass, lse = maps_of_pixels(call, logits)
     value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
@@ -135,7 +135,7 @@ def area_cross_entropy(
     if call.validate:
         check_box_values(boxes)
         check_weight_values(weight)
-    mass, lse = _maps(call, logits)
+    mass, lse = maps_of_pixels(call, logits)
     value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
@@ -212,7 +212,7 @@ def overlap_loss(
     if call.validate:
         check_index_values(index, logits.shape[1])
         check_weight_values(weight)
-    mass, lse = _maps(call, logits)
+    mass, lse = maps_of_pixels(call, logits)
     shape = (logits.shape[0] if per_sample else 1, logits.shape[1])
     value = call.empty(shape if reduction == "none" else (), lse.dtype, logits)
     slopes = call.empty((*shape, 2), lse.dtype, logits)

@@ -11,6 +11,15 @@ Rows are independent and every sum has a fixed order, so that results do not dep
 Nothing is compiled before the first call. The launchers trust their arguments: `tritonsoft.functional` checks them.
 """
 
+from tritonsoft.backends.eager import (
+    soft_warp,
+    soft_warp_top,
+    warp,
+    warp_adjoint,
+    warp_cross_entropy,
+    warp_cross_entropy_backward,
+    warp_pair,
+)
 from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
@@ -35,8 +44,15 @@ __all__ = [
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",
+    "soft_warp",
+    "soft_warp_top",
     "upsampled_cross_entropy",
     "upsampled_cross_entropy_backward",
     "upsampled_overlap_loss",
     "upsampled_overlap_loss_backward",
+    "warp",
+    "warp_adjoint",
+    "warp_cross_entropy",
+    "warp_cross_entropy_backward",
+    "warp_pair",
 ]
