@@ -22,6 +22,8 @@ from kornia.augmentation.random_generator.base import UniformDistribution as Uni
 from kornia.augmentation.utils import _adapted_rsampling as adapted_rsampling
 from kornia.augmentation.utils import override_parameters as override_parameters
 from kornia.constants import DataKey
+from kornia.filters import filter2d_separable as filter2d_separable
+from kornia.filters import get_gaussian_kernel1d as get_gaussian_kernel1d
 from kornia.geometry.transform.affwarp import _side_to_image_size as side_to_image_size
 from torch import Tensor, nn
 
@@ -99,9 +101,15 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
 # What the modules find in the parameters that kornia draws.
 PARAMETERS: Final[dict[type, tuple[str, ...]]] = {
     K.CenterCrop: ("batch_prob", "forward_input_shape"),
+    K.RandomAffine: ("batch_prob", "forward_input_shape"),
     K.RandomCrop: ("batch_prob", "forward_input_shape", "padding_size", "src"),
+    K.RandomElasticTransform: ("batch_prob", "forward_input_shape", "noise"),
     K.RandomHorizontalFlip: ("batch_prob", "forward_input_shape"),
+    K.RandomPerspective: ("batch_prob", "forward_input_shape"),
     K.RandomResizedCrop: ("batch_prob", "forward_input_shape", "src"),
+    K.RandomRotation: ("batch_prob", "forward_input_shape"),
+    K.RandomShear: ("batch_prob", "forward_input_shape"),
+    K.RandomTranslate: ("batch_prob", "forward_input_shape"),
     K.RandomVerticalFlip: ("batch_prob", "forward_input_shape"),
     K.Resize: ("batch_prob", "forward_input_shape", "output_size"),
 }
@@ -140,6 +148,25 @@ class MatrixHooks(ModuleHooks, K.GeometricAugmentationBase2D):
         """Image, parameters and flags that `record_call` left, as long as no matrix was made of them."""
         recorded = self._lazy_matrix_args
         return recorded if recorded is not None and isinstance(recorded[0], Tensor) else None
+
+
+def smoothed_displacement(
+    noise: Tensor, kernel_size: tuple[int, int], sigma: tuple[float, float], alpha: tuple[float, float]
+) -> Tensor:
+    """How far `RandomElasticTransform` moves the points of its grid, ``(B, 2, H, W)`` across and down.
+
+    The noise smoothed by a Gaussian (sizes and deviations down and across), times ``alpha``, as in kornia's
+    `elastic_transform2d`, which resamples at once.
+    """
+    down, across = (
+        get_gaussian_kernel1d(size, noise.new_full((1, 1), deviation))
+        for size, deviation in zip(kernel_size, sigma, strict=True)
+    )
+    planes = (
+        filter2d_separable(noise[:, axis : axis + 1], across, down, border_type="constant") * alpha[axis]
+        for axis in (0, 1)
+    )
+    return torch.cat(list(planes), dim=1)
 
 
 def param_generator(module: Any) -> Any:

@@ -1,7 +1,7 @@
-"""kornia's container, in which a run of crops, resizes and flips is one resample of the original pixels.
+"""kornia's container, in which a run of crops, resizes, flips and warps is one resample of the original pixels.
 
 kornia's ``forward`` stays in charge: it hands every module in turn, with all data, to the container's ``transform_op``,
-ours (`fusing_ops`). It resamples nothing at a module that is a box: images and masks become pending (`pending`) with
+ours (`fusing_ops`). It resamples nothing at a module of this package: images and masks become pending (`pending`) with
 the view that the module shows, the next such module extends that view, and the pixels are read when something else
 needs them, or at the end. Boxes and keypoints move module by module, by the modules' matrices, as in kornia. Each image
 and each mask has a view of its own, and whether a mask is a soft label is found out once, when it comes in.
@@ -49,10 +49,16 @@ class _Matrix:
 class AugmentationSequential(ContainerHooks):
     """kornia's `AugmentationSequential` for images with label maps: a drop-in for training semantic segmentation.
 
-    A run of neighbouring crops, resizes and flips of this package becomes one box per sample, and image and label map
-    are resampled together, once, from their original pixels (`tritonsoft.crop_resize_pair`, one launch on a GPU). The
-    label map becomes soft if any module of the run has ``num_classes``. All other modules work as in kornia;
-    parameters, matrices, boxes, keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
+    A run of neighbouring modules of this package is one resample of the original pixels, of image and label map
+    together, and one launch on a GPU. Crops, resizes and flips alone come to one box per sample
+    (`tritonsoft.crop_resize_pair`); with rotations, affine warps and perspectives among them, to one matrix
+    (`tritonsoft.warp_pair`); and an elastic transform, which ends its run, to one field. The label map becomes soft if
+    any module of the run has ``num_classes``. All other modules work as in kornia; parameters, matrices, boxes,
+    keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
+
+    A run ends where two modules have different filters or fill the outside differently, and before a crop that pads
+    what an earlier crop has cut. A warp pads nothing: its corners show what of the image there is, even if a module
+    before it in the run has moved it out of sight, where kornia has forgotten it and shows zeros.
 
     Args:
         *args: modules of this package, of kornia, or any `nn.Module`; containers may nest.
@@ -68,12 +74,13 @@ class AugmentationSequential(ContainerHooks):
         is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
         ``(B, 1, h, w)`` of the type it came in.
 
-        Several images of one call may differ in size. Flips and resizes treat each by its own; a crop is drawn for the
-        first one's size, and no other can follow it. Boxes, keypoints and `boxes` are those of the first.
+        Several images of one call may differ in size. Flips, resizes and rotations treat each by its own; crops and
+        other warps are drawn for the first one's size, and no other can follow them. Boxes, keypoints, `boxes` and
+        `matrices` are those of the first.
 
     Raises:
         ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
-            neither 1 nor C channels; a crop of an image or mask of another size than it was drawn for.
+            neither 1 nor C channels; a crop or warp of an image or mask of another size than it was drawn for.
         TypeError: a mask is no tensor (a `tritonsoft.SparseLabels`, for one).
 
     Example:
@@ -131,7 +138,7 @@ class AugmentationSequential(ContainerHooks):
 
         Raises:
             ValueError: the container was not called with an image, or its last call does not show one box of each
-                image at one resample (a warp of kornia's, or crops that do not fold).
+                image at one resample (a warp, or crops that do not fold).
 
         Example:
             >>> _ = torch.manual_seed(0)
@@ -142,6 +149,26 @@ class AugmentationSequential(ContainerHooks):
             [72.0, 8.0, 24.0, 56.0]
         """
         return self.transform_op.composed_boxes()
+
+    @property
+    def matrices(self) -> Tensor:
+        """Where the last call's images come from, ``(B, 3, 3)`` float64: output to source, in pixel edges.
+
+        They lie where the image does. `tritonsoft.soft_warp` and ``tritonsoft.area_cross_entropy(..., transform=)``
+        take them, as these take `boxes`. (`transform_matrix` is kornia's: source to output, between pixel centres.)
+
+        Raises:
+            ValueError: the container was not called with an image, or its last call is not one matrix at one resample
+                (a warp of kornia's own, an elastic transform, or modules that do not fold).
+
+        Example:
+            >>> import tritonsoft.augmentation as TA
+            >>> augment = TA.AugmentationSequential(TA.RandomRotation((90.0, 90.0), p=1.0), TA.CenterCrop(48))
+            >>> image = augment(torch.rand(2, 3, 64, 64))
+            >>> (augment.matrices[0] @ torch.tensor([0.0, 0.0, 1.0]).double()).round().tolist()  # the top left corner
+            [56.0, 8.0, 1.0]
+        """
+        return self.transform_op.composed_matrices()
 
     def clear_state(self) -> None:
         """kornia calls this before every call."""

@@ -16,7 +16,7 @@ from tritonsoft.augmentation.masks import (
 )
 from tritonsoft.augmentation.resampling import Flags, Params, ResamplingAugmentation, size_of
 from tritonsoft.augmentation.sampling import invert
-from tritonsoft.augmentation.view import Fill, Size, View, edge_matrix, inverse_matrix, pixel_matrix, to_device, whole
+from tritonsoft.augmentation.view import Size, View, inverse_matrix, pixel_matrix, to_device, whole
 from tritonsoft.geometry import Filter
 
 
@@ -117,37 +117,11 @@ class BoxAugmentation(GeometricAugmentation):
         boxes = self.boxes(source, params, flags)
         if boxes is None:
             boxes = whole(source, params["batch_prob"])
-        matrix = pixel_matrix(boxes, self.drawn_size(source, params, flags)).to(_type_of_positions(input.dtype))
+        matrix = pixel_matrix(boxes, self.drawn_size(source, params, flags)).to(type_of_positions(input.dtype))
         return to_device(matrix, input.device).expand(input.shape[0], 3, 3)
 
 
-class MatrixAugmentation(GeometricAugmentation):
-    """An augmentation that moves the image by kornia's own matrix, and keeps its size.
-
-    The matrix is taken at its word: it maps pixel centres of the image to pixel centres of the output, so that image,
-    masks, boxes and keypoints move by one map, to which ``align_corners`` makes no difference. The pixels' is computed
-    in float64.
-    """
-
-    keeps_size = True
-    drawn_for_size = True
-
-    def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
-        return True, 0.0
-
-    def transform(self, source: Size, params: Params, flags: Flags, device: torch.device) -> Tensor | None:
-        gate = params["batch_prob"]
-        like = torch.empty((), dtype=torch.float64, device=gate.device).expand(gate.numel(), 1, *source)
-        return edge_matrix(self.compute_transformation(like, params, flags))
-
-    @input_metadata_only
-    def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
-        if self.filter is not None:
-            input = input.new_empty((), dtype=_type_of_positions(input.dtype)).expand(input.shape)
-        return super().compute_transformation(input, params, flags)
-
-
-def _type_of_positions(dtype: torch.dtype) -> torch.dtype:
+def type_of_positions(dtype: torch.dtype) -> torch.dtype:
     """Not bfloat16 or float16, which hold whole numbers up to 256 and 2048 only: too few for pixel positions."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
