@@ -1,8 +1,8 @@
 """Rotation, affine, shear, translation, perspective and elastic transform: by themselves and in containers.
 
-Three oracles. kornia: parameters, matrices, keypoints and boxes to the bit, and pixels where its one bilinear read means
-the same. The float64 reference of `tritonsoft.warp` under kornia's own matrices, which decides on everything else. And
-a picture whose colours are the classes, which a soft label must follow.
+Three oracles. kornia: parameters, matrices, keypoints and boxes to the bit, and pixels where its one bilinear read
+means the same. The float64 reference of `tritonsoft.warp` under kornia's own matrices, which decides on everything
+else. And a picture whose colours are the classes, which a soft label must follow.
 """
 
 import copy
@@ -345,11 +345,9 @@ def test_soft_labels_are_warped_like_images(warp):
 def test_hard_mask_holds_the_pixel_under_each_centre(warp, dtype):
     """And the ignore_index outside; whatever the type, these are the pixels that the image's nearest takes."""
     module = make(warp, ignore_index=99)
-    size = torch.arange(HEIGHT * WIDTH, dtype=torch.float64).reshape(1, 1, *SIZE).expand(BATCH, 1, -1, -1)
-    transform = transform_of(warp, make(warp).forward_parameters((BATCH, 3, *SIZE)), module.flags)
-    del transform
     module(picture())
-    numbers = make(warp, filter="nearest")(size + 1, params=module._params).long() - 1
+    numbers = torch.arange(HEIGHT * WIDTH, dtype=torch.float64).reshape(1, 1, *SIZE).expand(BATCH, 1, -1, -1)
+    numbers = make(warp, filter="nearest")(numbers + 1, params=module._params).long() - 1
     labels = (classes() % 2 if dtype == torch.bool else classes() % 50).to(dtype)
     with RefusesUnsigned():
         out = mask_of(module, labels)
@@ -419,15 +417,16 @@ def test_an_empty_batch_passes(warp):
 # --- inverse ---------------------------------------------------------------------------------------------------------
 
 
-def centres_shown(warp, module):
-    """``(B, 1, H, W)``: the pixels of the image whose centres the module showed."""
+def centres_shown(warp, module, margin=0.0):
+    """``(B, 1, H, W)``: the pixels of the image whose centres the module showed, so far from the output's edges."""
     image = torch.empty((), dtype=torch.float64).expand(BATCH, 1, *SIZE)
     matrix = make(warp, K).generate_transformation_matrix(image, module._params, module.flags)
     ys, xs = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     points = torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).double()
     x, y, depth = torch.einsum("bij,hwj->bihw", matrix, points).unbind(1)
     x, y = x / depth + 0.5, y / depth + 0.5
-    return ((x >= 0) & (x <= WIDTH) & (y >= 0) & (y <= HEIGHT))[:, None]
+    across, down = (margin <= x) & (x <= WIDTH - margin), (margin <= y) & (y <= HEIGHT - margin)
+    return (across & down)[:, None]
 
 
 @over_matrices
@@ -435,7 +434,8 @@ def test_inverse_covers_what_was_shown_and_nothing_else(warp):
     module = make(warp, num_classes=CLASSES)
     module(picture())
     inside = centres_shown(warp, module)
-    assert 0 < inside.float().mean() < 1
+    assert inside.any()
+    assert warp == "perspective" or not inside.all()  # which moves the corners inwards
     back = module.inverse(torch.ones(BATCH, 3, *SIZE, dtype=torch.float64))
     assert_close(back, inside.expand_as(back), 1e-9, "image")
     mass = module.inverse_masks(torch.full((BATCH, CLASSES, *SIZE), 0.25), module._params, module.flags)
@@ -450,11 +450,10 @@ def test_inverse_puts_the_content_back_where_it_was(warp):
     """A linear ramp survives every filter that averages, but for what the edges hide."""
     ramp = (torch.arange(WIDTH) + 2.0 * torch.arange(HEIGHT)[:, None]).double().expand(BATCH, 1, -1, -1)
     module = make(warp, scale=(0.9, 1.2)) if warp == "affine" else make(warp)
-    ones, seen = torch.ones_like(ramp), module(torch.ones_like(ramp))
-    inside = module.inverse((seen > 1 - 1e-9).double()) * ones > 1 - 1e-9
     back = module.inverse(module(ramp))
+    inside = centres_shown(warp, module, margin=2.0)[..., 3:-3, 3:-3]
     assert inside.float().mean() > 0.2
-    assert (back - ramp)[inside].abs().max() < 0.6
+    assert (back - ramp)[..., 3:-3, 3:-3][inside].abs().max() < 0.5
 
 
 @over_matrices
@@ -753,25 +752,24 @@ def test_a_rotation_turns_every_picture_about_its_own_middle():
     assert_close(large, picture(size=(16, 16)).rot90(1, (2, 3)), 1e-6, "large")
     assert_close(little, picture(size=(8, 8)).rot90(1, (2, 3)), 1e-6, "small")
     for warp in set(WARPS) - {"rotation"}:
-        with pytest.raises(
-            ValueError, match=r"must have the size that \w+ drew its warps for, \(15, 22\), got \(9, 11\)"
-        ):
+        with pytest.raises(ValueError, match=r"size that \w+ drew its warps for, \(15, 22\), got \(9, 11\)"):
             augment(make(warp), keys=["image", "image"])(picture(), small)
+        module = make(warp)
+        module(picture())
         with pytest.raises(ValueError, match="a warp does not carry over to another size"):
-            augment(make(warp))(picture(), classes(size=(9, 11)))
+            mask_of(module, classes(size=(9, 11)))
 
 
 def test_random_apply_draws_kornias_modules_and_folds_them():
-    container = augment(
-        make("rotation", num_classes=CLASSES),
-        make("shear"),
-        TA.RandomHorizontalFlip(),
-        TA.CenterCrop((9, 9)),
-        random_apply=2,
-    )
+    modules = [make("rotation"), make("shear"), TA.RandomHorizontalFlip(), TA.CenterCrop((9, 9))]
+    for module in modules:
+        module.num_classes = CLASSES
+    container = augment(*modules, random_apply=2)
     for seed in range(4):
         torch.manual_seed(seed)
-        assert len(work(lambda: container(picture(), classes()))) in (1, 2)
+        ran = work(lambda: container(picture(), classes()))
+        warped = {container.get_submodule(item.name) for item in container._params} & set(modules[:2])
+        assert ran == ["warp_pair" if warped else "crop_resize_pair"]
 
 
 @over_warps
@@ -809,7 +807,7 @@ def test_the_gradient_in_the_image_is_the_adjoint_of_the_warp(warp):
     torch.testing.assert_close(back, there)
 
 
-@over_warps
+@pytest.mark.parametrize("warp", ["affine", "perspective", "elastic"])
 def test_compiles_to_one_graph(warp):
     torch._dynamo.reset()
     module = make(warp, num_classes=CLASSES)
@@ -975,14 +973,9 @@ def test_labels_out_of_range_are_named():
 
 @pytest.mark.parametrize("distortion", [0.95, 1.0])
 def test_the_strongest_perspective_is_finite_and_carries_no_more_mass_than_there_is(distortion):
-    container = augment(
-        TA.RandomPerspective(distortion, sampling_method="area_preserving", p=1.0, num_classes=1),
-        keys=["image", "mask"],
-    )
-    for seed in range(3):
-        torch.manual_seed(seed)
-        shown, mass = container(torch.ones(8, 1, *SIZE), torch.zeros(8, *SIZE).long())
-        assert shown.isfinite().all()
-        assert (mass >= 0).all()
-        assert (mass <= 1 + 1e-5).all()
-        assert_close(shown, mass, 1e-5, "mass")
+    module = TA.RandomPerspective(distortion, sampling_method="area_preserving", p=1.0, num_classes=1)
+    shown, mass = augment(module)(torch.ones(6, 1, 8, 9), torch.zeros(6, 8, 9).long())
+    assert shown.isfinite().all()
+    assert (mass >= 0).all()
+    assert (mass <= 1 + 1e-5).all()
+    assert_close(shown, mass, 1e-5, "mass")
