@@ -6,7 +6,9 @@ else. And a picture whose colours are the classes, which a soft label must follo
 """
 
 import copy
+import importlib.util
 import inspect
+import pathlib
 import pickle
 
 import pytest
@@ -979,3 +981,18 @@ def test_the_strongest_perspective_is_finite_and_carries_no_more_mass_than_there
     assert (mass >= 0).all()
     assert (mass <= 1 + 1e-5).all()
     assert_close(shown, mass, 1e-5, "mass")
+
+
+# --- the figure ------------------------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_a_thin_class_kept_in_place(tmp_path):
+    pytest.importorskip("matplotlib", reason="the example draws with matplotlib, which is not installed")
+    file = pathlib.Path(__file__).parents[1] / "examples" / "warps.py"
+    spec = importlib.util.spec_from_file_location("examples_warps", file)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    there, here = example.main(tmp_path / "figure.png")
+    assert there < 0.6
+    assert here > 0.98
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
