@@ -96,9 +96,7 @@ def main(path: Path) -> tuple[float, float]:
             axes.set(title=title, xticks=[], yticks=[])
     figure.savefig(path, dpi=110)
     plt.close(figure)
-    print(
-        f"poles keep {kept[0]:.0%} of their area in place in kornia's label, {kept[1]:.0%} in the soft label; see {path}"
-    )
+    print(f"poles keep {kept[0]:.1%} of their area in place in kornia's label, {kept[1]:.1%} in the soft label")
     return kept
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import pathlib
 import pickle
+import re
 
 import pytest
 import torch
@@ -830,6 +831,29 @@ def test_a_container_compiles_to_one_graph():
         assert_close(value, other, 1e-5, "container")
 
 
+@pytest.mark.parametrize("warp", ["affine", "perspective", "elastic"])
+def test_function_transforms_go_through_a_container(warp):
+    """Forward and reverse mode, and a batch of batches; the parameters are drawn outside, as `vmap` wants it."""
+    container = augment(make(warp, num_classes=CLASSES), TA.CenterCrop((9, 9)))
+    params, image, labels = container.forward_parameters((BATCH, 3, *SIZE)), picture(torch.float64), classes()
+
+    def show(image, labels=labels):
+        return tuple(container(image, labels, params=params))
+
+    towards, step = image.flip(3), 1e-6
+    _, tangents = torch.func.jvp(lambda image: show(image)[0], (image,), (towards,))
+    difference = show(image + step * towards)[0] - show(image - step * towards)[0]
+    assert_close(tangents, difference / (2 * step), 1e-6, "tangent")
+    leaf = image.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad((show(leaf)[0] ** 2).sum(), leaf)
+    assert_close(torch.func.grad(lambda image: (show(image)[0] ** 2).sum())(image), wanted, 1e-9, "gradient")
+    stacks = [torch.stack([each, each.flip(0)]) for each in (image, labels)]
+    batches = torch.func.vmap(show)(*stacks)
+    for index in range(2):
+        for value, other in zip(batches, show(*(stack[index] for stack in stacks)), strict=True):
+            assert_close(value[index], other, 1e-9, "batch of batches")
+
+
 def test_no_value_on_the_images_device_is_read():
     """On the meta device there are no values: whoever waited for one on a GPU fails here."""
     container = augment(
@@ -983,16 +1007,27 @@ def test_the_strongest_perspective_is_finite_and_carries_no_more_mass_than_there
     assert_close(shown, mass, 1e-5, "mass")
 
 
-# --- the figure ------------------------------------------------------------------------------------------------------
+# --- the page and its figure -------------------------------------------------------------------------------------------
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_the_figure_shows_a_thin_class_kept_in_place(tmp_path):
     pytest.importorskip("matplotlib", reason="the example draws with matplotlib, which is not installed")
-    file = pathlib.Path(__file__).parents[1] / "examples" / "warps.py"
-    spec = importlib.util.spec_from_file_location("examples_warps", file)
+    spec = importlib.util.spec_from_file_location("examples_warps", ROOT / "examples" / "warps.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     there, here = example.main(tmp_path / "figure.png")
     assert there < 0.6
     assert here > 0.98
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_page_says_what_runs():
+    page = (ROOT / "docs" / "augmentation.md").read_text("utf-8")
+    names = {}
+    for snippet in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        smaller = snippet.replace("512, 1024", "32, 64").replace("128, 256", "8, 16")
+        exec(compile(smaller, "augmentation.md", "exec"), names)
+    assert names["soft"].shape == (4, 19, 8, 16)
+    assert names["loss"].isfinite()
