@@ -11,15 +11,6 @@ Rows are independent and every sum has a fixed order, so that results do not dep
 Nothing is compiled before the first call. The launchers trust their arguments: `tritonsoft.functional` checks them.
 """
 
-from tritonsoft.backends.eager import (
-    soft_warp,
-    soft_warp_top,
-    warp,
-    warp_adjoint,
-    warp_cross_entropy,
-    warp_cross_entropy_backward,
-    warp_pair,
-)
 from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
@@ -28,6 +19,15 @@ from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_en
 from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
 from tritonsoft.backends.numba.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
 from tritonsoft.backends.numba.upsampled_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
+from tritonsoft.backends.numba.warps import (
+    soft_warp,
+    soft_warp_top,
+    warp,
+    warp_adjoint,
+    warp_cross_entropy,
+    warp_cross_entropy_backward,
+    warp_pair,
+)
 
 __all__ = [
     "area_cross_entropy",

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import Array, array_at
-from tritonsoft.backends.numba.label_rows import TILE, Masses, label_rows, label_rows_at
+from tritonsoft.backends.numba.label_rows import TILE, LabelRows, Masses, label_rows, label_rows_at
 from tritonsoft.backends.numba.planes import (
     STAGED,
     Lines,
@@ -186,9 +186,25 @@ def area_cross_entropy(
     validate: bool,
 ) -> bool:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
+    _, num_classes, *size = logits.shape
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, lse.dtype, TILE)
+    return cross_entropy_of_rows(value, total, mass, lse, logits, rows, weight, reduction, validate)
+
+
+def cross_entropy_of_rows(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    rows: LabelRows,
+    weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    """`cross_entropy` with these rows of a soft label, each made and used at once."""
     batch, num_classes, *size = logits.shape
     sums, dtype = partial_sums(reduction, batch * size[0]), lse.dtype
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
         value.data_ptr(),
         sums,
@@ -219,9 +235,24 @@ def area_cross_entropy_backward(
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
+    _, num_classes, *size = logits.shape
+    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, lse.dtype, TILE)
+    cross_entropy_gradient_of_rows(out, grad, total, logits, rows, weight, mass, lse)
+
+
+def cross_entropy_gradient_of_rows(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    rows: LabelRows,
+    weight: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """The gradient of `cross_entropy_of_rows`."""
     batch, num_classes, *size = logits.shape
     mass, lse, dtype = mass.contiguous(), lse.contiguous(), lse.dtype
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, dtype, TILE)
     arguments = (
         tensor_arguments(out, dtype),
         *streaming_in_bytes(out),

@@ -24,7 +24,6 @@ from tritonsoft.backends.numba.elements import (
 )
 from tritonsoft.backends.numba.taps import (
     Taps,
-    TapTable,
     max_area,
     pixels_read,
     table_of_whole,
@@ -42,7 +41,7 @@ TILE = 256  # output columns per class held in cache: long enough for whole-line
 
 
 @jit
-def _line_of(label: Any, num_classes: Any, ignore_index: Any, pitch: int) -> Any:
+def line_of_label(label: Any, num_classes: Any, ignore_index: Any, pitch: int) -> Any:
     """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared.
 
     After the lines of the classes come that of ignored pixels and that of labels which are neither.
@@ -316,7 +315,7 @@ def _label_rows(
                         pairs_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
                     if are_pairs:
                         for x in range(left, right):
-                            line_of[x] = _line_of(pixels[x], num_classes, ignore_index, pitch)
+                            line_of[x] = line_of_label(pixels[x], num_classes, ignore_index, pitch)
                         _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)
                         row_weight = zero
                         continue
@@ -334,7 +333,7 @@ def _label_rows(
                     outputs = chunk * chunk_size - unsigned(tile_begin)
                     edges = chunk_weights[chunk] - begin * chunk_size
                     while begin < end:
-                        line = _line_of(pixels[begin], num_classes, ignore_index, pitch)
+                        line = line_of_label(pixels[begin], num_classes, ignore_index, pitch)
                         begin_next = min(run_end[run], end)
                         present[line] = 1
                         edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
@@ -365,9 +364,19 @@ def _label_rows(
     return in_range
 
 
-@jit
 def label_rows_at(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
-    """`_label_rows` of the arguments of `LabelRows`."""
+    """Computes rows of a soft label for an epilogue, in boxes or under a transform: the arguments of `LabelRows`."""
+
+
+_NUM_ARGUMENTS = 11
+
+
+@overload(label_rows_at)
+def _(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
+    return _rows_of_boxes if len(arguments) == _NUM_ARGUMENTS else None  # the others: `warp_rows`
+
+
+def _rows_of_boxes(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
     address, like, strides, shape, taps_y, like_y, taps_x, like_x, mirrored, ignore_index, tile = arguments
     labels, taps_y, taps_x = array_at(address, 0, like), taps_at(taps_y, like_y), taps_at(taps_x, like_x)
     return _label_rows(
@@ -376,11 +385,11 @@ def label_rows_at(epilogue: Any, arguments: Any, first_row: int, end_row: int) -
 
 
 class LabelRows(NamedTuple):
-    """A label map and its boxes, for compiled functions that give `label_rows_at` an epilogue."""
+    """A label map and its boxes or transform, for compiled functions that give `label_rows_at` an epilogue."""
 
-    arguments: Any
+    arguments: Any  # the last one is the tile
     num_pixels: int  # source pixels that all rows read
-    tables: tuple[TapTable, TapTable]  # to which the arguments point
+    tables: Any  # what the arguments point to
 
 
 def label_rows(

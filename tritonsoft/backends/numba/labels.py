@@ -27,7 +27,7 @@ def _soft_rows(
     out: int, like: Array, shape: Any, line_length: int, to_boundary: int, rows: Any, first: int, end: int
 ) -> Any:
     """Rows of a soft label at an address."""
-    tile = rows[10]
+    tile = rows[-1]
     finished, zeros = np.empty(tile, like.dtype), np.zeros(tile, like.dtype)
     epilogue = DenseEpilogue(
         array_at(out, 0, like), shape, finished, zeros, unsigned(line_length), unsigned(to_boundary)
@@ -67,7 +67,7 @@ def _top_rows(
     return label_rows_at(epilogue, rows, first, end)
 
 
-def _dense_tile(out: Tensor) -> int:
+def dense_tile(out: Tensor) -> int:
     aligned = out.data_ptr() % LINE_BYTES == 0 and out.shape[3] * out.itemsize % LINE_BYTES == 0
     return TILE if aligned else 4 * TILE
 
@@ -76,12 +76,17 @@ def soft_crop_resize(
     out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
 ) -> bool:
     """Writes `tritonsoft.backends.reference.soft_crop_resize` of a label map ``(B, H, W)`` to ``out (B, C, h, w)``."""
-    batch, num_classes, *size = out.shape
-    tile = _dense_tile(out)
+    _, num_classes, *size = out.shape
+    tile = dense_tile(out)
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, compute_dtype(out), tile)
+    return write_soft(out, rows, validate)
+
+
+def write_soft(out: Tensor, rows: LabelRows, validate: bool) -> bool:
+    """Writes rows to a soft label ``out (B, C, h, w)``."""
     arguments = _soft_arguments(out, rows)
     work = 0.25 * (out.numel() + rows.num_pixels)
-    in_range = all(pool.run(lambda first, end: _soft_rows(*arguments, first, end), batch * size[0], work))
+    in_range = all(pool.run(lambda first, end: _soft_rows(*arguments, first, end), len(out) * out.shape[2], work))
     return in_range or not validate
 
 
@@ -106,9 +111,7 @@ def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, vali
     if any(fine.shape[2] != 2 * coarse.shape[2] for fine, coarse in itertools.pairwise(outs)):
         return all(soft_crop_resize(out, labels, None, ignore_index, "area", validate) for out in outs)
     rows_of = [
-        label_rows(
-            labels, None, out.shape[2:], out.shape[1], ignore_index, "area", compute_dtype(out), _dense_tile(out)
-        )
+        label_rows(labels, None, out.shape[2:], out.shape[1], ignore_index, "area", compute_dtype(out), dense_tile(out))
         for out in outs
     ]
     arguments_of = [_soft_arguments(out, rows) for out, rows in zip(outs, rows_of, strict=True)]
@@ -139,8 +142,13 @@ def soft_crop_resize_top(
     validate: bool,
 ) -> bool:
     """Writes `reference.top_k` of a soft label: ``(B, k, h, w)`` twice, and the rest ``(B, h, w)``."""
+    rows = label_rows(labels, boxes, index.shape[2:], num_classes, ignore_index, filter, torch.float32, TILE)
+    return write_top(index, mass, rest, rows, num_classes, validate)
+
+
+def write_top(index: Tensor, mass: Tensor, rest: Tensor, rows: LabelRows, num_classes: int, validate: bool) -> bool:
+    """Writes the largest classes of rows."""
     batch, num_top, *size = index.shape
-    rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, torch.float32, TILE)
     arguments = (
         index.data_ptr(),
         mass.data_ptr(),

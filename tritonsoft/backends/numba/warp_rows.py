@@ -1,0 +1,199 @@
+"""Rows of the soft label of a label map under a transform, for the epilogues of `label_rows`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numba.extending import overload
+from torch import Tensor
+
+from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed, fence
+from tritonsoft.backends.numba.label_rows import LabelRows, Masses, apply_epilogue, label_rows_at, line_of_label
+from tritonsoft.backends.numba.threads import jit, unsigned
+from tritonsoft.backends.numba.warp_points import (
+    SPAN,
+    Span,
+    like_place,
+    locate,
+    new_span,
+    place_points,
+    prepare_sample,
+    run_of_pixels,
+    transform_arguments,
+    transform_at,
+    weigh_points,
+)
+from tritonsoft.geometry import Filter
+
+_NUM_ARGUMENTS = 9
+
+
+@jit
+def _add_points(
+    masses: Masses,
+    labels: Array,
+    base: int,
+    neighbours: Any,
+    num_classes: Any,
+    ignore_index: Any,
+    span: Span,
+    first: int,
+    end: int,
+    num_points: int,
+    column: int,
+) -> None:
+    """Adds a row of points of each pixel of a run to the lines of their classes."""
+    lines, present, pitch = masses
+    next_x, next_y = neighbours
+    place, weight, share_x, share_y = span.place, span.weight, span.share_x, span.share_y
+    zero, one = lines.dtype.type(0), lines.dtype.type(1)
+    next_xy = next_x + next_y
+    for n in range(first, end):
+        # Most points see one class, and most pixels the same at all points: their sum is kept until it changes.
+        current, total = labels[base + unsigned(place[n])], zero
+        for k in range(num_points):
+            point = n + k * unsigned(SPAN)
+            corner, mass = base + unsigned(place[point]), weight[point]
+            label, right = labels[corner], labels[corner + next_x]
+            below, beyond = labels[corner + next_y], labels[corner + next_xy]
+            if label == right and label == below and label == beyond:
+                if label != current:
+                    line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
+                    lines[line + column + n] += total
+                    present[line] |= total > zero
+                    current, total = label, zero
+                total += mass
+                continue
+            of_below = mass * share_y[point]
+            of_here = mass - of_below
+            corners = (
+                (label, of_here * (one - share_x[point])),
+                (right, of_here * share_x[point]),
+                (below, of_below * (one - share_x[point])),
+                (beyond, of_below * share_x[point]),
+            )
+            for label, share in corners:
+                if label != current:
+                    line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
+                    lines[line + column + n] += total
+                    present[line] |= total > zero
+                    current, total = label, zero
+                total += share
+        line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
+        lines[line + column + n] += total
+        present[line] |= total > zero
+
+
+@jit
+def _warped_rows(
+    epilogue: Any,
+    labels: Array,
+    label_strides: Any,
+    transform: Any,
+    shape: Any,
+    ignore_index: int,
+    like: Array,
+    span: Span,
+    tile: int,
+    first_row: int,
+    end_row: int,
+) -> bool:
+    """Returns whether every label that has weight is a class or ``ignore_index``."""
+    numbers, is_field, filter = transform
+    num_classes, in_height, in_width, out_height, out_width = shape
+    size, out_size = (in_height, in_width), (out_height, out_width)
+    zero = like.dtype.type(0)
+    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
+    lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch), like.dtype)
+    present = np.zeros(lines.size, np.uint8)
+    # An atomic reference count would wait until all non-temporal stores have drained.
+    epilogue, masses, span = (
+        borrowed(epilogue),
+        borrowed(Masses(lines, present, pitch)),
+        borrowed(span),
+    )
+    # Where the source has one row or column, the other that a point reads weighs nothing, and is read there as well.
+    neighbours = unsigned(label_strides[2] if in_width > 1 else 0), unsigned(label_strides[1] if in_height > 1 else 0)
+    current_sample, affine, in_range = -1, False, True
+    for row in range(first_row, end_row):
+        sample, i = row // out_height, row % out_height
+        if sample != current_sample:
+            current_sample, affine = sample, prepare_sample(span, numbers, is_field, sample, filter)
+        base = unsigned(sample * label_strides[0])
+        for tile_begin in range(0, out_width, tile):
+            tile_end = min(tile_begin + tile, out_width)
+            for begin in range(tile_begin, tile_end, SPAN):
+                count = unsigned(min(SPAN, tile_end - begin))
+                is_inside = locate(span, numbers, is_field, affine, sample, i, begin, count, size, out_size, filter)
+                first = unsigned(0)
+                while first < count:
+                    end = run_of_pixels(span, first, count)
+                    steps_y, steps_x = weigh_points(span, first, end, i, begin, out_size, filter)
+                    for step_y in range(steps_y):
+                        place_points(span, first, end, step_y, size, label_strides[1:], is_inside, filter)
+                        _add_points(
+                            masses,
+                            labels,
+                            base,
+                            neighbours,
+                            num_classes,
+                            ignore_index,
+                            span,
+                            first,
+                            end,
+                            unsigned(steps_x),
+                            unsigned(begin - tile_begin),
+                        )
+                    first = end
+            count = unsigned(tile_end - tile_begin)
+            apply_epilogue(epilogue, masses, sample, i, unsigned(tile_begin), count)
+            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
+            for label in range(unsigned(num_classes + 2)):
+                line = label * unsigned(pitch)
+                if present[line]:
+                    present[line] = 0
+                    for n in range(line, line + count):
+                        lines[n] = zero
+    fence()
+    return in_range
+
+
+@overload(label_rows_at)
+def _(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
+    return _rows_of_transform if len(arguments) == _NUM_ARGUMENTS else None
+
+
+def _rows_of_transform(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
+    address, like_labels, strides, transform, shape, ignore_index, like, like_places, tile = arguments
+    labels, numbers = array_at(address, 0, like_labels), transform_at(transform)
+    span = new_span(like, like_places)
+    return _warped_rows(epilogue, labels, strides, numbers, shape, ignore_index, like, span, tile, first_row, end_row)
+
+
+def warped_rows(
+    labels: Tensor,
+    transform: Tensor,
+    size: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    filter: Filter,
+    dtype: torch.dtype,
+    tile: int,
+) -> LabelRows:
+    """What computes the rows of a soft label, which are counted through all samples."""
+    wide = np.int32 if labels.dtype != torch.int64 and -(2**31) <= ignore_index < 2**31 else np.int64
+    of_transform = transform_arguments(transform, filter)
+    arguments = (
+        labels.data_ptr(),
+        LIKE[labels.dtype],
+        labels.stride(),
+        of_transform.arguments,
+        (wide(num_classes), *labels.shape[1:], *size),
+        wide(ignore_index),
+        LIKE[dtype],
+        like_place(labels.shape[1], labels.shape[2], labels.stride()[1], labels.stride()[2]),
+        tile,
+    )
+    num_pixels = int(16 * of_transform.points * len(labels) * size[0] * size[1])
+    return LabelRows(arguments, num_pixels, of_transform.tensor)
