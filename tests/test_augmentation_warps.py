@@ -748,6 +748,19 @@ def test_videos_are_batches_of_their_frames():
         assert_close(soft, coloured, 1e-4, "soft label")
 
 
+def test_an_elastic_transform_is_not_rigid_as_in_kornia():
+    rigid = {"transformation_matrix_mode": "rigid", "keys": ["image"]}
+    with pytest.raises(RuntimeError, match="rigid"):
+        augment(make("rotation"), make("elastic"), **rigid)(picture())
+    container = augment(make("rotation"), make("elastic"), keys=["image", "keypoints"])
+    _, moved = container(picture(), some_points())
+    _, turned = augment(container[0], keys=["image", "keypoints"])(
+        picture(), some_points(), params=container._params[:1]
+    )
+    assert torch.equal(moved, turned)  # points stay where they are
+    assert torch.equal(container.transform_matrix, container[0].transform_matrix)
+
+
 def test_a_rotation_turns_every_picture_about_its_own_middle():
     small = picture(size=(9, 11))
     container = augment(TA.RandomRotation((90.0, 90.0), p=1.0), keys=["image", "image"])
@@ -914,6 +927,11 @@ def test_other_paddings_are_refused_by_name(name, mode):
     module = getattr(TA, name)(*first[name], p=1.0)
     with pytest.raises(ValueError, match=f"padding_mode must be .*got '{mode}'"):
         augment(module, keys=["image"], extra_args={DataKey.INPUT: {"padding_mode": mode}})(picture())
+    with pytest.raises(ValueError, match=f"padding_mode must be .*got '{mode}'"):
+        augment(module, extra_args={DataKey.MASK: {"padding_mode": mode}})(picture(), classes())
+    module(picture())
+    with pytest.raises(ValueError, match=f"padding_mode must be .*got '{mode}'"):
+        mask_of(module, classes(), padding_mode=mode)
 
 
 @over_matrices
@@ -1007,7 +1025,7 @@ def test_the_strongest_perspective_is_finite_and_carries_no_more_mass_than_there
     assert_close(shown, mass, 1e-5, "mass")
 
 
-# --- the page and its figure -------------------------------------------------------------------------------------------
+# --- the page and its figure -----------------------------------------------------------------------------------------
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -56,7 +56,7 @@ class FusingOps(AugmentationSequentialOps):
         """The steps as one box per image, where the image is."""
         view, batch, device = self._composed("boxes")
         if not view.is_box:
-            raise ValueError("boxes need modules that show a box of the picture: a warp is one of the matrices")
+            raise ValueError("boxes need modules that show a box of the picture, which a warp does not: see matrices")
         boxes = view.transform
         if boxes is None:
             boxes = whole(view.source, torch.empty(1, device="cpu"))
@@ -150,6 +150,8 @@ class FusingOps(AugmentationSequentialOps):
         extra_args: ExtraArgs,
     ) -> list[Any]:
         """Images and masks become pending, with this module's view added to theirs."""
+        if DataKey.MASK in keys:
+            module.check_mask_options(extra_args.get(DataKey.MASK, {}))
         params = cast(dict[str, Tensor], param.data)
         flags = override_parameters(module.flags, extra_args.get(DataKey.INPUT, {}), in_place=False)
         image = image_of(args, keys)

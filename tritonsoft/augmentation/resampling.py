@@ -97,6 +97,9 @@ class ResamplingAugmentation(ModuleHooks):
         """Whether the output may show what lies outside of the image, and what an image has there."""
         return False, 0.0
 
+    def check_mask_options(self, options: Flags) -> None:
+        """An error where a caller asks of masks (by `extra_args`, for one) what a filter has no say in."""
+
     # --- the view ---------------------------------------------------------------------------------------------------
 
     @property
@@ -183,6 +186,7 @@ class ResamplingAugmentation(ModuleHooks):
         """
         if self.filter is None:
             return super().transform_masks(input, params, flags, transform=transform, **kwargs)
+        self.check_mask_options(kwargs)
         linear = asks_for_interpolation(kwargs)
         fill = self._mask_fill(kwargs)
         params, flags = self.with_overrides(params, flags)

@@ -117,7 +117,9 @@ def _composed(view: View, first: View) -> Tensor | None:
     if view.is_box and first.is_box:
         assert view.transform is not None
         return _composed_boxes(view.transform, first)
-    return first.matrix @ view.matrix
+    one, other = first.matrix, view.matrix
+    device = other.device if one.device.type == "cpu" else one.device  # the whole image is a box on the CPU
+    return to_device(one, device) @ to_device(other, device)
 
 
 def _composed_boxes(boxes: Tensor, first: View) -> Tensor:

@@ -1,6 +1,6 @@
 """kornia's rotation, affine, shear, translation, perspective and elastic transform, resampled by tritonsoft."""
 
-from typing import Any, Literal
+from typing import Any
 
 import kornia.augmentation as K
 import torch
@@ -13,8 +13,6 @@ from tritonsoft.augmentation.resampling import Flags, Params, ResamplingAugmenta
 from tritonsoft.augmentation.view import Fill, Size, centres, edge_matrix, to_device
 from tritonsoft.geometry import Filter
 
-Padding = Literal["zeros", "border", "reflection", "fill"]
-
 
 class Warp(ResamplingAugmentation):
     """What matrices and fields share: the output is as large as the image, and may show what lies outside of it."""
@@ -25,17 +23,22 @@ class Warp(ResamplingAugmentation):
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         return True, _fill_value(flags)
 
+    def check_mask_options(self, options: Flags) -> None:
+        self._refuse_padding(options, ("zeros", "fill"))
+
     def _refuse_sampling(self, flags: Flags) -> None:
         super()._refuse_sampling(flags)
-        mode = flags.get("padding_mode", "zeros")
-        name = mode if isinstance(mode, str) else SamplePadding.get(mode).name
-        allowed = ("zeros", "fill") if "fill_value" in flags else ("zeros",)
-        if name.lower() not in allowed:
-            raise ValueError(
-                f"padding_mode must be {' or '.join(map(repr, allowed))} beside filter={self.filter!r}, got "
-                f"{name.lower()!r}: only filter=None, kornia's own sampling, has others"
-            )
+        self._refuse_padding(flags, ("zeros", "fill") if "fill_value" in flags else ("zeros",))
         _fill_value(flags)
+
+    def _refuse_padding(self, flags: Flags, allowed: tuple[str, ...]) -> None:
+        mode = flags.get("padding_mode", "zeros")
+        name = (mode if isinstance(mode, str) else SamplePadding.get(mode).name).lower()
+        if name not in allowed:
+            raise ValueError(
+                f"padding_mode must be {' or '.join(map(repr, allowed))} beside filter={self.filter!r}, got {name!r}: "
+                "only filter=None, kornia's own sampling, has others"
+            )
 
 
 class MatrixAugmentation(Warp, GeometricAugmentation):
