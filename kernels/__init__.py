@@ -1,14 +1,5 @@
 """The Triton backend: each file is a kernel, its launcher and its launch settings, or what kernels share."""
 
-from tritonsoft.backends.eager import (
-    soft_warp,
-    soft_warp_top,
-    warp,
-    warp_adjoint,
-    warp_cross_entropy,
-    warp_cross_entropy_backward,
-    warp_pair,
-)
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
 from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.kernels.decoding import confusion_matrix, decode
@@ -19,6 +10,15 @@ from tritonsoft.kernels.pyramid import soft_pyramid
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
 from tritonsoft.kernels.top_k import soft_crop_resize_top
+from tritonsoft.kernels.warping import (
+    soft_warp,
+    soft_warp_top,
+    warp,
+    warp_adjoint,
+    warp_cross_entropy,
+    warp_cross_entropy_backward,
+    warp_pair,
+)
 
 __all__ = [
     "area_cross_entropy",

@@ -23,6 +23,7 @@ from tritonsoft.kernels.launch import (
     register_limit,
     tile_shape,
 )
+from tritonsoft.kernels.warp_points import points_of_tile, warped_soft_tile
 
 
 @triton.jit
@@ -59,7 +60,7 @@ def count_tile(
     tile,  # `tile_of_program`
     labels,  # (B, H, W)
     labels_strides,
-    boxes,  # (B, 4), or None for the whole image
+    boxes,  # (B, 4), None for the whole image, or a transform (B, 3, 3) or (B, h, w, 2)
     boxes_strides,
     in_height,
     in_width,
@@ -94,6 +95,28 @@ def count_tile(
             BLOCK_H,
             BLOCK_W,
             INTEGER_FACTOR,
+            OFFSET,
+        )
+    elif boxes is not None and len(boxes_strides) > 2:
+        here, axes = points_of_tile(
+            boxes, boxes_strides, sample, pixels[0], pixels[1], out_height, out_width, FILTER, ACCUMULATOR
+        )
+        state = warped_soft_tile(
+            epilogue,
+            state,
+            pixels,
+            labels_sample,
+            labels_strides,
+            here,
+            axes,
+            in_height,
+            in_width,
+            num_classes,
+            ignored_class,
+            EPILOGUE,
+            FILTER,
+            BLOCK_H * BLOCK_W,
+            ACCUMULATOR,
             OFFSET,
         )
     else:

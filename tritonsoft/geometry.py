@@ -73,8 +73,8 @@ The image ends at its edges. There the nearest pixel is read, and what part of t
 
     outside_x = clamp((max(e/2 - x, 0) + max(x + e/2 - W, 0)) / e, 0, 1),  e = |(right_x / n, down_x / n')|, as limited
 
-is ``fill`` or no mass. (A step shorter than 2^-20 has no direction: the window takes one source pixel along x for
-``right`` and along y for ``down``.) What is not finite lies outside.
+is ``fill`` or no mass. A position that is not finite lies outside; a step that is not counts as 0. A step shorter than
+2^-20 has no direction: the window takes one source pixel along x for ``right`` and along y for ``down``.
 
 **Arithmetic.** Every backend evaluates ``centre`` and ``position`` in float64, in exactly the order written above. No
 product feeds a sum there, so no compiler can fuse them, and all backends pick the same taps. In a warp products do feed

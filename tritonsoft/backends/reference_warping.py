@@ -56,6 +56,18 @@ def _step(position: Tensor, axis: int) -> Tensor:
     return difference / (after - before).clamp(min=1).view(shape)
 
 
+def _without_endless_steps(here: LocalMap) -> LocalMap:
+    """Steps that are not finite become 0."""
+    right = (here.right_x * here.right_x + here.right_y * here.right_y).isfinite()
+    down = (here.down_x * here.down_x + here.down_y * here.down_y).isfinite()
+    return here._replace(
+        right_x=torch.where(right, here.right_x, 0),
+        right_y=torch.where(right, here.right_y, 0),
+        down_x=torch.where(down, here.down_x, 0),
+        down_y=torch.where(down, here.down_y, 0),
+    )
+
+
 class _Axis(NamedTuple):
     """The points of each output pixel along one of its axes; ``(B, h, w)``."""
 
@@ -71,15 +83,17 @@ class _Axis(NamedTuple):
         most = int(self.number.max()) if self.number.numel() else 1
         return 2 * most if self.filter == "triangle" and most > 1 else most
 
-    def point(self, k: int) -> tuple[Tensor, Tensor]:
-        """Offset and weight of the k-th point; weight 0 where there are fewer."""
-        offset = (k + 0.5) / self.number - 0.5
-        weight = torch.where(k < self.number, 1 / self.number, 0)
+    def points(self) -> list[tuple[Tensor, Tensor]]:
+        """Offset and weight of each point; weight 0 where a pixel has fewer."""
+        offsets = [(k + 0.5) / self.number - 0.5 for k in range(self.num_steps)]
+        weights = [torch.where(k < self.number, 1 / self.number, 0) for k in range(self.num_steps)]
         if self.filter == "triangle":
-            total = torch.stack([self._trapezoid(each) for each in range(self.num_steps)]).sum(0)
-            offset = torch.where(self.number > 1, offset - 0.5, offset)
-            weight = torch.where(self.number > 1, self._trapezoid(k) / total, weight)
-        return offset, weight
+            offsets = [torch.where(self.number > 1, offset - 0.5, offset) for offset in offsets]
+            trapezoid = [self._trapezoid(k) for k in range(self.num_steps)]
+            total = torch.stack(trapezoid).sum(0)
+            pairs = zip(trapezoid, weights, strict=True)
+            weights = [torch.where(self.number > 1, each / total, weight) for each, weight in pairs]
+        return list(zip(offsets, weights, strict=True))
 
     def _trapezoid(self, k: int) -> Tensor:
         plateau = (1 - 1 / self.stretch**2).clamp(min=0).sqrt()
@@ -148,16 +162,15 @@ def taps(
         what lies outside of the source. The weights of a pixel sum to 1.
     """
     height, width = source
-    here = local_map(transform, size)
+    here = _without_endless_steps(local_map(transform, size))
     across, along = _axis(here.right_x, here.right_y, 2, filter), _axis(here.down_x, here.down_y, 1, filter)
     window_x = _window(here.right_x, here.down_x, across, along, (1, 0))
     window_y = _window(here.right_y, here.down_y, across, along, (0, 1))
     extent_x = _extent(here.right_x, here.down_x, across, along)
     extent_y = _extent(here.right_y, here.down_y, across, along)
-    for step_y in range(along.num_steps):
-        offset_y, weight_y = along.point(step_y)
-        for step_x in range(across.num_steps):
-            offset_x, weight_x = across.point(step_x)
+    points_x = across.points()
+    for offset_y, weight_y in along.points():
+        for offset_x, weight_x in points_x:
             depth = 1 + offset_x * here.bend_right + offset_y * here.bend_down
             depth = torch.where(depth > 0, depth, torch.nan)
             x = here.x + (offset_x * here.right_x + offset_y * here.down_x) / depth

@@ -22,65 +22,33 @@ _FAR = -(2**24)  # pixels: where a centre is put that lies outside of every imag
 
 
 class Span(NamedTuple):
-    """Pixels of an output row; scratch memory, one number a pixel and, from ``weight_x`` on, one a point and pixel."""
+    """Pixels of an output row: scratch memory, in few arrays, as each costs the compiler much."""
 
-    base_x: Array  # the source pixel that holds the centre, int32
-    base_y: Array
-    x: Array  # the centre, relative to that pixel
-    y: Array
-    right_x: Array
-    right_y: Array
-    down_x: Array
-    down_y: Array
-    bend_right: Array
-    bend_down: Array
-    inverse_window_x: Array
-    inverse_window_y: Array
-    extent_x: Array
-    extent_y: Array
-    plateau_x: Array  # of the triangle filter's trapezoid
-    plateau_y: Array
-    number_x: Array  # of points, int32
-    number_y: Array
-    outside: Array  # the weight of what lies outside of the image
-    weight_x: Array
-    weight_y: Array
+    pixels: Array  # of each pixel the numbers below, `SPAN` after `SPAN`
+    integers: Array  # int32
+    points: Array  # of each point and pixel the numbers below, for all points of a row
     place: Array  # of a point's upper left pixel among those of the source
-    share_x: Array  # of the pixel to the right of it
-    share_y: Array
-    weight: Array
+
+
+X, Y = (unsigned(place * SPAN) for place in range(2))  # the centre, relative to the source pixel that holds it
+RIGHT_X, RIGHT_Y, DOWN_X, DOWN_Y, BEND_RIGHT, BEND_DOWN = (unsigned(place * SPAN) for place in range(2, 8))
+INVERSE_WINDOW_X, INVERSE_WINDOW_Y, EXTENT_X, EXTENT_Y = (unsigned(place * SPAN) for place in range(8, 12))
+PLATEAU_X, PLATEAU_Y = (unsigned(place * SPAN) for place in range(12, 14))  # of the triangle filter's trapezoid
+OUTSIDE = unsigned(14 * SPAN)  # the weight of what lies outside of the image
+BASE_X, BASE_Y, NUMBER_X, NUMBER_Y = (unsigned(place * SPAN) for place in range(4))  # that pixel; how many points
+_POINTS = 2 * MAX_POINTS * SPAN
+# The share of the pixels to the right and below, and the weight of the point, which the weights along the axes give.
+SHARE_X, SHARE_Y, WEIGHT, WEIGHT_X, WEIGHT_Y = (unsigned(place * _POINTS) for place in range(5))
 
 
 @jit
 def new_span(like: Array, like_place: Array) -> Any:
     """Arrays of the compute dtype, and of that of places in the source."""
-    dtype, points = like.dtype, 2 * MAX_POINTS * SPAN
     return Span(
-        np.zeros(SPAN, np.int32),
-        np.zeros(SPAN, np.int32),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, dtype),
-        np.zeros(SPAN, np.int32),
-        np.zeros(SPAN, np.int32),
-        np.zeros(SPAN, dtype),
-        np.zeros(points, dtype),
-        np.zeros(points, dtype),
-        np.zeros(points, like_place.dtype),
-        np.zeros(points, dtype),
-        np.zeros(points, dtype),
-        np.zeros(points, dtype),
+        np.zeros(15 * SPAN, like.dtype),
+        np.zeros(4 * SPAN, np.int32),
+        np.zeros(5 * _POINTS, like.dtype),
+        np.zeros(_POINTS, like_place.dtype),
     )
 
 
@@ -109,13 +77,13 @@ def _set_steps(span: Span, n: int, right: Any, down: Any, bends: Any, filter: in
     if not np.isfinite(stretch_y):
         down, stretch_y = (0.0, 0.0), 0.0
     number_x, number_y = _points_along(stretch_x, filter), _points_along(stretch_y, filter)
-    span.right_x[n], span.right_y[n] = right[0], right[1]
-    span.down_x[n], span.down_y[n] = down[0], down[1]
-    span.bend_right[n], span.bend_down[n] = bends
-    span.number_x[n], span.number_y[n] = number_x, number_y
+    span.pixels[RIGHT_X + n], span.pixels[RIGHT_Y + n] = right[0], right[1]
+    span.pixels[DOWN_X + n], span.pixels[DOWN_Y + n] = down[0], down[1]
+    span.pixels[BEND_RIGHT + n], span.pixels[BEND_DOWN + n] = bends
+    span.integers[NUMBER_X + n], span.integers[NUMBER_Y + n] = number_x, number_y
     right, down = (right[0] / number_x, right[1] / number_x), (down[0] / number_y, down[1] / number_y)
-    span.extent_x[n] = _within(np.sqrt(right[0] * right[0] + down[0] * down[0]))
-    span.extent_y[n] = _within(np.sqrt(right[1] * right[1] + down[1] * down[1]))
+    span.pixels[EXTENT_X + n] = _within(np.sqrt(right[0] * right[0] + down[0] * down[0]))
+    span.pixels[EXTENT_Y + n] = _within(np.sqrt(right[1] * right[1] + down[1] * down[1]))
     if stretch_x < MIN_STEP:
         right = (1.0, 0.0)
     elif stretch_x < 1:
@@ -127,19 +95,19 @@ def _set_steps(span: Span, n: int, right: Any, down: Any, bends: Any, filter: in
     is_linear = filter == _BILINEAR
     window_x = 1.0 if is_linear else _within(np.sqrt(right[0] * right[0] + down[0] * down[0]))
     window_y = 1.0 if is_linear else _within(np.sqrt(right[1] * right[1] + down[1] * down[1]))
-    span.inverse_window_x[n], span.inverse_window_y[n] = 1 / window_x, 1 / window_y
-    span.plateau_x[n] = np.sqrt(max(1 - 1 / max(stretch_x * stretch_x, 1.0), 0.0))
-    span.plateau_y[n] = np.sqrt(max(1 - 1 / max(stretch_y * stretch_y, 1.0), 0.0))
+    span.pixels[INVERSE_WINDOW_X + n], span.pixels[INVERSE_WINDOW_Y + n] = 1 / window_x, 1 / window_y
+    span.pixels[PLATEAU_X + n] = np.sqrt(max(1 - 1 / max(stretch_x * stretch_x, 1.0), 0.0))
+    span.pixels[PLATEAU_Y + n] = np.sqrt(max(1 - 1 / max(stretch_y * stretch_y, 1.0), 0.0))
 
 
 @jit
 def _set_centre(span: Span, n: int, x: float, y: float) -> Any:
     """Whether it lies anywhere that an image may reach to."""
     is_near = (abs(x) < _MAX_DISTANCE) & (abs(y) < _MAX_DISTANCE)
-    x, y = (x, y) if is_near else (np.float64(_FAR), np.float64(_FAR))
+    x, y = (x, y) if is_near else (float(_FAR), float(_FAR))
     base_x, base_y = np.floor(x), np.floor(y)
-    span.base_x[n], span.base_y[n] = np.int32(base_x), np.int32(base_y)
-    span.x[n], span.y[n] = x - base_x, y - base_y
+    span.integers[BASE_X + n], span.integers[BASE_Y + n] = np.int32(base_x), np.int32(base_y)
+    span.pixels[X + n], span.pixels[Y + n] = x - base_x, y - base_y
     return is_near
 
 
@@ -161,7 +129,7 @@ def prepare_sample(span: Span, transform: Array, is_field: bool, sample: int, fi
     depth = m[8]
     if m[6] != 0 or m[7] != 0:
         return False
-    for n in range(SPAN):
+    for n in range(unsigned(SPAN)):
         _set_steps(span, n, (m[0] / depth, m[3] / depth), (m[1] / depth, m[4] / depth), (0.0, 0.0), filter)
     return True
 
@@ -208,10 +176,11 @@ def _locate_by_field(
     filter: int,
 ) -> None:
     out_height, out_width = out_size
-    for n in range(count):
-        here = 2 * ((sample * out_height + row) * out_width + column + n)
+    for n in range(unsigned(count)):
+        place = column + np.int64(n)
+        here = 2 * ((sample * out_height + row) * out_width + place)
         if _set_centre(span, n, np.float64(field[here]), np.float64(field[here + 1])):
-            right = _step_of_field(field, here, column + n, out_width, 2)
+            right = _step_of_field(field, here, place, out_width, 2)
             down = _step_of_field(field, here, row, out_height, 2 * out_width)
             _set_steps(span, n, right, down, (0.0, 0.0), filter)
         else:
@@ -225,11 +194,11 @@ def _is_inside(span: Span, count: int, size: Any, filter: int) -> Any:
     widest = 1.0 if filter == _TRIANGLE else 0.5
     is_inside = True
     for n in range(unsigned(count)):
-        reach_x = widest * (abs(span.right_x[n]) + abs(span.down_x[n])) + 2
-        reach_y = widest * (abs(span.right_y[n]) + abs(span.down_y[n])) + 2
-        is_inside &= (span.base_x[n] > reach_x) & (span.base_x[n] + reach_x < width - 1)
-        is_inside &= (span.base_y[n] > reach_y) & (span.base_y[n] + reach_y < height - 1)
-        is_inside &= (span.bend_right[n] == 0) & (span.bend_down[n] == 0)
+        reach_x = widest * (abs(span.pixels[RIGHT_X + n]) + abs(span.pixels[DOWN_X + n])) + 2
+        reach_y = widest * (abs(span.pixels[RIGHT_Y + n]) + abs(span.pixels[DOWN_Y + n])) + 2
+        is_inside &= (span.integers[BASE_X + n] > reach_x) & (span.integers[BASE_X + n] + reach_x < width - 1)
+        is_inside &= (span.integers[BASE_Y + n] > reach_y) & (span.integers[BASE_Y + n] + reach_y < height - 1)
+        is_inside &= (span.pixels[BEND_RIGHT + n] == 0) & (span.pixels[BEND_DOWN + n] == 0)
     return is_inside
 
 
@@ -253,7 +222,7 @@ def locate(
     else:
         _locate_by_matrix(span, transform, sample, row, column, count, filter, affine)
     for n in range(unsigned(count)):
-        span.outside[n] = 0
+        span.pixels[OUTSIDE + n] = 0
     return _is_inside(span, count, size, filter)
 
 
@@ -264,7 +233,11 @@ def locate(
 def run_of_pixels(span: Span, first: int, count: int) -> Any:
     """The end of the pixels from ``first`` on that have as many points as it has."""
     end = first + unsigned(1)
-    while end < count and span.number_x[end] == span.number_x[first] and span.number_y[end] == span.number_y[first]:
+    while (
+        end < count
+        and span.integers[NUMBER_X + end] == span.integers[NUMBER_X + first]
+        and span.integers[NUMBER_Y + end] == span.integers[NUMBER_Y + first]
+    ):
         end += unsigned(1)
     return end
 
@@ -289,31 +262,34 @@ def _trapezoid(offset: float, plateau: float, place: int, size: int) -> float:
 
 
 @jit
-def _weigh_axis(
-    weights: Array, plateau: Array, number: int, begin: int, step: int, size: int, first: int, end: int, filter: int
-) -> None:
-    """The weights of the points along an axis; the n-th pixel is the ``begin + n * step``-th of the output there."""
+def _weigh_axis(span: Span, axis: int, first: int, end: int, begin: int, step: int, size: int, filter: int) -> Any:
+    """The weights of the points along an axis, x or y; returns how many there are.
+
+    The n-th pixel is the ``begin + n * step``-th of the output there.
+    """
+    pixels, points = span.pixels, span.points
+    target = WEIGHT_Y if axis else WEIGHT_X
+    plateau = PLATEAU_Y if axis else PLATEAU_X
+    number = np.int64(span.integers[(NUMBER_Y if axis else NUMBER_X) + first])
     steps = num_steps(number, filter)
-    if steps == number:
-        for k in range(unsigned(steps)):
-            for n in range(first, end):
-                weights[k * unsigned(SPAN) + n] = 1.0 / number
-        return
     for n in range(first, end):
         total, place = 0.0, begin + np.int64(n) * step
-        for k in range(steps):
-            total += _trapezoid(_offset(k, number, filter), plateau[n], place, size)
         for k in range(unsigned(steps)):
-            weights[k * unsigned(SPAN) + n] = _trapezoid(_offset(k, number, filter), plateau[n], place, size) / total
+            weight = 1.0
+            if steps != number:
+                weight = _trapezoid(_offset(np.int64(k), number, filter), pixels[plateau + n], place, size)
+            points[target + k * unsigned(SPAN) + n] = weight
+            total += weight
+        for k in range(unsigned(steps)):
+            points[target + k * unsigned(SPAN) + n] /= total
+    return steps
 
 
 @jit
 def weigh_points(span: Span, first: int, end: int, row: int, column: int, out_size: Any, filter: int) -> Any:
     """The weights of a run of pixels along both axes; returns how many points there are along each, y first."""
-    number_x, number_y = np.int64(span.number_x[first]), np.int64(span.number_y[first])
-    _weigh_axis(span.weight_x, span.plateau_x, number_x, column, 1, out_size[1], first, end, filter)
-    _weigh_axis(span.weight_y, span.plateau_y, number_y, row, 0, out_size[0], first, end, filter)
-    return num_steps(number_y, filter), num_steps(number_x, filter)
+    steps_y = _weigh_axis(span, 1, first, end, row, 0, out_size[0], filter)
+    return steps_y, _weigh_axis(span, 0, first, end, column, 1, out_size[1], filter)
 
 
 @jit
@@ -324,70 +300,86 @@ def _share_outside(low: Any, high: Any, extent: Any) -> Any:
 
 
 @jit
+def _place_inside(span: Span, first: int, end: int, line: int, line_y: int, offsets: Any, strides: Any) -> None:
+    """One point of each pixel of a run whose points all lie in the image: the loop that takes the time."""
+    pixels, base, points, place = span
+    dtype, index = pixels.dtype.type, place.dtype.type
+    zero, half, one = dtype(0), dtype(0.5), dtype(1)
+    (offset_y, offset_x), (stride_y, stride_x) = offsets, strides
+    for n in range(first, end):
+        x = pixels[X + n] + (offset_x * pixels[RIGHT_X + n] + offset_y * pixels[DOWN_X + n])
+        y = pixels[Y + n] + (offset_x * pixels[RIGHT_Y + n] + offset_y * pixels[DOWN_Y + n])
+        edge_x, edge_y = np.floor(x + half), np.floor(y + half)
+        right = min(max((x - edge_x) * pixels[INVERSE_WINDOW_X + n] + half, zero), one)
+        below = min(max((y - edge_y) * pixels[INVERSE_WINDOW_Y + n] + half, zero), one)
+        column, row = base[BASE_X + n] + np.int32(edge_x), base[BASE_Y + n] + np.int32(edge_y)
+        place[line + n] = index(row - 1) * stride_y + index(column - 1) * stride_x
+        points[SHARE_X + line + n] = right
+        points[SHARE_Y + line + n] = below
+        points[WEIGHT + line + n] = points[WEIGHT_Y + line_y + n] * points[WEIGHT_X + line + n]
+
+
+@jit
+def _place_anywhere(
+    span: Span, n: int, line: int, line_y: int, offsets: Any, strides: Any, size: Any, filter: int
+) -> None:
+    """One point of one pixel."""
+    pixels, base, points, place = span
+    dtype, index = pixels.dtype.type, place.dtype.type
+    zero, half, one, far = dtype(0), dtype(0.5), dtype(1), dtype(_MAX_DISTANCE / 2)
+    (offset_y, offset_x), (stride_y, stride_x), (height, width) = offsets, strides, size
+    depth = one + (offset_x * pixels[BEND_RIGHT + n] + offset_y * pixels[BEND_DOWN + n])
+    x = pixels[X + n] + (offset_x * pixels[RIGHT_X + n] + offset_y * pixels[DOWN_X + n]) / depth
+    y = pixels[Y + n] + (offset_x * pixels[RIGHT_Y + n] + offset_y * pixels[DOWN_Y + n]) / depth
+    if not (depth > 0 and abs(x) < far and abs(y) < far):
+        x = y = -far
+    base_x, base_y = np.int64(base[BASE_X + n]), np.int64(base[BASE_Y + n])
+    low_x, low_y = x + dtype(base_x), y + dtype(base_y)
+    high_x, high_y = dtype(width - base_x) - x, dtype(height - base_y) - y
+    if filter == _NEAREST:
+        outside_x = zero if low_x >= 0 and high_x > 0 else one
+        outside_y = zero if low_y >= 0 and high_y > 0 else one
+        edge_x, edge_y, right, below = np.floor(x) + one, np.floor(y) + one, zero, zero
+    else:
+        outside_x = _share_outside(low_x, high_x, pixels[EXTENT_X + n])
+        outside_y = _share_outside(low_y, high_y, pixels[EXTENT_Y + n])
+        edge_x, edge_y = np.floor(x + half), np.floor(y + half)
+        right = min(max((x - edge_x) * pixels[INVERSE_WINDOW_X + n] + half, zero), one)
+        below = min(max((y - edge_y) * pixels[INVERSE_WINDOW_Y + n] + half, zero), one)
+    column, row = int(base_x + np.int64(edge_x)), int(base_y + np.int64(edge_y))
+    if column >= width:
+        column, right = width - 1, one
+    if column <= 0:
+        column, right = 1, zero
+    if row >= height:
+        row, below = height - 1, one
+    if row <= 0:
+        row, below = 1, zero
+    whole = points[WEIGHT_Y + line_y + n] * points[WEIGHT_X + line + n]
+    inside = (one - outside_x) * (one - outside_y)
+    place[line + n] = index(row - 1) * stride_y + index(column - 1) * stride_x
+    points[SHARE_X + line + n] = right
+    points[SHARE_Y + line + n] = below
+    points[WEIGHT + line + n] = whole * inside
+    pixels[OUTSIDE + n] += whole * (one - inside)
+
+
+@jit
 def place_points(
     span: Span, first: int, end: int, step_y: int, size: Any, strides: Any, is_inside: bool, filter: int
 ) -> None:
     """The points of a run of pixels in the ``step_y``-th row of each: places in a source of these strides, y first."""
-    dtype, index = span.x.dtype.type, span.place.dtype.type
-    zero, half, one = dtype(0), dtype(0.5), dtype(1)
-    # As arrays of their own, none of which a compiler must think to be changed by a store to another.
-    x, y, right_x, right_y, down_x, down_y = span.x, span.y, span.right_x, span.right_y, span.down_x, span.down_y
-    base_x, base_y, weight_x, weight_y = span.base_x, span.base_y, span.weight_x, span.weight_y
-    inverse_x, inverse_y, place, weight = span.inverse_window_x, span.inverse_window_y, span.place, span.weight
-    share_x, share_y = span.share_x, span.share_y
-    number_x, number_y = np.int64(span.number_x[first]), np.int64(span.number_y[first])
-    height, width = np.int32(size[0]), np.int32(size[1])
-    stride_y, stride_x, far = index(strides[0]), index(strides[1]), dtype(_MAX_DISTANCE / 2)
+    dtype, index = span.pixels.dtype.type, span.place.dtype.type
+    number_x, number_y = np.int64(span.integers[NUMBER_X + first]), np.int64(span.integers[NUMBER_Y + first])
+    places = index(strides[0]), index(strides[1])
     offset_y, line_y = dtype(_offset(step_y, number_y, filter)), unsigned(step_y * SPAN)
-    is_nearest = filter == _NEAREST
     for k in range(num_steps(number_x, filter)):
-        offset_x, line = dtype(_offset(k, number_x, filter)), unsigned(k * SPAN)
-        if is_inside and not is_nearest:
+        offsets, line = (offset_y, dtype(_offset(k, number_x, filter))), unsigned(k * SPAN)
+        if is_inside and filter != _NEAREST:
+            _place_inside(span, first, end, line, line_y, offsets, places)
+        else:
             for n in range(first, end):
-                here_x = x[n] + (offset_x * right_x[n] + offset_y * down_x[n])
-                here_y = y[n] + (offset_x * right_y[n] + offset_y * down_y[n])
-                edge_x, edge_y = np.floor(here_x + half), np.floor(here_y + half)
-                share_x[line + n] = min(max((here_x - edge_x) * inverse_x[n] + half, zero), one)
-                share_y[line + n] = min(max((here_y - edge_y) * inverse_y[n] + half, zero), one)
-                column = np.int32(base_x[n] + np.int32(edge_x)) - np.int32(1)
-                row = np.int32(base_y[n] + np.int32(edge_y)) - np.int32(1)
-                place[line + n] = index(row) * stride_y + index(column) * stride_x
-                weight[line + n] = weight_y[line_y + n] * weight_x[line + n]
-            continue
-        for n in range(first, end):
-            depth = one + (offset_x * span.bend_right[n] + offset_y * span.bend_down[n])
-            here_x = x[n] + (offset_x * right_x[n] + offset_y * down_x[n]) / depth
-            here_y = y[n] + (offset_x * right_y[n] + offset_y * down_y[n]) / depth
-            if not (depth > 0 and abs(here_x) < far and abs(here_y) < far):
-                here_x = here_y = -far
-            low_x, low_y = here_x + dtype(base_x[n]), here_y + dtype(base_y[n])
-            high_x, high_y = dtype(width - base_x[n]) - here_x, dtype(height - base_y[n]) - here_y
-            if is_nearest:
-                outside_x = zero if low_x >= 0 and high_x > 0 else one
-                outside_y = zero if low_y >= 0 and high_y > 0 else one
-                edge_x, edge_y = np.floor(here_x) + one, np.floor(here_y) + one
-                right, below = zero, zero
-            else:
-                outside_x = _share_outside(low_x, high_x, span.extent_x[n])
-                outside_y = _share_outside(low_y, high_y, span.extent_y[n])
-                edge_x, edge_y = np.floor(here_x + half), np.floor(here_y + half)
-                right = min(max((here_x - edge_x) * inverse_x[n] + half, zero), one)
-                below = min(max((here_y - edge_y) * inverse_y[n] + half, zero), one)
-            column, row = np.int32(base_x[n] + np.int32(edge_x)), np.int32(base_y[n] + np.int32(edge_y))
-            if column >= width:
-                column, right = np.int32(width - 1), one
-            if column <= 0:
-                column, right = np.int32(1), zero
-            if row >= height:
-                row, below = np.int32(height - 1), one
-            if row <= 0:
-                row, below = np.int32(1), zero
-            whole = weight_y[line_y + n] * weight_x[line + n]
-            share = (one - outside_x) * (one - outside_y)
-            share_x[line + n], share_y[line + n] = right, below
-            place[line + n] = index(row - np.int32(1)) * stride_y + index(column - np.int32(1)) * stride_x
-            weight[line + n] = whole * share
-            span.outside[n] += whole * (one - share)
+                _place_anywhere(span, n, line, line_y, offsets, places, size, filter)
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -402,12 +394,9 @@ class TransformArguments(NamedTuple):
 
 
 def transform_arguments(transform: Tensor, filter: Filter) -> TransformArguments:
-    """A matrix in float64, or a field in float32 or float64, contiguous."""
-    is_field = transform.ndim == 4
-    if not is_field or transform.dtype not in (torch.float32, torch.float64):
-        transform = transform.double() if not is_field else transform.float()
-    transform = transform.contiguous()
-    arguments = transform.data_ptr(), LIKE[transform.dtype], is_field, FILTERS.index(filter)
+    """In float64 and contiguous, so that there is one compiled function for all transforms."""
+    transform = transform.double().contiguous()
+    arguments = transform.data_ptr(), LIKE[torch.float64], transform.ndim == 4, FILTERS.index(filter)
     return TransformArguments(arguments, transform, _points_per_pixel(transform, filter))
 
 

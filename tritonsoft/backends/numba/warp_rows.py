@@ -12,7 +12,10 @@ from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed, 
 from tritonsoft.backends.numba.label_rows import LabelRows, Masses, apply_epilogue, label_rows_at, line_of_label
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
+    SHARE_X,
+    SHARE_Y,
     SPAN,
+    WEIGHT,
     Span,
     like_place,
     locate,
@@ -46,7 +49,7 @@ def _add_points(
     """Adds a row of points of each pixel of a run to the lines of their classes."""
     lines, present, pitch = masses
     next_x, next_y = neighbours
-    place, weight, share_x, share_y = span.place, span.weight, span.share_x, span.share_y
+    place, points = span.place, span.points
     zero, one = lines.dtype.type(0), lines.dtype.type(1)
     next_xy = next_x + next_y
     for n in range(first, end):
@@ -54,7 +57,7 @@ def _add_points(
         current, total = labels[base + unsigned(place[n])], zero
         for k in range(num_points):
             point = n + k * unsigned(SPAN)
-            corner, mass = base + unsigned(place[point]), weight[point]
+            corner, mass = base + unsigned(place[point]), points[WEIGHT + point]
             label, right = labels[corner], labels[corner + next_x]
             below, beyond = labels[corner + next_y], labels[corner + next_xy]
             if label == right and label == below and label == beyond:
@@ -65,13 +68,14 @@ def _add_points(
                     current, total = label, zero
                 total += mass
                 continue
-            of_below = mass * share_y[point]
+            of_below = mass * points[SHARE_Y + point]
             of_here = mass - of_below
+            of_right = points[SHARE_X + point]
             corners = (
-                (label, of_here * (one - share_x[point])),
-                (right, of_here * share_x[point]),
-                (below, of_below * (one - share_x[point])),
-                (beyond, of_below * share_x[point]),
+                (label, of_here * (one - of_right)),
+                (right, of_here * of_right),
+                (below, of_below * (one - of_right)),
+                (beyond, of_below * of_right),
             )
             for label, share in corners:
                 if label != current:

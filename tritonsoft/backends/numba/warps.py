@@ -24,7 +24,19 @@ from tritonsoft.backends.numba.labels import dense_tile, write_soft, write_top
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.backends.numba.vectors import all_of, broadcast, load, multiply_add, store
 from tritonsoft.backends.numba.warp_points import (
+    BASE_X,
+    BASE_Y,
+    BEND_DOWN,
+    BEND_RIGHT,
+    DOWN_X,
+    DOWN_Y,
+    OUTSIDE,
+    RIGHT_X,
+    RIGHT_Y,
+    SHARE_X,
+    SHARE_Y,
     SPAN,
+    WEIGHT,
     Span,
     like_place,
     locate,
@@ -61,6 +73,7 @@ def _extent_of_block(
 ) -> Any:
     """Rows and columns of the source, half open, that hold all that a block of output pixels reads; two at least."""
     height, width = size
+    pixels, integers = span.pixels, span.integers
     low_x, high_x, low_y, high_y = width, 0, height, 0
     # An affine map takes a rectangle to a parallelogram: its first and last row will do.
     step = max(rows[1] - rows[0] - 1, 1) if affine else 1
@@ -68,13 +81,14 @@ def _extent_of_block(
         count = columns[1] - columns[0]
         locate(span, numbers, is_field, affine, sample, row, columns[0], unsigned(count), size, out_size, filter)
         stride = max(count - 1, 1) if affine else 1
-        for n in range(0, count, stride):
-            if span.bend_right[n] != 0 or span.bend_down[n] != 0:
+        for m in range(0, count, stride):
+            n = unsigned(m)
+            if pixels[BEND_RIGHT + n] != 0 or pixels[BEND_DOWN + n] != 0:
                 return (0, height), (0, width)
-            reach_x = np.int64(abs(span.right_x[n]) + abs(span.down_x[n])) + 3
-            reach_y = np.int64(abs(span.right_y[n]) + abs(span.down_y[n])) + 3
-            low_x, high_x = min(low_x, span.base_x[n] - reach_x), max(high_x, span.base_x[n] + reach_x)
-            low_y, high_y = min(low_y, span.base_y[n] - reach_y), max(high_y, span.base_y[n] + reach_y)
+            reach_x = np.int64(abs(pixels[RIGHT_X + n]) + abs(pixels[DOWN_X + n])) + 3
+            reach_y = np.int64(abs(pixels[RIGHT_Y + n]) + abs(pixels[DOWN_Y + n])) + 3
+            low_x, high_x = min(low_x, integers[BASE_X + n] - reach_x), max(high_x, integers[BASE_X + n] + reach_x)
+            low_y, high_y = min(low_y, integers[BASE_Y + n] - reach_y), max(high_y, integers[BASE_Y + n] + reach_y)
     # What lies outside reads the pixels at the edge.
     low_x, low_y = min(max(low_x, 0), max(width - 2, 0)), min(max(low_y, 0), max(height - 2, 0))
     high_x, high_y = max(min(high_x, width), low_x + 2), max(min(high_y, height), low_y + 2)
@@ -121,10 +135,10 @@ def _corners_of(span: Span, point: int, origin: int, neighbours: Any) -> Any:
     """Where the four pixels of a point lie among pixels of four channels, and their weights."""
     side, (next_x, next_y) = unsigned(_CHANNELS), neighbours
     corner = side * (unsigned(span.place[point]) - origin)
-    mass = span.weight[point]
-    below = mass * span.share_y[point]
+    mass = span.points[WEIGHT + point]
+    below = mass * span.points[SHARE_Y + point]
     here = mass - below
-    right, beyond = here * span.share_x[point], below * span.share_x[point]
+    right, beyond = here * span.points[SHARE_X + point], below * span.points[SHARE_X + point]
     corners = corner, corner + next_x, corner + next_y, corner + next_x + next_y
     return corners, (here - right, right, below - beyond, beyond)
 
@@ -162,7 +176,7 @@ def _write_span(
     row: int,
     column: int,
     sums: Array,
-    outside: Array,
+    pixels: Array,  # of the span
     count: int,
     unit: Any,
     fill: Any,
@@ -174,8 +188,9 @@ def _write_span(
     for c in range(unsigned(num_channels)):
         for n in range(count):
             value = sums[side * n + c] / unit
-            if outside[n] > 0:
-                value += outside[n] * fill
+            outside = pixels[OUTSIDE + n]
+            if outside > 0:
+                value += outside * fill
             finished[n] = downcast(value, out)
         start = unsigned(sample * strides[0] + channel * strides[1] + row * strides[2] + column * strides[3])
         start += c * unsigned(strides[1])
@@ -252,7 +267,7 @@ def _warp_blocks_with(
                     i,
                     column,
                     sums,
-                    span.outside,
+                    span.pixels,
                     count,
                     like.dtype.type(unit),
                     like.dtype.type(fill),
@@ -365,10 +380,10 @@ def _scatter_plane(
                         for k in range(unsigned(steps_x)):
                             point = n + k * unsigned(SPAN)
                             corner = unsigned(span.place[point])
-                            amount = value * span.weight[point]
-                            below = amount * span.share_y[point]
+                            amount = value * span.points[WEIGHT + point]
+                            below = amount * span.points[SHARE_Y + point]
                             here = amount - below
-                            right, beyond = here * span.share_x[point], below * span.share_x[point]
+                            right, beyond = here * span.points[SHARE_X + point], below * span.points[SHARE_X + point]
                             sums[corner] += here - right
                             sums[corner + next_x] += right
                             sums[corner + next_y] += below - beyond
