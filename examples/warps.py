@@ -83,7 +83,7 @@ def main(path: Path) -> tuple[float, float]:
     grid = figure.add_gridspec(2, 4, width_ratios=(1.25, 1, 1, 1))
     _draw_source(figure.add_subplot(grid[0, 0]), scene, matrix)
     axes = figure.add_subplot(grid[1, 0])
-    axes.imshow(truth, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(truth.numpy(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
     axes.set(title="poles, the true share of each pixel", xticks=[], yticks=[])
     for row, (name, pixels, labels, share) in enumerate(rows):
         for column, (what, values) in enumerate(
@@ -91,7 +91,7 @@ def main(path: Path) -> tuple[float, float]:
         ):
             axes = figure.add_subplot(grid[row, column + 1])
             options = {"cmap": "magma", "vmin": 0, "vmax": 1} if what == "poles" else {}
-            axes.imshow(values.clamp(0, 1), interpolation="nearest", **options)
+            axes.imshow(values.clamp(0, 1).numpy(), interpolation="nearest", **options)
             title = f"poles, {kept[row]:.0%} of their area in place" if what == "poles" else f"{name}: {what}"
             axes.set(title=title, xticks=[], yticks=[])
     figure.savefig(path, dpi=110)
@@ -105,8 +105,8 @@ def _draw_source(axes: Any, scene: Scene, matrix: Tensor) -> None:
     height, width = SIZE
     corners = torch.tensor([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1], [0, 0, 1]]).double()
     x, y, depth = matrix @ corners.T
-    axes.imshow(scene.image.permute(1, 2, 0), extent=(0, WIDTH, HEIGHT, 0))
-    axes.plot(x / depth, y / depth, color="yellow", linewidth=2)
+    axes.imshow(scene.image.permute(1, 2, 0).numpy(), extent=(0, WIDTH, HEIGHT, 0))
+    axes.plot((x / depth).numpy(), (y / depth).numpy(), color="yellow", linewidth=2)
     axes.set(title="rotated, cropped and flipped", xlim=(0, WIDTH), ylim=(HEIGHT, 0), xticks=[], yticks=[])
 
 

@@ -25,6 +25,7 @@ from tritonsoft.geometry import FILTERS
 K = pytest.importorskip("kornia.augmentation", reason="tritonsoft.augmentation builds on kornia")
 TA = pytest.importorskip("tritonsoft.augmentation")
 DataKey = pytest.importorskip("kornia.constants").DataKey
+View = pytest.importorskip("tritonsoft.augmentation.view").View
 
 pytestmark = pytest.mark.filterwarnings("ignore:Default grid_sample and affine_grid behavior")  # kornia's elastic
 
@@ -639,6 +640,14 @@ def test_keypoints_land_on_the_content(warp):
     assert (centre - moved)[visible].abs().max() < 0.3
 
 
+def test_views_compose_where_the_parameters_are():
+    """Modules may draw on a GPU, beside others that draw nothing; the meta device stands for it."""
+    turn = View((4, 6), (4, 6), torch.eye(3, dtype=torch.float64, device="meta")[None], pads=True)
+    halve, enlarge = View((8, 12), (4, 6)), View((4, 6), (8, 12))
+    assert turn.compose(halve).transform.device.type == "meta"
+    assert enlarge.compose(turn).transform.device.type == "meta"
+
+
 # --- matrices --------------------------------------------------------------------------------------------------------
 
 
@@ -1013,6 +1022,23 @@ def test_an_image_of_another_batch_is_refused_by_name():
 def test_labels_out_of_range_are_named():
     with pytest.raises(ValueError, match="labels"):
         augment(make("rotation", num_classes=CLASSES))(picture(), torch.full((BATCH, *SIZE), 77))
+
+
+def test_what_lies_behind_the_camera_carries_no_mass():
+    """kornia divides by a depth of either sign, and mirrors it back into view."""
+    torch.manual_seed(1)
+    options = {"distortion_scale": 1.0, "sampling_method": "area_preserving"}
+    module, ones = make("perspective", num_classes=1, **options), torch.ones(8, 1, *SIZE)
+    shown = module(ones)
+    mass = mask_of(module, torch.zeros_like(ones).long())
+    matrix = transform_of("perspective", module._params, module.flags)
+    ys, xs = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
+    depth = torch.einsum("bj,hwj->bhw", matrix[:, 2], torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).double())
+    behind = (depth <= 0)[:, None]
+    assert (make("perspective", K, **options)(ones, params=module._params)[behind] == 1).any()
+    assert (shown[behind] == 0).all()
+    assert (mass[behind] == 0).all()
+    assert (mass > 0).any()
 
 
 @pytest.mark.parametrize("distortion", [0.95, 1.0])

@@ -73,7 +73,7 @@ class FusingOps(AugmentationSequentialOps):
         """The steps as one view, and the batch and device of the image."""
         others = [step for step in self.steps if isinstance(step, str)]
         if others:
-            raise ValueError(f"{what} need modules that show a box of the picture, which {', '.join(others)} do not")
+            raise ValueError(f"{what} need modules that say where pixels come from, which {', '.join(others)} do not")
         steps = [step for step in self.steps if not isinstance(step, str)]
         if not steps:
             raise ValueError(f"{what} are those of the last call with an image: call the container first")
