@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 import tritonsoft as ts
 from bench import rivals
 from bench.rivals import IGNORED, Rival
-from tritonsoft.backends import reference
+from tritonsoft.backends import reference, reference_warping
 from tritonsoft.cli.scenes import street_scene
 
 Task = Literal[
@@ -23,6 +24,8 @@ Task = Literal[
     "shrink image",
     "crop image",
     "crop pair",
+    "warp image",
+    "warp pair",
     "pipeline",
     "image gradient",
     "top classes",
@@ -70,7 +73,7 @@ class Case:
         """One line that says all."""
         parts = [
             f"{self.task}: {self.batch} x {self.source[0]}x{self.source[1]} -> {self.size[0]}x{self.size[1]}",
-            "random boxes" if self.has_boxes else f"k = {self.factor:g}",
+            "random boxes" if self.has_boxes else "rotations" if self.is_warp else f"k = {self.factor:g}",
             "" if self.only_image else f"C = {self.num_classes}",
             "" if self.only_image else f"{name_of(self.label_dtype)} labels",
             f"{name_of(self.dtype)} {'logits' if self.task in LOSSES or self.task == 'decode' else 'out'}",
@@ -81,6 +84,10 @@ class Case:
     @property
     def has_boxes(self) -> bool:
         return self.task.startswith(("crop", "pipeline", "image gradient"))
+
+    @property
+    def is_warp(self) -> bool:
+        return self.task.startswith("warp")
 
     @property
     def only_image(self) -> bool:
@@ -98,6 +105,8 @@ class Case:
             "shrink image": rivals.SHRINK_IMAGE,
             "crop image": rivals.CROP_IMAGE,
             "crop pair": rivals.CROP_PAIR,
+            "warp image": rivals.WARP_IMAGE,
+            "warp pair": rivals.WARP_PAIR,
             "pipeline": rivals.PIPELINE,
             "image gradient": rivals.IMAGE_GRADIENT,
             "top classes": rivals.TOP_CLASSES,
@@ -129,6 +138,10 @@ class Case:
             return self._image().requires_grad_(), self._boxes(), self.size, self._slopes()
         if self.task == "shrink image":
             return self._image(), self.size
+        if self.task == "warp image":
+            return self._image(), self._rotations(), self.size
+        if self.task == "warp pair":
+            return self._image(), self._labels(), self._rotations(), self.size, self.num_classes
         if self.task == "crop image":
             return self._image(), self._boxes(), self.size
         if self.task == "pipeline":
@@ -157,6 +170,8 @@ class Case:
         if self.task == "image gradient":
             slopes, source = self._slopes(), self.source
             return (reference.crop_resize_adjoint(slopes, self._boxes(), source, filter, self.dtype),)
+        if self.is_warp:
+            return self._warped(filter)
         boxes = self._boxes() if self.has_boxes else None
         results = []
         if not self.task.endswith("labels"):
@@ -206,10 +221,25 @@ class Case:
         if self.has_boxes:
             boxes = self._boxes()
             pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
+        if self.is_warp:  # what of a sample its rotation sees, each pixel once
+            areas = self.size[0] * self.size[1] * torch.linalg.det(self._rotations())
+            pixels = int(areas.clamp(max=self.source[0] * self.source[1]).sum())
         image = 0 if self.task in ("shrink labels", "pyramid") else 3 * (pixels + cells) * self.dtype.itemsize
         if self.only_image:
             return image
         return image + pixels * self.label_dtype.itemsize + cells * self.num_classes * self.dtype.itemsize
+
+    def _warped(self, filter: str) -> tuple[Tensor, ...]:
+        matrices, results = self._rotations()[:, None], []
+        for image, matrix in zip(self._image(), matrices, strict=True):
+            results.append(reference_warping.warp(image[None], matrix, self.size, filter, 0.0, self.dtype))
+        if self.only_image:
+            return (torch.cat(results),)
+        soft = [
+            reference_warping.soft_warp(labels[None], matrix, self.size, self.num_classes, IGNORED, filter, self.dtype)
+            for labels, matrix in zip(self._labels(), matrices, strict=True)
+        ]
+        return torch.cat(results), torch.cat(soft)
 
     def _scenes(self) -> list[tuple[Tensor, Tensor]]:
         return [_scene(*self.source, seed) for seed in range(self.batch)]
@@ -259,6 +289,18 @@ class Case:
         extent = (low + spread * (high - low)).round()
         corner = (place * (high - extent)).round()
         return torch.cat((corner, corner + extent), 1).to(self.device)
+
+    def _rotations(self) -> Tensor:  # (B, 3, 3): by up to 30 degrees, enlarged 0.5 to 2 times, about the centre
+        spread = torch.rand(2, self.batch, generator=_generator(), dtype=torch.float64)
+        angle, scale = (spread[0] * 2 - 1) * math.pi / 6, 0.5 * 4 ** spread[1]
+        step = self.factor / scale
+        cos, sin = step * angle.cos(), step * angle.sin()
+        (height, width), (in_height, in_width) = self.size, self.source
+        x = in_width / 2 - (cos * width - sin * height) / 2
+        y = in_height / 2 - (sin * width + cos * height) / 2
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        matrix = torch.stack([cos, -sin, x, sin, cos, y, zero, zero, one], 1).view(self.batch, 3, 3)
+        return matrix.to(self.device)
 
 
 def _generator() -> torch.Generator:
@@ -331,6 +373,8 @@ def cases(device: str) -> list[Case]:
         Case("crop pair", *crop_shape),
         Case("crop pair", device, crop_shape[1], crop_shape[2] // 4, *crop_shape[3:], many),
         Case("crop image", *crop_shape),
+        Case("warp pair", *crop_shape),
+        Case("warp image", *crop_shape),
         *([Case("pipeline", *crop_shape)] if importlib.util.find_spec("kornia") else []),
         Case("shrink image", *crop_shape),
         Case("image gradient", *crop_shape),

@@ -6,6 +6,8 @@ A rival is a plain function of the arguments that its task gets, listed at the e
     shrink whole images            (image, size)                                   -> (B, K, h, w)
     crop and shrink images         (image, boxes, size)                            -> (B, K, h, w)
     crop and shrink the pair       (image, labels, boxes, size, num_classes)       -> (B, K, h, w), (B, C, h, w)
+    warp images                    (image, matrices, size)                         -> (B, K, h, w)
+    warp the pair                  (image, labels, matrices, size, num_classes)    -> (B, K, h, w), (B, C, h, w)
     a training pipeline            (image, labels, int64 mask, size, num_classes)  -> (B, K, h, w), (B, C, h, w)
     the gradient of a crop         (image, boxes, size, gradient of its output)    -> (B, K, H, W)
     the largest classes            (labels, size, num_classes, dtype)              -> (B, k, h, w) classes and masses
@@ -350,6 +352,69 @@ def kornia_resize(image: Tensor, size: Size) -> Tensor:
 
     resized: Tensor = Resize(size, antialias=True, align_corners=False)(image)
     return resized
+
+
+# --- warps -----------------------------------------------------------------------------------------------------------
+
+
+def grid_of(matrices: Tensor, source: tuple[int, ...], size: Size) -> Tensor:
+    """The grid of `F.grid_sample` for matrices in pixel edges."""
+    height, width = size
+    out_scale = matrices.new_tensor([[width / 2, 0, width / 2], [0, height / 2, height / 2], [0, 0, 1]])
+    in_scale = matrices.new_tensor([[2 / source[1], 0, -1], [0, 2 / source[0], -1], [0, 0, 1]])
+    theta = (in_scale @ matrices @ out_scale)[:, :2]
+    return F.affine_grid(theta.float(), [len(matrices), 1, height, width], align_corners=False)
+
+
+def grid_sample(planes: Tensor, matrices: Tensor, size: Size) -> Tensor:
+    grid = grid_of(matrices, tuple(planes.shape[2:]), size).to(planes.dtype)
+    return F.grid_sample(planes, grid, align_corners=False)
+
+
+def blurred_grid_sample(planes: Tensor, matrices: Tensor, size: Size) -> Tensor:
+    """The usual antialiasing of a warp: a Gaussian before it, as wide as the stretch asks for."""
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    blurred = []
+    for plane, matrix in zip(planes, matrices, strict=True):
+        sigma = max((torch.linalg.det(matrix).sqrt().item() - 1) / 2, 0.1)
+        blurred.append(gaussian_blur(plane, [2 * int(2 * sigma + 1) + 1] * 2, [sigma, sigma]))
+    return grid_sample(torch.stack(blurred), matrices, size)
+
+
+def kornia_warp(planes: Tensor, matrices: Tensor, size: Size, mode: str = "bilinear") -> Tensor:
+    """kornia's warp, which its RandomAffine calls; its matrices lead from the source, between centres of pixels."""
+    from kornia.geometry.transform import warp_affine
+
+    to_centres = matrices.new_tensor([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+    forwards = torch.inverse(to_centres @ matrices @ torch.inverse(to_centres))[:, :2].to(planes.dtype)
+    warped: Tensor = warp_affine(planes, forwards, size, mode=mode, align_corners=True)
+    return warped
+
+
+def opencv_warp(planes: Tensor, matrices: Tensor, size: Size) -> Tensor:
+    """OpenCV's warpAffine, plane by plane; its matrices lead to the source, between centres of pixels."""
+    import cv2
+
+    to_centres = matrices.new_tensor([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+    backwards = (to_centres @ matrices @ torch.inverse(to_centres))[:, :2].cpu().numpy()
+    out = planes.new_empty(*planes.shape[:2], *size)
+    for sample, matrix, results in zip(planes.numpy(), backwards, out.numpy(), strict=True):
+        for plane, result in zip(sample, results, strict=True):
+            cv2.warpAffine(plane, matrix, size[::-1], dst=result, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return out
+
+
+def warp_one_hot(
+    warp: Callable[..., Tensor], image: Tensor, labels: Tensor, matrices: Tensor, size: Size, num_classes: int
+) -> PairResult:
+    """Image and one-hot mask by the same function of planes."""
+    return warp(image, matrices, size), warp(one_hot(labels, num_classes, image.dtype), matrices, size)
+
+
+def kornia_hard_warp(image: Tensor, labels: Tensor, matrices: Tensor, size: Size, num_classes: int) -> PairResult:
+    mask = labels[:, None].to(image.dtype) - IGNORED  # kornia fills with 0: so what lies outside is ignored
+    return kornia_warp(image, matrices, size), kornia_warp(mask, matrices, size, "nearest") + IGNORED
 
 
 # --- kornia's containers, and ours in their place -------------------------------------------------------------------
@@ -759,6 +824,33 @@ CROP_IMAGE = [
     ),
     Rival("einsum with a matrix per box", matrix_crop),
     Rival("kornia RandomResizedCrop", kornia_image, "approximates", package="kornia", usual=True),
+]
+WARP_IMAGE = [
+    Rival("tritonsoft", ts.warp),
+    Rival("tritonsoft, bilinear", functools.partial(ts.warp, filter="bilinear"), "approximates"),
+    Rival("affine_grid + grid_sample", grid_sample, "approximates"),
+    Rival("Gaussian blur, then grid_sample", blurred_grid_sample, "approximates", package="torchvision"),
+    Rival("OpenCV warpAffine per plane", opencv_warp, "approximates", package="cv2", only_on="cpu"),
+    Rival("kornia warp_affine", kornia_warp, "approximates", package="kornia", usual=True),
+]
+WARP_PAIR = [
+    Rival("tritonsoft", ts.warp_pair),
+    Rival("affine_grid + grid_sample, one-hot", functools.partial(warp_one_hot, grid_sample), "approximates"),
+    Rival(
+        "OpenCV warpAffine per plane and class",
+        functools.partial(warp_one_hot, opencv_warp),
+        "approximates",
+        package="cv2",
+        only_on="cpu",
+    ),
+    Rival("kornia warp_affine, hard labels", kornia_hard_warp, "hardens", decode=decode_hard, package="kornia"),
+    Rival(
+        "kornia warp_affine, one-hot",
+        functools.partial(warp_one_hot, kornia_warp),
+        "approximates",
+        package="kornia",
+        usual=True,
+    ),
 ]
 CROP_PAIR = [
     Rival("tritonsoft", functools.partial(our_pair, "area")),

@@ -5,6 +5,7 @@ source pixel that holds it, and so small that the compute dtype holds it well. A
 a time, so that the arithmetic is vectorised; what differs between pixels lies in arrays.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.geometry import FILTERS, MAX_POINTS, MIN_STEP, MIN_WINDOW, STRETCH_TOLERANCE, Filter
 
 SPAN = 64  # pixels: with up to 32 points of each, what is known of the points stays in the first cache
+INSIDE, ENTIRELY_OUTSIDE, ANYWHERE = range(3)  # of the image: where all lies that pixels look at
 _AREA, _TRIANGLE, _BILINEAR, _NEAREST = range(4)
 _MAX_DISTANCE = 2.0**23  # pixels
 _FAR = -(2**24)  # pixels: where a centre is put that lies outside of every image, or nowhere
@@ -188,18 +190,23 @@ def _locate_by_field(
 
 
 @jit
-def _is_inside(span: Span, count: int, size: Any, filter: int) -> Any:
-    """Whether everything that these pixels look at lies in the image, for certain."""
-    height, width = size
-    widest = 1.0 if filter == _TRIANGLE else 0.5
-    is_inside = True
+def _where_they_look(span: Span, count: int, size: Any, filter: int) -> Any:
+    """`INSIDE` or `ENTIRELY_OUTSIDE`, where all that these pixels look at certainly lies there, else `ANYWHERE`."""
+    pixels, base, (height, width) = span.pixels, span.integers, size
+    dtype = pixels.dtype.type
+    widest, margin = dtype(1.0 if filter == _TRIANGLE else 0.5), dtype(2)
+    right, bottom = dtype(width), dtype(height)
+    is_inside, is_outside = True, True
     for n in range(unsigned(count)):
-        reach_x = widest * (abs(span.pixels[RIGHT_X + n]) + abs(span.pixels[DOWN_X + n])) + 2
-        reach_y = widest * (abs(span.pixels[RIGHT_Y + n]) + abs(span.pixels[DOWN_Y + n])) + 2
-        is_inside &= (span.integers[BASE_X + n] > reach_x) & (span.integers[BASE_X + n] + reach_x < width - 1)
-        is_inside &= (span.integers[BASE_Y + n] > reach_y) & (span.integers[BASE_Y + n] + reach_y < height - 1)
-        is_inside &= (span.pixels[BEND_RIGHT + n] == 0) & (span.pixels[BEND_DOWN + n] == 0)
-    return is_inside
+        reach_x = widest * (abs(pixels[RIGHT_X + n]) + abs(pixels[DOWN_X + n])) + margin
+        reach_y = widest * (abs(pixels[RIGHT_Y + n]) + abs(pixels[DOWN_Y + n])) + margin
+        x, y = dtype(base[BASE_X + n]), dtype(base[BASE_Y + n])
+        has_bend = (pixels[BEND_RIGHT + n] != 0) | (pixels[BEND_DOWN + n] != 0)
+        inside = (x > reach_x) & (x + reach_x < right) & (y > reach_y) & (y + reach_y < bottom)
+        outside = (x < -reach_x) | (x > right + reach_x) | (y < -reach_y) | (y > bottom + reach_y)
+        is_inside &= inside & (not has_bend)
+        is_outside &= outside & (not has_bend)
+    return INSIDE if is_inside else ENTIRELY_OUTSIDE if is_outside else ANYWHERE
 
 
 @jit
@@ -216,14 +223,15 @@ def locate(
     out_size: Any,
     filter: int,
 ) -> Any:
-    """The centres of neighbours in an output row; returns whether all that they look at lies in the image."""
+    """The centres of neighbours in an output row; returns where all lies that they look at."""
     if is_field:
         _locate_by_field(span, transform, sample, row, column, count, out_size, filter)
     else:
         _locate_by_matrix(span, transform, sample, row, column, count, filter, affine)
+    where = _where_they_look(span, count, size, filter)
     for n in range(unsigned(count)):
-        span.pixels[OUTSIDE + n] = 0
-    return _is_inside(span, count, size, filter)
+        span.pixels[OUTSIDE + n] = 1 if where == ENTIRELY_OUTSIDE else 0
+    return where
 
 
 # --- points ----------------------------------------------------------------------------------------------------------
@@ -272,12 +280,16 @@ def _weigh_axis(span: Span, axis: int, first: int, end: int, begin: int, step: i
     plateau = PLATEAU_Y if axis else PLATEAU_X
     number = np.int64(span.integers[(NUMBER_Y if axis else NUMBER_X) + first])
     steps = num_steps(number, filter)
+    if steps == number:
+        weight = pixels.dtype.type(1.0 / number)
+        for k in range(unsigned(steps)):
+            for n in range(first, end):
+                points[target + k * unsigned(SPAN) + n] = weight
+        return steps
     for n in range(first, end):
         total, place = 0.0, begin + np.int64(n) * step
         for k in range(unsigned(steps)):
-            weight = 1.0
-            if steps != number:
-                weight = _trapezoid(_offset(np.int64(k), number, filter), pixels[plateau + n], place, size)
+            weight = _trapezoid(_offset(np.int64(k), number, filter), pixels[plateau + n], place, size)
             points[target + k * unsigned(SPAN) + n] = weight
             total += weight
         for k in range(unsigned(steps)):
@@ -321,52 +333,59 @@ def _place_inside(span: Span, first: int, end: int, line: int, line_y: int, offs
 
 @jit
 def _place_anywhere(
-    span: Span, n: int, line: int, line_y: int, offsets: Any, strides: Any, size: Any, filter: int
+    span: Span,
+    first: int,
+    end: int,
+    line: int,
+    line_y: int,
+    offsets: Any,
+    strides: Any,
+    size: Any,
+    filter: int,
 ) -> None:
-    """One point of one pixel."""
+    """`_place_inside` wherever points lie, behind the camera too."""
     pixels, base, points, place = span
     dtype, index = pixels.dtype.type, place.dtype.type
     zero, half, one, far = dtype(0), dtype(0.5), dtype(1), dtype(_MAX_DISTANCE / 2)
-    (offset_y, offset_x), (stride_y, stride_x), (height, width) = offsets, strides, size
-    depth = one + (offset_x * pixels[BEND_RIGHT + n] + offset_y * pixels[BEND_DOWN + n])
-    x = pixels[X + n] + (offset_x * pixels[RIGHT_X + n] + offset_y * pixels[DOWN_X + n]) / depth
-    y = pixels[Y + n] + (offset_x * pixels[RIGHT_Y + n] + offset_y * pixels[DOWN_Y + n]) / depth
-    if not (depth > 0 and abs(x) < far and abs(y) < far):
-        x = y = -far
-    base_x, base_y = np.int64(base[BASE_X + n]), np.int64(base[BASE_Y + n])
-    low_x, low_y = x + dtype(base_x), y + dtype(base_y)
-    high_x, high_y = dtype(width - base_x) - x, dtype(height - base_y) - y
-    if filter == _NEAREST:
-        outside_x = zero if low_x >= 0 and high_x > 0 else one
-        outside_y = zero if low_y >= 0 and high_y > 0 else one
-        edge_x, edge_y, right, below = np.floor(x) + one, np.floor(y) + one, zero, zero
-    else:
-        outside_x = _share_outside(low_x, high_x, pixels[EXTENT_X + n])
-        outside_y = _share_outside(low_y, high_y, pixels[EXTENT_Y + n])
-        edge_x, edge_y = np.floor(x + half), np.floor(y + half)
+    (offset_y, offset_x), (stride_y, stride_x) = offsets, strides
+    right_end, bottom_end, is_nearest = dtype(size[1]), dtype(size[0]), filter == _NEAREST
+    shift = one if is_nearest else half
+    for n in range(first, end):
+        depth = one + (offset_x * pixels[BEND_RIGHT + n] + offset_y * pixels[BEND_DOWN + n])
+        x = pixels[X + n] + (offset_x * pixels[RIGHT_X + n] + offset_y * pixels[DOWN_X + n]) / depth
+        y = pixels[Y + n] + (offset_x * pixels[RIGHT_Y + n] + offset_y * pixels[DOWN_Y + n]) / depth
+        is_known = (depth > zero) & (abs(x) < far) & (abs(y) < far)
+        x, y = x if is_known else -far, y if is_known else -far
+        base_x, base_y = dtype(base[BASE_X + n]), dtype(base[BASE_Y + n])
+        low_x, low_y = x + base_x, y + base_y
+        high_x, high_y = (right_end - base_x) - x, (bottom_end - base_y) - y
+        edge_x, edge_y = np.floor(x + shift), np.floor(y + shift)
         right = min(max((x - edge_x) * pixels[INVERSE_WINDOW_X + n] + half, zero), one)
         below = min(max((y - edge_y) * pixels[INVERSE_WINDOW_Y + n] + half, zero), one)
-    column, row = int(base_x + np.int64(edge_x)), int(base_y + np.int64(edge_y))
-    if column >= width:
-        column, right = width - 1, one
-    if column <= 0:
-        column, right = 1, zero
-    if row >= height:
-        row, below = height - 1, one
-    if row <= 0:
-        row, below = 1, zero
-    whole = points[WEIGHT_Y + line_y + n] * points[WEIGHT_X + line + n]
-    inside = (one - outside_x) * (one - outside_y)
-    place[line + n] = index(row - 1) * stride_y + index(column - 1) * stride_x
-    points[SHARE_X + line + n] = right
-    points[SHARE_Y + line + n] = below
-    points[WEIGHT + line + n] = whole * inside
-    pixels[OUTSIDE + n] += whole * (one - inside)
+        inside_x = one - _share_outside(low_x, high_x, pixels[EXTENT_X + n])
+        inside_y = one - _share_outside(low_y, high_y, pixels[EXTENT_Y + n])
+        if is_nearest:
+            right, below = zero, zero
+            inside_x = one if (low_x >= zero) & (high_x > zero) else zero
+            inside_y = one if (low_y >= zero) & (high_y > zero) else zero
+        # The edges are whole numbers of at most 2^25, which the compute dtype holds, or far outside.
+        column, row = edge_x + base_x, edge_y + base_y
+        right, column = (one, right_end - one) if column >= right_end else (right, column)
+        right, column = (zero, one) if column <= zero else (right, column)
+        below, row = (one, bottom_end - one) if row >= bottom_end else (below, row)
+        below, row = (zero, one) if row <= zero else (below, row)
+        whole = points[WEIGHT_Y + line_y + n] * points[WEIGHT_X + line + n]
+        inside = inside_x * inside_y
+        place[line + n] = index(np.int32(row) - 1) * stride_y + index(np.int32(column) - 1) * stride_x
+        points[SHARE_X + line + n] = right
+        points[SHARE_Y + line + n] = below
+        points[WEIGHT + line + n] = whole * inside
+        pixels[OUTSIDE + n] += whole * (one - inside)
 
 
 @jit
 def place_points(
-    span: Span, first: int, end: int, step_y: int, size: Any, strides: Any, is_inside: bool, filter: int
+    span: Span, first: int, end: int, step_y: int, size: Any, strides: Any, where: int, filter: int
 ) -> None:
     """The points of a run of pixels in the ``step_y``-th row of each: places in a source of these strides, y first."""
     dtype, index = span.pixels.dtype.type, span.place.dtype.type
@@ -375,11 +394,10 @@ def place_points(
     offset_y, line_y = dtype(_offset(step_y, number_y, filter)), unsigned(step_y * SPAN)
     for k in range(num_steps(number_x, filter)):
         offsets, line = (offset_y, dtype(_offset(k, number_x, filter))), unsigned(k * SPAN)
-        if is_inside and filter != _NEAREST:
+        if where == INSIDE and filter != _NEAREST:
             _place_inside(span, first, end, line, line_y, offsets, places)
         else:
-            for n in range(first, end):
-                _place_anywhere(span, n, line, line_y, offsets, places, size, filter)
+            _place_anywhere(span, first, end, line, line_y, offsets, places, size, filter)
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -401,13 +419,17 @@ def transform_arguments(transform: Tensor, filter: Filter) -> TransformArguments
 
 
 def _points_per_pixel(transform: Tensor, filter: Filter) -> float:
+    """About how many, of matrices from their steps at the origin."""
     if filter not in ("area", "triangle"):
         return 1.0
     if transform.ndim == 4:
         return 4.0
-    depth = transform[:, 2, 2].abs().clamp(min=1e-12)
-    stretch = (transform[:, :2, :2].square().sum(1).sqrt() / depth[:, None]).clamp(1, MAX_POINTS)
-    return float(stretch.prod(1).mean()) * (4 if filter == "triangle" else 1)
+    total = 0.0
+    for row0, row1, row2 in transform.tolist():
+        depth = abs(row2[2]) or 1.0
+        stretches = [math.hypot(row0[axis], row1[axis]) / depth for axis in range(2)]
+        total += math.prod(min(max(stretch, 1.0), MAX_POINTS) if stretch > 1 else 1.0 for stretch in stretches)
+    return total / max(len(transform), 1) * (4 if filter == "triangle" else 1)
 
 
 @jit

@@ -12,6 +12,7 @@ from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed, 
 from tritonsoft.backends.numba.label_rows import LabelRows, Masses, apply_epilogue, label_rows_at, line_of_label
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
+    ENTIRELY_OUTSIDE,
     SHARE_X,
     SHARE_Y,
     SPAN,
@@ -129,13 +130,13 @@ def _warped_rows(
             tile_end = min(tile_begin + tile, out_width)
             for begin in range(tile_begin, tile_end, SPAN):
                 count = unsigned(min(SPAN, tile_end - begin))
-                is_inside = locate(span, numbers, is_field, affine, sample, i, begin, count, size, out_size, filter)
-                first = unsigned(0)
+                where = locate(span, numbers, is_field, affine, sample, i, begin, count, size, out_size, filter)
+                first = count if where == ENTIRELY_OUTSIDE else unsigned(0)
                 while first < count:
                     end = run_of_pixels(span, first, count)
                     steps_y, steps_x = weigh_points(span, first, end, i, begin, out_size, filter)
                     for step_y in range(steps_y):
-                        place_points(span, first, end, step_y, size, label_strides[1:], is_inside, filter)
+                        place_points(span, first, end, step_y, size, label_strides[1:], where, filter)
                         _add_points(
                             masses,
                             labels,

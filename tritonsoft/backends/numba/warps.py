@@ -30,6 +30,7 @@ from tritonsoft.backends.numba.warp_points import (
     BEND_RIGHT,
     DOWN_X,
     DOWN_Y,
+    ENTIRELY_OUTSIDE,
     OUTSIDE,
     RIGHT_X,
     RIGHT_Y,
@@ -248,14 +249,14 @@ def _warp_blocks_with(
             num_channels = min(_CHANNELS, channels - channel)
             _load_pixels(pixels, image, unsigned(sample * strides[0]), strides, channel, num_channels, rows, columns)
             for i in range(out_rows[0], out_rows[1]):
-                is_inside = locate(span, numbers, is_field, affine, sample, i, column, count, size, out_size, filter)
+                where = locate(span, numbers, is_field, affine, sample, i, column, count, size, out_size, filter)
                 sums[:] = 0
-                first = unsigned(0)
+                first = count if where == ENTIRELY_OUTSIDE else unsigned(0)
                 while first < count:
                     end = run_of_pixels(span, first, count)
                     steps_y, steps_x = weigh_points(span, first, end, i, column, out_size, filter)
                     for step_y in range(steps_y):
-                        place_points(span, first, end, step_y, size, (pitch, 1), is_inside, filter)
+                        place_points(span, first, end, step_y, size, (pitch, 1), where, filter)
                         _sum_points(sums, pixels, origin, neighbours, span, first, end, unsigned(steps_x))
                     first = end
                 _write_span(
@@ -367,13 +368,13 @@ def _scatter_plane(
     for i in range(out_size[0]):
         for column in range(0, out_size[1], SPAN):
             count = unsigned(min(SPAN, out_size[1] - column))
-            is_inside = locate(span, numbers, is_field, affine, sample, i, column, count, size, out_size, filter)
-            first = unsigned(0)
+            where = locate(span, numbers, is_field, affine, sample, i, column, count, size, out_size, filter)
+            first = count if where == ENTIRELY_OUTSIDE else unsigned(0)
             while first < count:
                 end = run_of_pixels(span, first, count)
                 steps_y, steps_x = weigh_points(span, first, end, i, column, out_size, filter)
                 for step_y in range(steps_y):
-                    place_points(span, first, end, step_y, size, (width, 1), is_inside, filter)
+                    place_points(span, first, end, step_y, size, (width, 1), where, filter)
                     for n in range(first, end):
                         element = base + unsigned(i * strides[2] + (column + np.int64(n)) * strides[3])
                         value = sums.dtype.type(upcast(grad[element]))
