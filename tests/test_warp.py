@@ -228,6 +228,21 @@ def test_many_classes_and_an_ignored_one(target):
     assert soft[:, 40].abs().max() == 0
 
 
+@pytest.mark.parametrize("filter", ["area", "triangle"])
+def test_wide_regions_of_one_class(filter):
+    """The CPU does not look at points where blocks of 8 x 8 labels say it all; here some pixels of each kind are."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(7, (2, 9, 6), generator=generator).repeat_interleave(17, 1).repeat_interleave(19, 2)
+    labels = labels.masked_fill(labels == 6, 255).to(torch.uint8)
+    transform = _transforms("affine", 2, (153, 114), (60, 40), seed=3)
+    for map_ in (labels, labels.long()):
+        soft = ts.soft_warp(map_, transform, (60, 40), 6, filter=filter)
+        expected = ts.soft_warp(labels, transform, (60, 40), 6, filter=filter, dtype=torch.float64, backend="reference")
+        assert_close(soft, expected, _tolerance(1.0, torch.float32), "soft label")
+    with pytest.raises(ValueError, match="other values from 5 to 5"):
+        ts.soft_warp(labels, transform, (60, 40), 5, filter=filter)
+
+
 def test_same_bits_on_any_number_of_threads():
     image, labels = _inputs(source=(300, 200), batch=2)
     transform = _transforms("affine", 2, (300, 200), (200, 300))
