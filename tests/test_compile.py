@@ -58,6 +58,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         soft_overlap,
         sums,
         top_k,
+        warping,
     )
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
@@ -107,6 +108,19 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
                 f"pair {suffix}",
                 forward.launch_configuration(result, image, mass, label_map, some_boxes, 255, "area", 0.0, platform),
             )
+    matrix, field = empty((batch, 3, 3), single), empty((batch, 256, 512, 2), single)
+    result, mass = empty((batch, 3, 256, 512), half), empty((batch, 19, 256, 512), half)
+    image, label_map = empty((batch, 3, height, width), half), empty((batch, height, width), byte)
+    for transform, filter in ((matrix, "area"), (field, "triangle")):
+        yield (
+            f"warp pair {filter}",
+            warping.launch_configuration(result, image, mass, label_map, transform, 255, filter, 0.0, platform),
+        )
+    integers = empty((batch, 3, height, width), torch.int64)
+    yield (
+        "warp adjoint",
+        warping.adjoint_configuration(integers, result, empty((), double), matrix, "area", platform),
+    )
     for dtype, channels_last in ((half, True), (single, False), (double, False)):
         for filter in FILTERS[:2]:
             grad = empty((batch, 3, height // 2, width // 2), dtype, channels_last)

@@ -18,7 +18,7 @@ from tritonsoft.geometry import FILTERS, MAX_POINTS, MIN_STEP, MIN_WINDOW, STRET
 
 SPAN = 64  # pixels: with up to 32 points of each, what is known of the points stays in the first cache
 INSIDE, ENTIRELY_OUTSIDE, ANYWHERE = range(3)  # of the image: where all lies that pixels look at
-_AREA, TRIANGLE, _BILINEAR, _NEAREST = range(4)
+_AREA, _TRIANGLE, _BILINEAR, _NEAREST = range(4)
 _MAX_DISTANCE = 2.0**23  # pixels
 _FAR = -(2**24)  # pixels: where a centre is put that lies outside of every image, or nowhere
 
@@ -59,7 +59,7 @@ def new_span(like: Array, like_place: Array) -> Any:
 
 @jit
 def _points_along(stretch: float, filter: int) -> Any:
-    if filter > TRIANGLE or not stretch > 1:
+    if filter > _TRIANGLE or not stretch > 1:
         return np.int32(1)
     return np.int32(min(max(np.ceil(min(stretch, 1e3) - STRETCH_TOLERANCE), 1), MAX_POINTS))
 
@@ -194,7 +194,7 @@ def _where_they_look(span: Span, count: int, size: Any, filter: int) -> Any:
     """`INSIDE` or `ENTIRELY_OUTSIDE`, where all that these pixels look at certainly lies there, else `ANYWHERE`."""
     pixels, base, (height, width) = span.pixels, span.integers, size
     dtype = pixels.dtype.type
-    widest, margin = dtype(1.0 if filter == TRIANGLE else 0.5), dtype(2)
+    widest, margin = dtype(1.0 if filter == _TRIANGLE else 0.5), dtype(2)
     right, bottom = dtype(width), dtype(height)
     is_inside, is_outside = True, True
     for n in range(unsigned(count)):
@@ -253,12 +253,12 @@ def run_of_pixels(span: Span, first: int, count: int) -> Any:
 @jit
 def num_steps(number: int, filter: int) -> Any:
     """The points along an axis."""
-    return 2 * number if filter == TRIANGLE and number > 1 else number
+    return 2 * number if filter == _TRIANGLE and number > 1 else number
 
 
 @jit
 def _offset(k: int, number: int, filter: int) -> float:
-    return (k + 0.5) / number - (1.0 if filter == TRIANGLE and number > 1 else 0.5)
+    return (k + 0.5) / number - (1.0 if filter == _TRIANGLE and number > 1 else 0.5)
 
 
 @jit
