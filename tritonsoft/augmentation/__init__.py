@@ -2,7 +2,7 @@
 
 Change the import in a kornia pipeline and keep the rest. Images are antialiased, masks are sampled on the image's
 half-pixel grid, and with ``num_classes`` integer label maps become soft labels. In `AugmentationSequential` a run of
-crops, resizes and flips is one resample of the original pixels, for the image and its label map together.
+crops, resizes, flips and warps is one resample of the original pixels, for the image and its label map together.
 
 Example:
     >>> import torch
@@ -29,10 +29,16 @@ from tritonsoft.augmentation.container import AugmentationSequential
 from tritonsoft.augmentation.masks import SoftLabel
 from tritonsoft.augmentation.modules import (
     CenterCrop,
+    RandomAffine,
     RandomCrop,
+    RandomElasticTransform,
     RandomHorizontalFlip,
+    RandomPerspective,
     RandomResizedCrop,
+    RandomRotation,
     RandomScaleCrop,
+    RandomShear,
+    RandomTranslate,
     RandomVerticalFlip,
     Resize,
 )
@@ -40,10 +46,16 @@ from tritonsoft.augmentation.modules import (
 __all__ = [
     "AugmentationSequential",
     "CenterCrop",
+    "RandomAffine",
     "RandomCrop",
+    "RandomElasticTransform",
     "RandomHorizontalFlip",
+    "RandomPerspective",
     "RandomResizedCrop",
+    "RandomRotation",
     "RandomScaleCrop",
+    "RandomShear",
+    "RandomTranslate",
     "RandomVerticalFlip",
     "Resize",
     "SoftLabel",

@@ -22,6 +22,8 @@ from kornia.augmentation.random_generator.base import UniformDistribution as Uni
 from kornia.augmentation.utils import _adapted_rsampling as adapted_rsampling
 from kornia.augmentation.utils import override_parameters as override_parameters
 from kornia.constants import DataKey
+from kornia.filters import filter2d_separable as filter2d_separable
+from kornia.filters import get_gaussian_kernel1d as get_gaussian_kernel1d
 from kornia.geometry.transform.affwarp import _side_to_image_size as side_to_image_size
 from torch import Tensor, nn
 
@@ -99,9 +101,15 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
 # What the modules find in the parameters that kornia draws.
 PARAMETERS: Final[dict[type, tuple[str, ...]]] = {
     K.CenterCrop: ("batch_prob", "forward_input_shape"),
+    K.RandomAffine: ("batch_prob", "forward_input_shape"),
     K.RandomCrop: ("batch_prob", "forward_input_shape", "padding_size", "src"),
+    K.RandomElasticTransform: ("batch_prob", "forward_input_shape", "noise"),
     K.RandomHorizontalFlip: ("batch_prob", "forward_input_shape"),
+    K.RandomPerspective: ("batch_prob", "forward_input_shape"),
     K.RandomResizedCrop: ("batch_prob", "forward_input_shape", "src"),
+    K.RandomRotation: ("batch_prob", "forward_input_shape"),
+    K.RandomShear: ("batch_prob", "forward_input_shape"),
+    K.RandomTranslate: ("batch_prob", "forward_input_shape"),
     K.RandomVerticalFlip: ("batch_prob", "forward_input_shape"),
     K.Resize: ("batch_prob", "forward_input_shape", "output_size"),
 }
@@ -112,8 +120,20 @@ Params = dict[str, Any]
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 
-class ModuleHooks(K.GeometricAugmentationBase2D):
-    """kornia's geometric modules, with names for what their calls leave behind."""
+class ModuleHooks(K.AugmentationBase2D):
+    """kornia's modules, with names for what their calls leave behind."""
+
+    def record_params(self, params: Params) -> None:
+        """Leave behind what a forward call with ``params`` would."""
+        self._commit_state(params=params)
+
+    # Parameters and flags of a call, its keyword arguments in place of theirs. An alias, for where kornia's container
+    # is compiled: a frame more around it moves the breaks of the graph, and PyTorch 2.13 fails to guard what is left.
+    with_overrides = K.AugmentationBase2D._process_kwargs_to_params_and_flags
+
+
+class MatrixHooks(ModuleHooks, K.GeometricAugmentationBase2D):
+    """kornia's geometric modules, which leave a matrix behind as well."""
 
     def defer_matrix(self) -> None:
         """Images never need the matrix: make it when boxes, keypoints or a caller read it."""
@@ -129,9 +149,24 @@ class ModuleHooks(K.GeometricAugmentationBase2D):
         recorded = self._lazy_matrix_args
         return recorded if recorded is not None and isinstance(recorded[0], Tensor) else None
 
-    # Parameters and flags of a call, its keyword arguments in place of theirs. An alias, for where kornia's container
-    # is compiled: a frame more around it moves the breaks of the graph, and PyTorch 2.13 fails to guard what is left.
-    with_overrides = K.GeometricAugmentationBase2D._process_kwargs_to_params_and_flags
+
+def smoothed_displacement(
+    noise: Tensor, kernel_size: tuple[int, int], sigma: tuple[float, float], alpha: tuple[float, float]
+) -> Tensor:
+    """How far `RandomElasticTransform` moves the points of its grid, ``(B, 2, H, W)`` across and down.
+
+    The noise smoothed by a Gaussian (sizes and deviations down and across), times ``alpha``, as in kornia's
+    `elastic_transform2d`, which resamples at once.
+    """
+    down, across = (
+        get_gaussian_kernel1d(size, noise.new_full((1, 1), deviation))
+        for size, deviation in zip(kernel_size, sigma, strict=True)
+    )
+    planes = (
+        filter2d_separable(noise[:, axis : axis + 1], across, down, border_type="constant") * alpha[axis]
+        for axis in (0, 1)
+    )
+    return torch.cat(list(planes), dim=1)
 
 
 def param_generator(module: Any) -> Any:
@@ -151,12 +186,12 @@ class ContainerHooks(K.AugmentationSequential):
     _transform_matrices: list[Any]
 
     @property
-    def matrices(self) -> list[Any]:
+    def recorded_matrices(self) -> list[Any]:
         """One entry for each module of the last call that has a matrix."""
         return self._transform_matrices
 
-    @matrices.setter
-    def matrices(self, entries: list[Any]) -> None:
+    @recorded_matrices.setter
+    def recorded_matrices(self, entries: list[Any]) -> None:
         self._transform_matrices = entries
 
     def record_matrix(self, module: nn.Module) -> bool:

@@ -1,7 +1,7 @@
-"""kornia's container, in which a run of crops, resizes and flips is one resample of the original pixels.
+"""kornia's container, in which a run of crops, resizes, flips and warps is one resample of the original pixels.
 
 kornia's ``forward`` stays in charge: it hands every module in turn, with all data, to the container's ``transform_op``,
-ours (`fusing_ops`). It resamples nothing at a module that is a box: images and masks become pending (`pending`) with
+ours (`fusing_ops`). It resamples nothing at a module of this package: images and masks become pending (`pending`) with
 the view that the module shows, the next such module extends that view, and the pixels are read when something else
 needs them, or at the end. Boxes and keypoints move module by module, by the modules' matrices, as in kornia. Each image
 and each mask has a view of its own, and whether a mask is a soft label is found out once, when it comes in.
@@ -17,24 +17,27 @@ from torch import Tensor, nn
 
 from tritonsoft.augmentation import _kornia
 from tritonsoft.augmentation._kornia import ContainerHooks, ParamItem
-from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
+from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask
 from tritonsoft.augmentation.pending import LabelSettings, PendingInputs, Value, are_pending, values_of
+from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 
 @dataclass(frozen=True)
 class _Matrix:
     """The matrix of one call of a module, to be made later."""
 
-    module: BoxAugmentation
+    module: GeometricAugmentation
     image: Tensor  # its shape, type and device
     params: dict[str, Any]
     flags: dict[str, Any]
 
     @classmethod
-    def of(cls, module: BoxAugmentation, image: Tensor, params: dict[str, Any], flags: dict[str, Any]) -> "_Matrix":
+    def of(
+        cls, module: GeometricAugmentation, image: Tensor, params: dict[str, Any], flags: dict[str, Any]
+    ) -> "_Matrix":
         """Of what is now: parameters may be edited in place, and flags assigned, before the matrix is made."""
         copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in params.items()}
         return cls(module, image, copies, dict(flags))
@@ -46,10 +49,16 @@ class _Matrix:
 class AugmentationSequential(ContainerHooks):
     """kornia's `AugmentationSequential` for images with label maps: a drop-in for training semantic segmentation.
 
-    A run of neighbouring crops, resizes and flips of this package becomes one box per sample, and image and label map
-    are resampled together, once, from their original pixels (`tritonsoft.crop_resize_pair`, one launch on a GPU). The
-    label map becomes soft if any module of the run has ``num_classes``. All other modules work as in kornia;
-    parameters, matrices, boxes, keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
+    A run of neighbouring modules of this package is one resample of the original pixels, of image and label map
+    together, and one launch on a GPU. Crops, resizes and flips alone come to one box per sample
+    (`tritonsoft.crop_resize_pair`); with rotations, affine warps and perspectives among them, to one matrix
+    (`tritonsoft.warp_pair`); and an elastic transform, which ends its run, to one field. The label map becomes soft if
+    any module of the run has ``num_classes``. All other modules work as in kornia; parameters, matrices, boxes,
+    keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
+
+    A run ends where two modules have different filters or fill the outside differently, and before a crop that pads
+    what an earlier crop has cut. A warp pads nothing: its corners show what of the image there is, even if a module
+    before it in the run has moved it out of sight, where kornia has forgotten it and shows zeros.
 
     Args:
         *args: modules of this package, of kornia, or any `nn.Module`; containers may nest.
@@ -65,12 +74,13 @@ class AugmentationSequential(ContainerHooks):
         is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
         ``(B, 1, h, w)`` of the type it came in.
 
-        Several images of one call may differ in size. Flips and resizes treat each by its own; a crop is drawn for the
-        first one's size, and no other can follow it. Boxes, keypoints and `boxes` are those of the first.
+        Several images of one call may differ in size. Flips, resizes and rotations treat each by its own; crops and
+        other warps are drawn for the first one's size, and no other can follow them. Boxes, keypoints, `boxes` and
+        `matrices` are those of the first.
 
     Raises:
         ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
-            neither 1 nor C channels; a crop of an image or mask of another size than it was drawn for.
+            neither 1 nor C channels; a crop or warp of an image or mask of another size than it was drawn for.
         TypeError: a mask is no tensor (a `tritonsoft.SparseLabels`, for one).
 
     Example:
@@ -128,7 +138,7 @@ class AugmentationSequential(ContainerHooks):
 
         Raises:
             ValueError: the container was not called with an image, or its last call does not show one box of each
-                image at one resample (a warp of kornia's, or crops that do not fold).
+                image at one resample (a warp, or crops that do not fold).
 
         Example:
             >>> _ = torch.manual_seed(0)
@@ -138,7 +148,27 @@ class AugmentationSequential(ContainerHooks):
             >>> augment.boxes[0].tolist()
             [72.0, 8.0, 24.0, 56.0]
         """
-        return self.transform_op.composed_box()
+        return self.transform_op.composed_boxes()
+
+    @property
+    def matrices(self) -> Tensor:
+        """Where the last call's images come from, ``(B, 3, 3)`` float64: output to source, in pixel edges.
+
+        They lie where the image does. `tritonsoft.soft_warp` and ``tritonsoft.area_cross_entropy(..., transform=)``
+        take them, as these take `boxes`. (`transform_matrix` is kornia's: source to output, between pixel centres.)
+
+        Raises:
+            ValueError: the container was not called with an image, or its last call is not one matrix at one resample
+                (a warp of kornia's own, an elastic transform, or modules that do not fold).
+
+        Example:
+            >>> import tritonsoft.augmentation as TA
+            >>> augment = TA.AugmentationSequential(TA.RandomRotation((90.0, 90.0), p=1.0), TA.CenterCrop(48))
+            >>> image = augment(torch.rand(2, 3, 64, 64))
+            >>> (augment.matrices[0] @ torch.tensor([0.0, 0.0, 1.0]).double()).round().tolist()  # the top left corner
+            [56.0, 8.0, 1.0]
+        """
+        return self.transform_op.composed_matrices()
 
     def clear_state(self) -> None:
         """kornia calls this before every call."""
@@ -149,7 +179,7 @@ class AugmentationSequential(ContainerHooks):
     @property
     def transform_matrix(self) -> Tensor | None:
         """kornia's product of the modules' matrices ``(B, 3, 3)``."""
-        self.matrices = [entry() if isinstance(entry, _Matrix) else entry for entry in self.matrices]
+        self.recorded_matrices = [entry() if isinstance(entry, _Matrix) else entry for entry in self.recorded_matrices]
         return cast(Tensor | None, super().transform_matrix)
 
     def record_matrix(self, module: nn.Module) -> bool:
@@ -157,10 +187,10 @@ class AugmentationSequential(ContainerHooks):
 
         On a few pixels it would take as long as the resample, and on a GPU a copy to it.
         """
-        call = module.recorded_call() if isinstance(module, BoxAugmentation) else None
+        call = module.recorded_call() if isinstance(module, GeometricAugmentation) else None
         if call is None:
             return False
-        self.matrices.append(_Matrix.of(cast(BoxAugmentation, module), *call))
+        self.recorded_matrices.append(_Matrix.of(cast(GeometricAugmentation, module), *call))
         return True
 
     def forward_parameters(self, batch_shape: torch.Size) -> list[ParamItem]:
@@ -208,7 +238,7 @@ def _marked(value: Value, masks: PendingInputs) -> Value:
 
 
 def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size:
-    if isinstance(module, BoxAugmentation) and module.always_applies:
+    if isinstance(module, ResamplingAugmentation) and module.always_applies:
         return torch.Size((*shape[:-2], *module.output_size((shape[-2], shape[-1]), module.flags)))
     if is_plain_container(module):
         for child in cast(list[ParamItem], param.data):
@@ -220,7 +250,9 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
 def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:
     """``num_classes`` and ``ignore_index`` of the modules that make soft labels: one label map cannot have two."""
     softening = [
-        each for each in container.modules() if isinstance(each, BoxAugmentation) and each.num_classes is not None
+        each
+        for each in container.modules()
+        if isinstance(each, ResamplingAugmentation) and each.num_classes is not None
     ]
     for name in ("num_classes", "ignore_index"):
         values = sorted({getattr(module, name) for module in softening})

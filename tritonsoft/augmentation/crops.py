@@ -14,21 +14,11 @@ from tritonsoft.augmentation._kornia import (
     adapted_rsampling,
     set_param_generator,
 )
-from tritonsoft.augmentation.box_augmentation import (
-    BoxAugmentation,
-    Flags,
-    Params,
-    Size,
-    are_numbers,
-    edges,
-    fill_of,
-    recorded,
-    size_of,
-    sliced,
-    tells_apart,
-)
 from tritonsoft.augmentation.generators import EagerResizedCropGenerator
-from tritonsoft.augmentation.view import Fill, View, expand_boxes, pad_by_repeating, whole
+from tritonsoft.augmentation.geometric import BoxAugmentation, edges, sliced, tells_apart
+from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, recorded, size_of
+from tritonsoft.augmentation.sampling import pad_by_repeating
+from tritonsoft.augmentation.view import Fill, Size, View, expand_transform, whole
 from tritonsoft.geometry import Filter
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in an image of 8192 pixels
@@ -60,6 +50,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
     """
 
     crops = True
+    drawn_for_size = True
 
     def __init__(
         self,
@@ -111,6 +102,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
     """
 
     crops = True
+    drawn_for_size = True
 
     def __init__(
         self,
@@ -176,10 +168,10 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         image, view = super()._image_and_view(image, params, flags)
         if flags["padding_mode"] == "constant" or not view.pads:
             return image, view
-        assert view.boxes is not None
+        assert view.transform is not None
         border = left, _, top, _ = self._border(view.source, params, flags)
         image = pad_by_repeating(image, border, flags["padding_mode"])
-        x0, y0, x1, y1 = view.boxes.unbind(1)
+        x0, y0, x1, y1 = view.transform.unbind(1)
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
         return image, View(size_of(image), view.size, boxes, view.filter, view.crops)
 
@@ -212,6 +204,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
     """
 
     crops = True
+    drawn_for_size = True
     resamples = False
 
     def __init__(
@@ -236,7 +229,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
             raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
         top, left = (height - h) // 2, (width - w) // 2
         box = torch.tensor([[left, top, left + w, top + h]], dtype=torch.float64, device="cpu")
-        return expand_boxes(box, params["batch_prob"].shape[0], params["batch_prob"].device)
+        return expand_transform(box, params["batch_prob"].shape[0], params["batch_prob"].device)
 
 
 class _ScaleCropGenerator(RandomGeneratorBase):
@@ -299,6 +292,7 @@ class RandomScaleCrop(BoxAugmentation):
     """
 
     crops = True
+    drawn_for_size = True
 
     def __init__(
         self,

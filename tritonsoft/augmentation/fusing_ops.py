@@ -1,4 +1,4 @@
-"""Applies a container's modules one by one, as kornia calls for it, and lets modules that are boxes fuse."""
+"""Applies a container's modules one by one, as kornia calls for it, and lets modules of this package fuse."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,13 +15,11 @@ from tritonsoft.augmentation._kornia import (
     ParamItem,
     override_parameters,
 )
-from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask
 from tritonsoft.augmentation.pending import (
     FusedGroup,
     LabelSettings,
     PendingInput,
-    Size,
     all_pending,
     apply_to_each,
     are_pending,
@@ -32,7 +30,8 @@ from tritonsoft.augmentation.pending import (
     values_of,
     with_values,
 )
-from tritonsoft.augmentation.view import View, expand_boxes
+from tritonsoft.augmentation.resampling import ResamplingAugmentation
+from tritonsoft.augmentation.view import Size, View, expand_transform, whole
 
 
 @dataclass(frozen=True)
@@ -50,28 +49,41 @@ class FusingOps(AugmentationSequentialOps):
     def __init__(self, data_keys: list[DataKey] | None, labels: LabelSettings) -> None:
         super().__init__(data_keys)
         self.labels = labels
-        # What the last call did to positions; of modules that are no box, the names.
+        # What the last call did to positions; of modules that do not say, the names.
         self.steps: list[_Resample | str] = []
 
-    def composed_box(self) -> Tensor:
+    def composed_boxes(self) -> Tensor:
         """The steps as one box per image, where the image is."""
-        warps = [step for step in self.steps if isinstance(step, str)]
-        if warps:
-            raise ValueError(f"boxes need modules that show a box of the picture, which {', '.join(warps)} do not")
+        view, batch, device = self._composed("boxes")
+        if not view.is_box:
+            raise ValueError("boxes need modules that show a box of the picture, which a warp does not: see matrices")
+        boxes = view.transform
+        if boxes is None:
+            boxes = whole(view.source, torch.empty(1, device="cpu"))
+        return cast(Tensor, expand_transform(boxes, batch, device))
+
+    def composed_matrices(self) -> Tensor:
+        """The steps as one matrix per image, where the image is."""
+        view, batch, device = self._composed("matrices")
+        if view.is_field:
+            raise ValueError("matrices need modules that have one, which RandomElasticTransform has not")
+        return cast(Tensor, expand_transform(view.matrix, batch, device))
+
+    def _composed(self, what: str) -> tuple[View, int, torch.device]:
+        """The steps as one view, and the batch and device of the image."""
+        others = [step for step in self.steps if isinstance(step, str)]
+        if others:
+            raise ValueError(f"{what} need modules that say where pixels come from, which {', '.join(others)} do not")
         steps = [step for step in self.steps if not isinstance(step, str)]
         if not steps:
-            raise ValueError("boxes are those of the last call with an image: call the container first")
+            raise ValueError(f"{what} are those of the last call with an image: call the container first")
         view = steps[0].view
         for step in steps[1:]:
             only_moves = view.filter is None or step.view.filter is None
             if not only_moves or not step.view.can_compose(view):
-                raise ValueError("boxes need one resample: the last call's crops and resizes did not fold into one")
+                raise ValueError(f"{what} need one resample: the last call's modules did not fold into one")
             view = step.view.compose(view)
-        boxes = view.boxes
-        if boxes is None:
-            height, width = view.source
-            boxes = torch.tensor([[0, 0, width, height]], dtype=torch.float64)
-        return cast(Tensor, expand_boxes(boxes, steps[0].batch, steps[0].device))
+        return view, steps[0].batch, steps[0].device
 
     def materialize(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
         """What is pending is done, and images are tensors again."""
@@ -107,7 +119,7 @@ class FusingOps(AugmentationSequentialOps):
     def _transformed(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> list[Any]:
-        if isinstance(module, BoxAugmentation) and module.can_fuse:
+        if isinstance(module, ResamplingAugmentation) and module.can_fuse:
             return self._fused(args, keys, module, param, extra_args)
         if is_plain_container(module):
             return self._through_container(args, keys, module, param, extra_args)
@@ -130,9 +142,16 @@ class FusingOps(AugmentationSequentialOps):
         return args
 
     def _fused(
-        self, args: list[Any], keys: list[DataKey], module: BoxAugmentation, param: ParamItem, extra_args: ExtraArgs
+        self,
+        args: list[Any],
+        keys: list[DataKey],
+        module: ResamplingAugmentation,
+        param: ParamItem,
+        extra_args: ExtraArgs,
     ) -> list[Any]:
         """Images and masks become pending, with this module's view added to theirs."""
+        if DataKey.MASK in keys:
+            module.check_mask_options(extra_args.get(DataKey.MASK, {}))
         params = cast(dict[str, Tensor], param.data)
         flags = override_parameters(module.flags, extra_args.get(DataKey.INPUT, {}), in_place=False)
         image = image_of(args, keys)
@@ -182,7 +201,7 @@ class FusingOps(AugmentationSequentialOps):
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> list[Any]:
-        """A module that is no box, by kornia's own operations."""
+        """A module that does not fuse, by kornia's own operations."""
         image = image_of(args, keys)
         if image is not None:
             self._record_step(module, image)
@@ -244,13 +263,13 @@ def is_plain_container(module: nn.Module) -> bool:
 
 
 def _views_by_size(
-    inputs: list[PendingInput], module: BoxAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
+    inputs: list[PendingInput], module: ResamplingAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
 ) -> dict[Size, View]:
     """What the module shows of the images and masks of each size."""
     views: dict[Size, View] = {}
     for each in inputs:
         if each.size not in views:
-            views[each.size] = module.view(each.size, params, flags, inputs[0].size)
+            views[each.size] = module.view(each.size, params, flags, each.value.device, inputs[0].size)
     return views
 
 

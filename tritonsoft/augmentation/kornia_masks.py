@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tritonsoft.augmentation import _kornia
 from tritonsoft.augmentation._kornia import ImageSequentialBase, MaskSequentialOps, OperationBase, ParamItem
-from tritonsoft.augmentation.box_augmentation import BoxAugmentation
 from tritonsoft.augmentation.masks import batched
 from tritonsoft.augmentation.pending import (
     Kind,
@@ -22,6 +21,7 @@ from tritonsoft.augmentation.pending import (
     values_of,
     with_values,
 )
+from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 ExtraArgs = dict[DataKey, dict[str, Any]]
 
@@ -100,7 +100,7 @@ def _move_alike(
     first = masks[0] if isinstance(masks, list) else masks
     is_soft, value = first.kind == "soft label", values_of(masks)
     extra, flags = extra_args.get(DataKey.MASK, {}), getattr(module, "flags", {})
-    ours = isinstance(module, BoxAugmentation) and module.filter is not None  # takes integers
+    ours = isinstance(module, ResamplingAugmentation) and module.filter is not None  # takes integers
     zero = 0
     if ours:
         extra = {**extra, "is_soft": is_soft}

@@ -1,14 +1,15 @@
 """Masks as kornia hands them around, and the label maps and soft labels that they are."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from kornia.constants import Resample
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.augmentation.view import View, expand_boxes, invert, sample_hard, sample_soft
+from tritonsoft.augmentation.sampling import invert, sample_hard, sample_labels, sample_soft
+from tritonsoft.augmentation.view import View
 
 _LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _WIDER = {torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
@@ -144,15 +145,7 @@ def resample_to_soft(
         )
     if dtype is None:
         dtype = mask.dtype if mask.is_floating_point() else torch.float32
-    return ts.soft_crop_resize(
-        label_map(mask, num_classes),
-        expand_boxes(view.boxes, mask.shape[0], mask.device),
-        view.size,
-        num_classes,
-        ignore_index=ignore_index,
-        filter=view.filter or "area",
-        dtype=dtype,
-    )
+    return sample_labels(label_map(mask, num_classes), view, num_classes, ignore_index, dtype)
 
 
 def resample_hard(mask: Tensor, view: View, ignore_index: int, fill: float | None, linear: bool) -> Tensor:
@@ -173,6 +166,11 @@ def asks_for_interpolation(kwargs: dict[str, Any]) -> bool:
     """Whether ``extra_args`` asks for masks to be averaged; kornia's default asks for the opposite."""
     resample = kwargs.get("resample")
     return bool(kwargs.get("antialias")) or (resample is not None and Resample.get(resample) != Resample.NEAREST)
+
+
+def mask_fill(kwargs: dict[str, Any]) -> float | None:
+    """What ``extra_args`` put outside of a hard mask, by either of kornia's names for it; None: nothing."""
+    return cast(float | None, kwargs.get("fill", kwargs.get("fill_value")))
 
 
 def _outside(mask: Tensor, ignore_index: int, fill: float | None) -> float:

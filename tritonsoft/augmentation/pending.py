@@ -1,7 +1,8 @@
 """Images and masks on their way through a container's modules, and what is still to be done to them.
 
-A module that is a box resamples nothing: it adds its view to the `FusedGroup` of each image and mask, which become a
-`PendingInput`. `materialize` reads the pixels, once for a whole group, and an image together with its label map.
+A module that says where positions come from resamples nothing: it adds its view to the `FusedGroup` of each image and
+mask, which become a `PendingInput`. `materialize` reads the pixels, once for a whole group, and an image together with
+its label map.
 """
 
 from collections.abc import Callable
@@ -12,20 +13,20 @@ import torch
 from kornia.constants import DataKey
 from torch import Tensor
 
-import tritonsoft as ts
 from tritonsoft.augmentation.masks import (
     asks_for_interpolation,
     batched,
     label_map,
     looks_soft,
+    mask_fill,
     resample_hard,
     resample_to_soft,
     restore_rank,
     unmarked,
 )
-from tritonsoft.augmentation.view import View, expand_boxes, sample_image, sample_soft
+from tritonsoft.augmentation.sampling import sample_image, sample_pair, sample_soft
+from tritonsoft.augmentation.view import Size, View
 
-Size = tuple[int, int]
 Value = Tensor | list[Tensor]
 Kind = Literal["soft label", "label map", "hard planes"]
 _Before = TypeVar("_Before")
@@ -34,7 +35,7 @@ _After = TypeVar("_After")
 
 @dataclass(frozen=True)
 class FusedGroup:
-    """Consecutive modules that are boxes, as the one view that they come to."""
+    """Consecutive modules, as the one view that they come to."""
 
     view: View
     batch: int
@@ -89,6 +90,11 @@ class LabelSettings:
     @property
     def interpolates_masks(self) -> bool:
         return asks_for_interpolation(self.mask_args)
+
+    @property
+    def fill_of_masks(self) -> float | None:
+        """What `extra_args` put outside of hard masks."""
+        return mask_fill(self.mask_args)
 
     def dtype_of_soft(self, mask: Value, image: Tensor | None) -> torch.dtype:
         """The type of the soft label made of a mask beside this image."""
@@ -156,17 +162,8 @@ def _resample_pair(
     image: Tensor, mask: PendingInput, group: FusedGroup, dtype: torch.dtype
 ) -> tuple[Tensor, PendingInput]:
     num_classes = cast(int, group.num_classes)
-    resampled, soft = ts.crop_resize_pair(
-        image,
-        label_map(batched(mask.value, group.batch), num_classes),
-        expand_boxes(group.view.boxes, group.batch, image.device),
-        group.view.size,
-        num_classes,
-        ignore_index=group.ignore_index,
-        filter=group.view.filter or "area",
-        fill=cast(float, group.view.fill),
-        soft_dtype=dtype,
-    )
+    labels = label_map(batched(mask.value, group.batch), num_classes)
+    resampled, soft = sample_pair(image, labels, group.view, num_classes, group.ignore_index, dtype)
     return resampled, PendingInput(_restore_mask_rank(soft, mask.value, group), "soft label")
 
 
@@ -183,7 +180,7 @@ def _resample_mask(
     elif group.num_classes is not None:
         out, kind = resample_to_soft(mask, group.view, group.num_classes, group.ignore_index, dtype), "soft label"
     else:
-        out = resample_hard(mask, group.view, group.outside, labels.mask_args.get("fill"), labels.interpolates_masks)
+        out = resample_hard(mask, group.view, group.outside, labels.fill_of_masks, labels.interpolates_masks)
     return PendingInput(_restore_mask_rank(out, pending.value, group), kind)
 
 

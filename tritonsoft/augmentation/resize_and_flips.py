@@ -8,9 +8,10 @@ from kornia.constants import Resample
 from torch import Tensor
 
 from tritonsoft.augmentation._kornia import param_generator, set_param_generator, side_to_image_size
-from tritonsoft.augmentation.box_augmentation import BoxAugmentation, Flags, Params, Size, recorded, size_of
 from tritonsoft.augmentation.generators import EagerResizeGenerator
-from tritonsoft.augmentation.view import View, whole
+from tritonsoft.augmentation.geometric import BoxAugmentation
+from tritonsoft.augmentation.resampling import Flags, Params, recorded
+from tritonsoft.augmentation.view import Size, whole
 from tritonsoft.geometry import Filter
 
 
@@ -82,6 +83,7 @@ class _RandomFlip(BoxAugmentation):
     """What the flips share; the box is the subclass's."""
 
     resamples = False
+    keeps_size = True
 
     def __init__(
         self,
@@ -95,12 +97,6 @@ class _RandomFlip(BoxAugmentation):
     ) -> None:
         super().__init__(p, p_batch, same_on_batch, keepdim)
         self._configure(num_classes, ignore_index, filter)
-
-    def output_size(self, source: Size, flags: Flags) -> Size:
-        return source
-
-    def _recorded_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
-        return self.view(size_of(shown), params, flags)  # every image is mirrored about its own middle
 
 
 class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):

@@ -1,72 +1,81 @@
-"""What crops, resizes and flips do to an image: a box per sample and a size. Chains of them are one box, too.
+"""What augmentations do to an image: where each position of the output comes from, and the output's size.
+
+The first is one tensor, whose rank says what it is, as `tritonsoft.crop_resize` and `tritonsoft.warp` take it:
+
+    None            all of the image
+    (B, 4)          a box of it
+    (B, 3, 3)       a matrix from output positions to positions in the image, both in pixel edges
+    (B, h, w, 2)    a field: the position (x, y) in the image of each output pixel's centre
 
 Nothing here knows kornia; nothing here loops over the batch or reads a tensor's value.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.geometry import Filter
+from tritonsoft.geometry import MAX_COORDINATE, Filter
 
 Fill = float | tuple[float, ...]
-
-_RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
-_SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class View:
-    """The part of an image that an augmentation shows, and the size at which it shows it."""
+    """What an augmentation shows of an image, and the size at which it shows it."""
 
-    source: tuple[int, int]  # (H, W) of the image
-    size: tuple[int, int]  # (h, w) that it becomes
-    boxes: Tensor | None = None  # (B, 4) float64 in edges of the image, on the parameters' device; None: all of it
+    source: Size  # (H, W) of the image
+    size: Size  # (h, w) that it becomes
+    transform: Tensor | None = None  # boxes and matrices in float64, on the parameters' device; fields on the image's
     filter: Filter | None = None  # None: pixels are only moved, so every filter gives the same
-    crops: bool = False  # whether it may hide a part of the image
+    crops: bool = False  # whether a box may hide a part of the image
     pads: bool = False  # whether it may show what lies outside of the image
     fill: Fill = 0.0  # what an image has there, one value or one per channel
 
     @property
     def is_identity(self) -> bool:
-        return self.boxes is None and self.size == self.source
+        return self.transform is None and self.size == self.source
+
+    @property
+    def is_box(self) -> bool:
+        return self.transform is None or self.transform.ndim == 2
+
+    @property
+    def is_field(self) -> bool:
+        return self.transform is not None and self.transform.ndim == 4
+
+    @property
+    def matrix(self) -> Tensor:
+        """A box, or all of the image, as a matrix ``(B, 3, 3)``; a matrix as it is."""
+        if self.transform is not None and not self.is_box:
+            return self.transform
+        height, width = self.source
+        boxes = self.transform
+        if boxes is None:
+            boxes = torch.tensor([[0, 0, width, height]], dtype=torch.float64, device="cpu")
+        return ts.box_to_matrix(boxes, self.size)
 
     def can_compose(self, first: "View") -> bool:
         """Whether `first`, then this, can be one resample of the image that `first` reads.
 
-        Not if the two have different filters, and not if this one pads after a crop: the padding would show what the
-        crop hid.
+        Not if the two have different filters, or fill what lies outside differently; not if this one is a box that
+        pads after a crop: the padding would show what the crop hid; and nothing follows a field, whose positions are
+        those of its own pixels.
         """
+        if first.is_field:
+            return self.is_identity
         same_filter = self.filter is None or first.filter is None or self.filter == first.filter
-        return same_filter and not (first.crops and self.pads)
+        same_fill = not (first.pads and self.pads) or first.fill == self.fill
+        return same_filter and same_fill and not (first.crops and self.pads and self.is_box)
 
     def compose(self, first: "View") -> "View":
         """`first`, then this, as one view; only where this one `can_compose` it."""
-        if self.boxes is None or first.boxes is None:
-            boxes = first.boxes if self.boxes is None else _scaled(self.boxes, first.size, first.source)
-        else:
-            x0, y0, x1, y1 = first.boxes.unbind(1)
-            u0, v0, u1, v1 = self.boxes.unbind(1)
-            height, width = first.size
-            # Multiply before dividing: products of integers are exact, and so is the quotient for a pure crop or flip.
-            boxes = torch.stack(
-                [
-                    x0 + (x1 - x0) * u0 / width,
-                    y0 + (y1 - y0) * v0 / height,
-                    x0 + (x1 - x0) * u1 / width,
-                    y0 + (y1 - y0) * v1 / height,
-                ],
-                dim=1,
-            )
         return View(
             source=first.source,
             size=self.size,
-            boxes=boxes,
+            transform=_composed(self, first),
             filter=first.filter if self.filter is None else self.filter,
             crops=first.crops or self.crops,
             pads=first.pads or self.pads,
@@ -75,37 +84,92 @@ class View:
 
     def sample(self, index: int) -> "View":
         """This view for one sample of the batch."""
-        boxes = None if self.boxes is None else self.boxes[index : index + 1]
-        return replace(self, boxes=boxes)
+        return self if self.transform is None else replace(self, transform=self.transform[index : index + 1])
 
     def inverse(self) -> "View":
-        """From what is shown back to the image; what was hidden becomes padding."""
-        if self.boxes is None:
+        """From what is shown back to the image; what was hidden becomes padding. A field has none."""
+        if self.transform is None:
             return View(source=self.size, size=self.source, filter=self.filter)
-        (height, width), (h, w) = self.source, self.size
-        x0, y0, x1, y1 = self.boxes.unbind(1)
-        across, down = w / (x1 - x0), h / (y1 - y0)
-        boxes = torch.stack([-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down], dim=1)
-        return View(source=self.size, size=self.source, boxes=boxes, filter=self.filter, crops=self.pads, pads=True)
+        return View(
+            source=self.size,
+            size=self.source,
+            transform=_inverse_boxes(self.transform, self) if self.is_box else inverse_matrix(self.transform),
+            filter=self.filter,
+            crops=self.pads,
+            pads=True,
+        )
 
 
-def _scaled(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Boxes in an image of ``size`` as boxes in the same image before it was resized from ``to``."""
-    if size == to:
-        return boxes
+# --- one after the other ---------------------------------------------------------------------------------------------
+
+
+def _composed(view: View, first: View) -> Tensor | None:
+    """Where the output of `first`, then `view`, comes from; boxes stay boxes."""
+    if view.is_identity or (view.transform is None and first.is_box):
+        return first.transform
+    if first.is_identity:
+        return view.transform
+    if view.is_field:
+        assert view.transform is not None
+        matrix = expand_transform(first.matrix, view.transform.shape[0], view.transform.device)
+        assert matrix is not None
+        return map_positions(matrix[:, None, None], view.transform.double()).to(view.transform.dtype)
+    if view.is_box and first.is_box:
+        assert view.transform is not None
+        return _composed_boxes(view.transform, first)
+    one, other = first.matrix, view.matrix
+    device = other.device if one.device.type == "cpu" else one.device  # the whole image is a box on the CPU
+    return to_device(one, device) @ to_device(other, device)
+
+
+def _composed_boxes(boxes: Tensor, first: View) -> Tensor:
+    """Boxes in what `first` shows, in edges of its image.
+
+    Products come before quotients: products of integers are exact, and so is the quotient for a pure crop or flip.
+    """
     u0, v0, u1, v1 = boxes.unbind(1)
-    (height, width), (h, w) = to, size
-    return torch.stack([u0 * width / w, v0 * height / h, u1 * width / w, v1 * height / h], dim=1)
+    (height, width), (h, w) = first.source, first.size
+    if first.transform is None:
+        return torch.stack([u0 * width / w, v0 * height / h, u1 * width / w, v1 * height / h], dim=1)
+    x0, y0, x1, y1 = first.transform.unbind(1)
+    return torch.stack(
+        [x0 + (x1 - x0) * u0 / w, y0 + (y1 - y0) * v0 / h, x0 + (x1 - x0) * u1 / w, y0 + (y1 - y0) * v1 / h], dim=1
+    )
 
 
-def whole(source: tuple[int, int], like: Tensor) -> Tensor:
+def _inverse_boxes(boxes: Tensor, view: View) -> Tensor:
+    (height, width), (h, w) = view.source, view.size
+    x0, y0, x1, y1 = boxes.unbind(1)
+    across, down = w / (x1 - x0), h / (y1 - y0)
+    return torch.stack([-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down], dim=1)
+
+
+# --- boxes, matrices and fields --------------------------------------------------------------------------------------
+
+
+def whole(source: Size, like: Tensor) -> Tensor:
     """The whole image as boxes, one per row of ``like``: ``(B, 4)`` float64."""
     height, width = source
     zero = torch.zeros(like.shape[0], dtype=torch.float64, device=like.device)
     return torch.stack([zero, zero, zero + width, zero + height], dim=1)
 
 
-def pixel_matrix(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def centres(size: Size, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The centres (x, y) of the pixels of an image, in pixel edges: ``(h, w, 2)``."""
+    ys, xs = (torch.arange(length, device=device, dtype=dtype) + 0.5 for length in size)
+    return torch.stack([xs.expand(size), ys[:, None].expand(size)], dim=-1)
+
+
+def unmoved(source: Size, like: Tensor) -> Tensor:
+    """What leaves an image as it is, as a transform of the rank, type and device of ``like``."""
+    if like.ndim == 2:
+        return whole(source, like)
+    if like.ndim == 3:
+        return torch.eye(3, dtype=like.dtype, device=like.device)
+    return centres(source, like.device, like.dtype)
+
+
+def pixel_matrix(boxes: Tensor, size: Size) -> Tensor:
     """What the boxes do to pixel-centre coordinates, ``x' = (x + 1/2 - x0) w / (x1 - x0) - 1/2``: ``(B, 3, 3)``.
 
     The half-pixel map that images and labels really go through, in kornia's coordinates, where pixel k lies at k.
@@ -117,147 +181,45 @@ def pixel_matrix(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return matrix
 
 
-def expand_boxes(boxes: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
-    """Boxes where the image is, one per image, copied without waiting for the device."""
-    if boxes is None:
+def edge_matrix(matrix: Tensor) -> Tensor:
+    """The transform that a matrix between pixel centres means, image to output as in kornia: ``(B, 3, 3)``.
+
+    Inverted, as a transform goes from the output to the image, and between pixel edges, where pixel k lies at k + 1/2:
+    ``shift(1/2) @ inverse(matrix) @ shift(-1/2)``.
+    """
+    inverse = inverse_matrix(matrix)
+    rows = torch.cat([inverse[:, :2] + 0.5 * inverse[:, 2:], inverse[:, 2:]], dim=1)
+    last = rows[:, :, 2] - 0.5 * (rows[:, :, 0] + rows[:, :, 1])
+    return torch.cat([rows[:, :, :2], last[:, :, None]], dim=2)
+
+
+def inverse_matrix(matrix: Tensor) -> Tensor:
+    """``(B, 3, 3)``, by cofactors: LAPACK's would wait for a device to report singular matrices."""
+    a, b, c = matrix.unbind(1)
+    cofactors = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=2)
+    determinant = (a * cofactors[:, :, 0]).sum(1)
+    return cofactors / determinant[:, None, None]
+
+
+def map_positions(matrix: Tensor, positions: Tensor) -> Tensor:
+    """Positions ``(..., 2)`` through matrices ``(..., 3, 3)``; what lies behind the camera comes to lie far outside."""
+    mapped = (matrix[..., :, :2] * positions[..., None, :]).sum(-1) + matrix[..., :, 2]
+    depth = mapped[..., 2:]
+    in_front = depth > 0
+    outside = mapped.new_full((), -MAX_COORDINATE)
+    return torch.where(in_front, mapped[..., :2] / torch.where(in_front, depth, 1.0), outside)
+
+
+def expand_transform(transform: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    """A transform where the image is, one per image."""
+    if transform is None:
         return None
-    if boxes.shape[0] not in (1, batch):
-        raise ValueError(f"image or mask must have the batch of its parameters, {boxes.shape[0]}, got {batch}")
-    boxes = boxes.expand(batch, 4)
+    if transform.shape[0] not in (1, batch):
+        raise ValueError(f"image or mask must have the batch of its parameters, {transform.shape[0]}, got {batch}")
+    return to_device(transform.expand(batch, *transform.shape[1:]), device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A few numbers where the image is, copied without waiting for the device."""
     # Safe without pinned memory: CUDA stages a pageable copy before the call returns. Inductor does not keep to that.
-    return boxes.to(device, non_blocking=not torch.compiler.is_compiling())
-
-
-def sample_image(image: Tensor, view: View) -> Tensor:
-    """``(B, K, H, W)`` -> ``(B, K, h, w)``; a view that changes nothing gives the image itself."""
-    if view.is_identity:
-        return image
-    boxes, filter = expand_boxes(view.boxes, image.shape[0], image.device), view.filter or "area"
-    if not isinstance(view.fill, tuple):
-        return ts.crop_resize(image, boxes, view.size, filter=filter, fill=view.fill)
-    # One fill per channel: it weighs what the pixels inside of the image leave of the total weight of 1.
-    inside = ts.crop_resize(_ones(image), boxes, view.size, filter=filter)
-    return ts.crop_resize(image, boxes, view.size, filter=filter) + (1 - inside) * channels(view.fill, image)
-
-
-def sample_soft(soft: Tensor, view: View) -> Tensor:
-    """A soft label through the image's own filter; what lies outside has no mass."""
-    if view.is_identity:
-        return soft
-    return ts.crop_resize(
-        soft, expand_boxes(view.boxes, soft.shape[0], soft.device), view.size, filter=view.filter or "area", fill=0.0
-    )
-
-
-def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:
-    """``(B, K, H, W)`` of any type at the nearest pixels, bit for bit; ``fill`` lies outside."""
-    if view.is_identity:
-        return mask
-    boxes = expand_boxes(view.boxes, mask.shape[0], mask.device)
-    if mask.dtype in _RESAMPLED_AS_THEY_ARE:
-        return ts.crop_resize(mask, boxes, view.size, filter="nearest", fill=fill if view.pads else 0.0)
-    # Other types are gathered from the nearest pixels, which the pixels' numbers, resampled, name along each axis.
-    xs = _nearest_pixels(view.source[1], view.size[1], boxes, 0, mask)
-    ys = _nearest_pixels(view.source[0], view.size[0], boxes, 1, mask)
-    index = ys.clamp(min=0)[:, :, None] * view.source[1] + xs.clamp(min=0)[:, None, :]  # (B, h, w)
-    index = index.flatten(1)[:, None].expand(-1, mask.shape[1], -1)
-    signed = _SIGNED.get(mask.dtype)
-    pixels = (mask if signed is None else mask.view(signed)).flatten(2)
-    out = pixels.gather(2, index).view(mask.dtype).reshape(*mask.shape[:2], *view.size)
-    if not view.pads:
-        return out
-    inside = (ys >= 0)[:, None, :, None] & (xs >= 0)[:, None, None, :]
-    return _selected(inside, out, fill)
-
-
-def _nearest_pixels(length: int, size: int, boxes: Tensor | None, axis: int, mask: Tensor) -> Tensor:
-    """``(B, size)`` int64: which pixel along an axis each output pixel takes, -1 outside of the image.
-
-    The axis (0: x, 1: y) is resampled as an image of one row that holds the pixels' numbers.
-    """
-    numbers = torch.arange(length, dtype=torch.float32, device=mask.device)  # exact as far as boxes may reach
-    if boxes is not None:
-        zero = torch.zeros_like(boxes[:, 0])
-        boxes = torch.stack([boxes[:, axis], zero, boxes[:, axis + 2], zero + 1], dim=1)
-    row = numbers.expand(mask.shape[0], 1, 1, length)
-    return ts.crop_resize(row, boxes, (1, size), filter="nearest", fill=-1.0)[:, 0, 0].long()
-
-
-def invert(image: Tensor, view: View, hard_fill: float | None = None) -> Tensor:
-    """From what ``view`` shows back onto an image of its source's size; zeros (or ``hard_fill``) where it hid it.
-
-    A pixel belongs to what was shown where its centre lies in the box, and takes its value from that side of the box's
-    edge alone, as the way there did.
-    """
-    back = view.inverse()
-    if view.boxes is None:
-        return sample_image(image, back) if hard_fill is None else sample_hard(image, back, hard_fill)
-    boxes = expand_boxes(view.boxes, image.shape[0], image.device)
-    assert boxes is not None
-    visible = _centres_within(boxes, view.source)
-    if hard_fill is not None:
-        # With the box's edge on a pixel's centre, that pixel may be nearest to what lies beyond the edge.
-        visible = visible & (sample_hard(_ones(image, torch.uint8), back, 0) == 1)
-        return _selected(visible, sample_hard(image, back, hard_fill), hard_fill)
-    weight = sample_image(_ones(image), back)
-    visible, one = visible & (weight > 0), torch.ones_like(weight)
-    weight = torch.where(visible, weight, one)  # nothing divides by zero, nor do gradients
-    return torch.where(visible, sample_image(image, back) / weight, torch.zeros_like(one))
-
-
-def _centres_within(boxes: Tensor, source: tuple[int, int]) -> Tensor:
-    """``(B, 1, H, W)``: whether the centre of each pixel lies in its sample's box."""
-    height, width = source
-    ys = torch.arange(height, device=boxes.device) + 0.5
-    xs = torch.arange(width, device=boxes.device) + 0.5
-    low, high = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
-    down = (low[:, 1:] <= ys) & (ys <= high[:, 1:])
-    across = (low[:, :1] <= xs) & (xs <= high[:, :1])
-    return (down[:, :, None] & across[:, None, :])[:, None]
-
-
-def _selected(visible: Tensor, mask: Tensor, fill: float) -> Tensor:
-    """The mask where it is ``visible``, elsewhere ``fill``, which its type can hold."""
-    signed = _SIGNED.get(mask.dtype)
-    if signed is None:
-        return torch.where(visible, mask, torch.full((), fill, dtype=mask.dtype, device=mask.device))
-    if fill > torch.iinfo(signed).max:
-        fill = int(fill) - 2 ** (8 * mask.dtype.itemsize)
-    return _selected(visible, mask.view(signed), fill).view(mask.dtype)
-
-
-def _ones(image: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """One channel of ones as large as the image, in the memory of a single number."""
-    one = torch.ones((), dtype=image.dtype if dtype is None else dtype, device=image.device)
-    return one.expand(image.shape[0], 1, *image.shape[2:])
-
-
-def channels(values: Sequence[float], image: Tensor) -> Tensor:
-    """One number per channel, shaped to meet the image, and made without a copy from the host."""
-    if len(values) != image.shape[1]:
-        raise ValueError(f"fill must hold one value or one per channel ({image.shape[1]}), got {tuple(values)}")
-    filled: list[Any] = [torch.full((1, 1, 1), value, dtype=image.dtype, device=image.device) for value in values]
-    return torch.cat(filled)
-
-
-def pad_by_repeating(image: Tensor, border: tuple[int, int, int, int], mode: str) -> Tensor:
-    """``(B, K, H, W)`` of any type with ``border`` (left, right, top, bottom) added by ``reflect`` or ``replicate``."""
-    signed = _SIGNED.get(image.dtype)
-    if signed is not None:
-        return pad_by_repeating(image.view(signed), border, mode).view(image.dtype)
-    left, right, top, bottom = border
-    down = _repeated_index(image.shape[2], top, bottom, mode, image.device)
-    across = _repeated_index(image.shape[3], left, right, mode, image.device)
-    return image[:, :, down[:, None], across]
-
-
-def _repeated_index(length: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
-    """Which pixels an axis of ``length`` shows when it is padded by ``reflect`` or ``replicate``."""
-    index = torch.arange(-before, length + after, device=device)
-    if mode == "replicate":
-        return index.clamp(0, length - 1)
-    if max(before, after) >= length:
-        raise ValueError(
-            f"padding with padding_mode='reflect' must be smaller than the picture's {length}, got {(before, after)}"
-        )
-    return (length - 1) - ((length - 1) - index.abs()).abs()
+    return tensor.to(device, non_blocking=not torch.compiler.is_compiling())

@@ -1,4 +1,4 @@
-"""What the modules share: an augmentation that is a box per sample and a size."""
+"""What all modules share: an augmentation that moves the pixels of images and masks alike."""
 
 from typing import Any
 
@@ -6,37 +6,40 @@ import torch
 from kornia.constants import Resample
 from torch import Tensor
 
-from tritonsoft.augmentation._kornia import ModuleHooks, input_metadata_only, override_parameters
+from tritonsoft.augmentation._kornia import ModuleHooks
 from tritonsoft.augmentation.masks import (
     SoftLabel,
     asks_for_interpolation,
     batched,
-    invert_mask,
     looks_soft,
+    mask_fill,
     resample_hard,
     resample_to_soft,
     restore_rank,
     unmarked,
 )
-from tritonsoft.augmentation.view import Fill, View, invert, pixel_matrix, sample_image, sample_soft, whole
+from tritonsoft.augmentation.sampling import sample_image, sample_soft
+from tritonsoft.augmentation.view import Fill, Size, View, to_device, unmoved
 from tritonsoft.functional import check_ignore_index
 from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]
-Size = tuple[int, int]
 
 
-class BoxAugmentation(ModuleHooks):
-    """What the modules of this package share: an augmentation that shows a box of the image at some size.
+class ResamplingAugmentation(ModuleHooks):
+    """What the modules of this package share: where each position of the output comes from, and the output's size.
 
-    A subclass says which box (`boxes`, from kornia's parameters) and which size (`output_size`, from the configuration
-    alone). Everything else follows from these two: images, masks, the matrix that moves boxes and keypoints, the
-    inverse, and how modules fuse (`view`). The random parameters are kornia's, and with ``filter=None`` so is the rest.
+    A subclass says the first (`transform`, from kornia's parameters) and the second (`output_size`, from the
+    configuration alone). Everything else follows from these two: images, masks, and how modules fuse (`view`). The
+    random parameters are kornia's, and with ``filter=None`` so is the rest.
     """
 
-    crops = False  # whether it may hide a part of the image
+    crops = False  # whether it may hide a part of the image, as a box does
     resamples = True  # whether it moves content by fractions of pixels
+    keeps_size = False  # whether the output is as large as the image
+    drawn_for_size = False  # whether the parameters are positions in an image of the size that they were drawn for
+    has_matrix = True  # whether there is a matrix that moves boxes and keypoints
 
     num_classes: int | None
     ignore_index: int
@@ -58,15 +61,14 @@ class BoxAugmentation(ModuleHooks):
         ignore_index = check_ignore_index(ignore_index, num_classes)
         self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
         if filter is not None:
-            self._refuse_resample(self.flags)
-            # The image never needs the matrix; it is made when boxes, keypoints or a caller read it.
-            self.defer_matrix()
+            self._refuse_sampling(self.flags)
 
     def __repr__(self) -> str:
         ours = f"num_classes={self.num_classes}, ignore_index={self.ignore_index}, filter={self.filter!r}"
         return f"{super().__repr__()[:-1]}, {ours})"
 
-    def _refuse_resample(self, flags: Flags) -> None:
+    def _refuse_sampling(self, flags: Flags) -> None:
+        """An error for flags that ask for what a filter has no say in."""
         resample = Resample.get(flags.get("resample", Resample.BILINEAR))
         if resample != Resample.BILINEAR:
             raise ValueError(
@@ -76,12 +78,14 @@ class BoxAugmentation(ModuleHooks):
 
     # --- what a subclass says ---------------------------------------------------------------------------------------
 
-    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        """``(B, 4)`` float64 in edges of an image of (H, W), for the parameters that were drawn; None: all of it."""
-        return sliced(params["src"], source)
+    def transform(self, source: Size, params: Params, flags: Flags, device: torch.device) -> Tensor | None:
+        """The transform (see `view`) of an image of (H, W) on a device, for the parameters that were drawn."""
+        raise NotImplementedError
 
     def output_size(self, source: Size, flags: Flags) -> Size:
         """(h, w) that an image of (H, W) becomes when its parameters are drawn."""
+        if self.keeps_size:
+            return source
         size = flags["size"]
         return int(size[0]), int(size[1])
 
@@ -90,8 +94,11 @@ class BoxAugmentation(ModuleHooks):
         return self.output_size(source, flags)
 
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
-        """Whether the box may reach outside of the image, and what an image has there."""
+        """Whether the output may show what lies outside of the image, and what an image has there."""
         return False, 0.0
+
+    def check_mask_options(self, options: Flags) -> None:
+        """An error where a caller asks of masks (by `extra_args`, for one) what a filter has no say in."""
 
     # --- the view ---------------------------------------------------------------------------------------------------
 
@@ -99,26 +106,27 @@ class BoxAugmentation(ModuleHooks):
     def always_applies(self) -> bool:
         return bool(self.p == 1.0 and self.p_batch == 1.0)
 
-    def view(self, source: Size, params: Params, flags: Flags, first: Size | None = None) -> View:
+    def view(self, source: Size, params: Params, flags: Flags, device: torch.device, first: Size | None = None) -> View:
         """What this module shows of an image or mask of (H, W); of a sample that its probability skips, all of it.
 
-        A crop drawn for another size is an error: its box does not carry over. ``first`` is the size of the first image
-        of the call, which is taken for the size of the draw where the recorded one cannot be read.
+        What was drawn for another size is an error where it does not carry over. ``first`` is the size of the first
+        image of the call, which is taken for the size of the draw where the recorded one cannot be read.
         """
-        self._refuse_resample(flags)  # `extra_args` may have brought one
-        if self.crops and self._source_or_else(params, first or source) != source:
+        self._refuse_sampling(flags)  # `extra_args` may have brought some
+        if self.drawn_for_size and self._source_or_else(params, first or source) != source:
             if self.always_applies or bool((params["batch_prob"] > 0.5).any()):
+                what = "crop" if self.crops else "warp"
                 raise ValueError(
-                    f"image and mask must have the size that {type(self).__name__} drew its crops for, "
-                    f"{self._source_or_else(params, first or source)}, got {source}: a crop does not carry over to "
+                    f"image and mask must have the size that {type(self).__name__} drew its {what}s for, "
+                    f"{self._source_or_else(params, first or source)}, got {source}: a {what} does not carry over to "
                     "another size"
                 )
             return View(source, source)
-        boxes, size = self.boxes(source, params, flags), self.drawn_size(source, params, flags)
+        transform, size = self.transform(source, params, flags, device), self.drawn_size(source, params, flags)
         if not self.always_applies:
             gate = params["batch_prob"] > 0.5
             if size == source:
-                boxes = None if boxes is None else torch.where(gate[:, None], boxes, whole(source, boxes))
+                transform = None if transform is None else _gated(gate, transform, source)
             elif gate.numel() and not bool(gate.all()):
                 # A batch has one size: only a gate on the whole batch can skip. (This looks at a value.)
                 if bool(gate.any()):
@@ -129,7 +137,7 @@ class BoxAugmentation(ModuleHooks):
                 return View(source, source)
         pads, fill = self.padding(source, params, flags)
         filter = self.filter if self.resamples else None
-        return View(source, size, boxes, filter, self.crops, pads, fill)
+        return View(source, size, transform, filter, self.crops, pads, fill)
 
     @property
     def can_fuse(self) -> bool:
@@ -138,41 +146,13 @@ class BoxAugmentation(ModuleHooks):
 
     def _image_and_view(self, image: Tensor, params: Params, flags: Flags) -> tuple[Tensor, View]:
         """What to sample, and the view of it."""
-        return image, self.view(size_of(image), params, flags)
+        return image, self.view(size_of(image), params, flags, image.device)
 
     def remember(self, image: Tensor, source: Size, params: Params, flags: Flags) -> None:
-        """Leave behind what a forward call would, where a container took over: the matrix is made of it when asked."""
-        shape = (*self.transform_tensor(image).shape[:2], *source)
-        stand_in = image.new_empty(()).expand(shape)
-        drawn = params
-        if self._source_or_else(params, source) != source:  # a replay on an image of another size
-            drawn = {**params, "forward_input_shape": torch.tensor(shape)}
-        self.record_call(params, stand_in, drawn, flags)
+        """Leave behind what a forward call on an image of (H, W) would, where a container took over."""
+        self.record_params(params)
 
     # --- kornia's contract ------------------------------------------------------------------------------------------
-
-    @input_metadata_only
-    def compute_transformation(self, input: Tensor, params: Params, flags: Flags) -> Tensor:
-        if self.filter is None:
-            return super().compute_transformation(input, params, flags)
-        source = self._source_or_else(params, size_of(input))
-        boxes = self.boxes(source, params, flags)
-        if boxes is None:
-            boxes = whole(source, params["batch_prob"])
-        # bfloat16 and float16 hold whole numbers up to 256 and 2048 only: too few for pixel positions.
-        dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
-        matrix = pixel_matrix(boxes, self.drawn_size(source, params, flags)).to(dtype)
-        return matrix.to(input.device, non_blocking=not torch.compiler.is_compiling()).expand(input.shape[0], 3, 3)
-
-    def compute_inverse_transformation(self, transform: Tensor) -> Tensor:
-        if self.filter is None:
-            return super().compute_inverse_transformation(transform)
-        # Scale and shift per axis: no linear algebra, which would synchronise to report singular matrices.
-        inverse = torch.zeros_like(transform)
-        scale, shift = transform.diagonal(dim1=1, dim2=2)[:, :2], transform[:, :2, 2]
-        inverse[:, 0, 0], inverse[:, 1, 1], inverse[:, 2, 2] = 1 / scale[:, 0], 1 / scale[:, 1], 1.0
-        inverse[:, :2, 2] = -shift / scale
-        return inverse
 
     def apply_transform(self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None) -> Tensor:
         if self.filter is None:
@@ -206,6 +186,7 @@ class BoxAugmentation(ModuleHooks):
         """
         if self.filter is None:
             return super().transform_masks(input, params, flags, transform=transform, **kwargs)
+        self.check_mask_options(kwargs)
         linear = asks_for_interpolation(kwargs)
         fill = self._mask_fill(kwargs)
         params, flags = self.with_overrides(params, flags)
@@ -214,9 +195,11 @@ class BoxAugmentation(ModuleHooks):
         if mask.shape[0] != batch:
             raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(input.shape)}")
         out = self._sample_mask(*self._image_and_view(mask, params, flags), linear, fill, is_soft)
-        # kornia's containers (they send a matrix along) lose track of what is soft; of one class everybody does.
+        # kornia's containers (they send along the matrix, where there is one) lose track of what is soft; of one class
+        # everybody does.
         stays_marked = isinstance(mask, SoftLabel) or self.num_classes == 1
-        in_container = self.num_classes is not None and transform is not None and mask.is_floating_point()
+        from_container = transform is not None or not self.has_matrix
+        in_container = self.num_classes is not None and from_container and mask.is_floating_point()
         if is_soft is None and (stays_marked or in_container):
             out = out.as_subclass(SoftLabel)
         return restore_rank(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
@@ -249,51 +232,11 @@ class BoxAugmentation(ModuleHooks):
 
     def _mask_fill(self, kwargs: dict[str, Any]) -> float | None:
         """What the caller wants outside of a hard mask; None: `ignore_index`."""
-        fill = kwargs.get("fill")
+        fill = mask_fill(kwargs)
         # kornia's container sends 0 beside a per-channel fill of the image: nobody asked for class 0.
         if fill is None or (fill == 0 and not isinstance(self.flags.get("fill", 0), int | float)):
             return None
         return float(fill)
-
-    def inverse(self, input: Tensor, params: Params | None = None, **kwargs: Any) -> Tensor:
-        if self.filter is not None:
-            _refuse_padding_mode(kwargs)  # kornia's would drop it where the module has no such flag
-        return super().inverse(input, params, **kwargs)
-
-    def inverse_inputs(
-        self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Back onto an image of the source's size, zeros where the module hid it (this reads that size)."""
-        if self.filter is None:
-            return super().inverse_inputs(input, params, flags, transform, **kwargs)
-        flags = override_parameters(flags, kwargs, in_place=False)
-        image = self.transform_tensor(input)
-        return invert(image, self._recorded_view(image, params, flags))
-
-    def inverse_masks(
-        self,
-        input: Tensor,
-        params: Params,
-        flags: Flags,
-        transform: Tensor | None = None,
-        is_soft: bool | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Masks back like their image; ``is_soft`` as in `transform_masks`, but one channel of floats holds masses."""
-        if self.filter is None:
-            return super().inverse_masks(input, params, flags, transform, **kwargs)
-        _refuse_padding_mode(kwargs)
-        batch = params["batch_prob"].numel()
-        mask = batched(input, batch)
-        told = is_soft is not None
-        if is_soft is None:
-            is_soft = isinstance(mask, SoftLabel) or mask.shape[1] == self.num_classes
-        is_soft = is_soft and mask.is_floating_point()
-        view = self._recorded_view(mask, params, flags)
-        out = invert_mask(unmarked(mask), view, self.ignore_index, is_soft or asks_for_interpolation(kwargs))
-        if is_soft and (isinstance(mask, SoftLabel) or transform is not None) and not told:
-            out = out.as_subclass(SoftLabel)
-        return restore_rank(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
 
     def recorded_source(self, params: Params) -> Size:
         """(H, W) of the image that the parameters were drawn for, read from the tensor that kornia keeps it in."""
@@ -306,40 +249,11 @@ class BoxAugmentation(ModuleHooks):
         reads_freely = recorded is not None and can_be_read(recorded) and recorded.device.type == "cpu"
         return self.recorded_source(params) if reads_freely else otherwise
 
-    def _recorded_view(self, shown: Tensor, params: Params, flags: Flags) -> View:
-        """The view through which the parameters made ``shown`` from its source."""
-        view = self.view(self.recorded_source(params), params, flags)
-        if view.size != size_of(shown):
-            raise ValueError(
-                f"image and mask must have the size that {type(self).__name__} makes, {view.size}, to go back, got "
-                f"{size_of(shown)}"
-            )
-        return view
 
-
-def edges(corners: Tensor) -> Tensor:
-    """kornia's inclusive corner pixels ``(B, 4, 2)`` as boxes in pixel edges: ``(B, 4)`` float64."""
-    corners = corners.double()
-    return torch.cat([corners[:, 0], corners[:, 2] + 1], dim=1)
-
-
-def sliced(corners: Tensor, canvas: Size, left: int = 0, top: int = 0) -> Tensor:
-    """kornia's inclusive corner pixels on a padded canvas (H, W), as boxes of the image at ``left``, ``top`` in it.
-
-    Clipped to the canvas, as slicing does, to one pixel at least: corners drawn in half precision are rounded and may
-    lie beyond it, and so may those that a caller edited.
-    """
-    corners = corners.to(torch.float64, copy=True)
-    for axis, length, start in ((0, canvas[1], left), (1, canvas[0], top)):
-        along = corners[..., axis].clamp_(0, length - 1)
-        if start != 0:
-            along.sub_(start)
-    return edges(corners)
-
-
-def tells_apart(dtype: torch.dtype, length: int) -> bool:
-    """Whether each pixel of an axis has a number of its own in this type."""
-    return not dtype.is_floating_point or length <= 2 / torch.finfo(dtype).eps
+def _gated(gate: Tensor, transform: Tensor, source: Size) -> Tensor:
+    """The transform of the samples that the gate selects; the others stay as they are."""
+    gate = to_device(gate, transform.device).view(-1, *[1] * (transform.ndim - 1))
+    return torch.where(gate, transform, unmoved(source, transform))
 
 
 def recorded(params: Params, name: str) -> list[int] | None:
@@ -367,11 +281,3 @@ def are_numbers(values: Any, kind: Any) -> bool:
 def fill_of(flags: Flags) -> Fill:
     fill: Any = flags["fill"]
     return float(fill) if isinstance(fill, int | float) else tuple(float(value) for value in fill)
-
-
-def _refuse_padding_mode(kwargs: dict[str, Any]) -> None:
-    mode = kwargs.get("padding_mode", "zeros")
-    if mode not in ("zeros", "constant"):
-        raise ValueError(
-            f"padding_mode of an inverse must be 'zeros', got {mode!r}: only filter=None, kornia's sampling, has others"
-        )
