@@ -107,19 +107,17 @@ def add_along_row(totals, lines, taps, SELECT: tl.constexpr):
     """
     position, weights = taps
     LINES: tl.constexpr = len(lines)
+    COUNT: tl.constexpr = 4 if LINES == 3 else LINES
     BLOCK_SOURCE: tl.constexpr = lines[0].shape[0]
     GROUP: tl.constexpr = weights.shape[0]
     BLOCK_W: tl.constexpr = weights.shape[1]
     # Several lines are one list in shared memory, for a single gather and the barriers of one. Neither this nor taking
     # its result apart moves anything between threads.
     if LINES == 1:
-        COUNT: tl.constexpr = 1
         joined = lines[0]
     elif LINES == 2:
-        COUNT: tl.constexpr = 2
         joined = tl.reshape(tl.permute(tl.join(lines[0], lines[1]), (1, 0)), [2 * BLOCK_SOURCE])
     else:
-        COUNT: tl.constexpr = 4
         fourth = lines[3] if LINES == 4 else tl.zeros([BLOCK_SOURCE], lines[0].dtype)
         pairs = tl.join(tl.join(lines[0], lines[2]), tl.join(lines[1], fourth))
         joined = tl.reshape(tl.permute(pairs, (1, 2, 0)), [4 * BLOCK_SOURCE])
