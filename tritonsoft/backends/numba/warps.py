@@ -53,6 +53,7 @@ from tritonsoft.backends.numba.warp_rows import warped_rows
 from tritonsoft.geometry import Filter, Reduction
 
 _CHANNELS = 4  # side by side in one vector
+_FARTHEST = 2.0**30  # pixels: farther than any image reaches
 _SIDE = 64  # output pixels of a block, along each axis: what it looks at stays in the second cache
 
 
@@ -84,10 +85,12 @@ def _extent_of_block(
         stride = max(count - 1, 1) if affine else 1
         for m in range(0, count, stride):
             n = unsigned(m)
-            if pixels[BEND_RIGHT + n] != 0 or pixels[BEND_DOWN + n] != 0:
+            # A point is at most one output pixel away from the centre along each axis.
+            least_depth = 1 - (abs(pixels[BEND_RIGHT + n]) + abs(pixels[BEND_DOWN + n]))
+            if not least_depth > 0.25:
                 return (0, height), (0, width)
-            reach_x = np.int64(abs(pixels[RIGHT_X + n]) + abs(pixels[DOWN_X + n])) + 3
-            reach_y = np.int64(abs(pixels[RIGHT_Y + n]) + abs(pixels[DOWN_Y + n])) + 3
+            reach_x = np.int64(min((abs(pixels[RIGHT_X + n]) + abs(pixels[DOWN_X + n])) / least_depth, _FARTHEST)) + 3
+            reach_y = np.int64(min((abs(pixels[RIGHT_Y + n]) + abs(pixels[DOWN_Y + n])) / least_depth, _FARTHEST)) + 3
             low_x, high_x = min(low_x, integers[BASE_X + n] - reach_x), max(high_x, integers[BASE_X + n] + reach_x)
             low_y, high_y = min(low_y, integers[BASE_Y + n] - reach_y), max(high_y, integers[BASE_Y + n] + reach_y)
     # What lies outside reads the pixels at the edge.
