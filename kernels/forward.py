@@ -337,7 +337,7 @@ def launch_configuration(
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
         block_h, block_w = tile_shape(height, width, elements)
     else:
-        options = row_options(tile, accumulator, platform, image, labels, aligned=aligned)
+        options = row_options(tile, accumulator, platform, image, labels, many_zeros=num_classes > 32 and not aligned)
         unit = vector
     # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)

@@ -15,7 +15,7 @@ from tritonsoft.kernels.label_tile import count_step, launch_of_label_map, pixel
 from tritonsoft.kernels.launch import Launch, launch
 
 # A sorted list of that many candidates for each pixel is what a kernel keeps in registers.
-_MAX_TOP_K = 16
+MAX_TOP_K = 16
 
 
 @triton.jit(
@@ -150,7 +150,7 @@ def soft_crop_resize_top(
     validate: bool,
 ) -> bool:
     """The k largest classes of a soft label, ``(B, k, h, w)``, and the mass of the others, ``rest (B, h, w)``."""
-    if index.shape[1] > _MAX_TOP_K:
+    if index.shape[1] > MAX_TOP_K:
         soft = mass.new_empty((labels.shape[0], num_classes, *mass.shape[2:]), dtype=torch.float32)
         if not soft_crop_resize(soft, labels, boxes, ignore_index, filter, validate):
             return False
