@@ -37,7 +37,7 @@ from triton.backends.compiler import GPUTarget
 
 from bench import cases as bench_cases
 from bench import cost_model
-from bench.machine_code import TOOLS, Trips, instructions, work
+from bench.machine_code import TOOLS, Trips, Unrolled, instructions, work
 from tritonsoft.kernels import (
     adjoint,
     area_loss,
@@ -258,15 +258,15 @@ def _image_loops(launch: Launch, scale: float) -> tuple[dict[str, float], dict[s
 
 def _label_loops(
     launch: Launch, scale: float, num_classes: int
-) -> tuple[dict[str, float | Sequence[float]], dict[str, float]]:
+) -> tuple[dict[str, float | Unrolled], dict[str, float]]:
     """Trips and shares of the general way over a street tile: four classes, in one or two chunks of 32."""
     trips, shares = _row_loops(launch, scale)
     rows = launch.arguments["BLOCK_H"]
     scanned = rows * scale + (0 if scale == int(scale) and launch.arguments["boxes"] is None else 1)
     chunks = math.ceil(num_classes / 32)
     found = min(chunks, 2)
-    # The loops over a scan's rows are unrolled by four, with the rest in a loop of its own.
-    unrolled = [(scanned - 1.5) / 4, 1.5]
+    # The loops over a scan's rows mostly come unrolled by four, with the rest in a loop of its own.
+    unrolled = [((scanned - 1.5) / 4, 4, 1.5)]
     trips |= {
         "while present != 0": found / chunks,  # four classes at a time
         "step in range(steps[0], steps[1])": float(rows),
@@ -279,9 +279,7 @@ def _label_loops(
     return {**trips, "source_row in range(source_rows[0], source_rows[1] + 1)": unrolled}, shares
 
 
-def _pair_loops(
-    launch: Launch, scale: float, num_classes: int
-) -> tuple[dict[str, float | Sequence[float]], dict[str, float]]:
+def _pair_loops(launch: Launch, scale: float, num_classes: int) -> tuple[dict[str, float | Unrolled], dict[str, float]]:
     (image, _), (labels, shares) = _image_loops(launch, scale), _label_loops(launch, scale, num_classes)
     return {**labels, **image}, shares
 

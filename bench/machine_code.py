@@ -41,8 +41,10 @@ SHARED_LATENCY, OTHER_LATENCY = 30, 20
 Line = tuple[str, int]  # of the source: its file's name, and the number
 # Where branches are whose shares are given. No two of their functions have the same name.
 BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling, adjoint)
-# Of loops by their source text; of one that the compiler has unrolled, of its parts in the order of the machine code.
-Trips = Sequence[float] | Mapping[str, float | Sequence[float]]
+# Of loops by their source text. Of one that may come unrolled, for each place that it is in: how often the copies run
+# together, how many they are, and how often the rest runs.
+Unrolled = Sequence[tuple[float, int, float]]
+Trips = Sequence[float] | Mapping[str, float | Unrolled]
 
 
 class Instruction(NamedTuple):
@@ -208,15 +210,23 @@ def _trips_of(loops: Sequence[tuple[int, str]], trips: Trips) -> list[tuple[int,
     """Where each loop starts, and how often it runs."""
     texts = [text for _, text in loops]
     if isinstance(trips, Mapping):
-        left = {text: [trip] if isinstance(trip, float | int) else list(trip) for text, trip in trips.items()}
-        parts = {text: len(all_trips) for text, all_trips in left.items()}
-        found = {text: texts.count(text) for text in texts}
-        if found.keys() != parts.keys() or any(parts[text] not in (1, found[text]) for text in found):
+        counts = collections.Counter(texts)
+        left = {text: _in_order(trip, counts[text]) for text, trip in trips.items()}
+        if counts.keys() != left.keys() or not all(left.values()):
             raise ValueError(f"the loops in the machine code are {texts}, trip counts are for {dict(trips)}")
-        return [(start, left[text].pop(0) if len(left[text]) > 1 else left[text][0]) for start, text in loops]
+        return [(start, left[text].pop(0)) for start, text in loops]
     if len(loops) != len(trips):
         raise ValueError(f"the loops in the machine code are {texts}, trip counts are {list(trips)}")
     return [(start, trip) for (start, _), trip in zip(loops, trips, strict=True)]
+
+
+def _in_order(trip: float | Unrolled, count: int) -> list[float]:
+    """The trips of the ``count`` loops that one of the source has become; none if they are others."""
+    if isinstance(trip, float | int):
+        return [trip] * count
+    if count == len(trip):
+        return [together * copies + rest for together, copies, rest in trip]
+    return [part for together, _, rest in trip for part in (together, rest)] if count == 2 * len(trip) else []
 
 
 def _is_branch(opcode: str) -> bool:

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from tritonsoft.kernels.epilogues import apply_epilogue, epilogue_zero
 from tritonsoft.kernels.geometry import tap_weight
-from tritonsoft.kernels.resampling import add_along_row, row_of_tile, tap_group
+from tritonsoft.kernels.resampling import add_along_row, group_position, group_weights, row_of_tile
 
 
 @triton.jit
@@ -128,10 +128,11 @@ def _masses(
         start = extent[0] + line * BLOCK_SOURCE
         lines = _lines(classes, labels, labels_strides, row, start, in_width, FILTER, BLOCK_SOURCE, OFFSET)
         for group in range(0, extent[2]):
-            taps = nearest
+            position = group_position(group, start, columns, GROUP, BLOCK_SOURCE)
+            weights = nearest
             if (group > 0) | (line > 0):
-                taps = tap_group(group, start, columns, FILTER, GROUP, BLOCK_SOURCE)
-            totals = add_along_row(totals, lines, taps, False)
+                weights = group_weights(position, group, start, columns, FILTER, GROUP)
+            totals = add_along_row(totals, lines, position, weights, False)
     factor = columns[3] * row[3]
     return totals[0] * factor, totals[1] * factor, totals[2] * factor, totals[3] * factor
 

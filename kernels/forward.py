@@ -27,7 +27,14 @@ from tritonsoft.kernels.launch import (
     row_tile,
     tile_shape,
 )
-from tritonsoft.kernels.resampling import add_along_row, row_of_tile, tap_group, tile_columns, tile_rows
+from tritonsoft.kernels.resampling import (
+    add_along_row,
+    group_position,
+    group_weights,
+    row_of_tile,
+    tile_columns,
+    tile_rows,
+)
 
 # --- image ----------------------------------------------------------------------------------------------------------
 
@@ -98,10 +105,11 @@ def _image_channels(
             image, image_strides, row, start, in_width, channels, CHANNELS, FILTER, BLOCK_SOURCE, OFFSET
         )
         for group in range(0, extent[2]):
-            taps = nearest
+            position = group_position(group, start, columns, GROUP, BLOCK_SOURCE)
+            weights = nearest
             if (group > 0) | (line > 0):
-                taps = tap_group(group, start, columns, FILTER, GROUP, BLOCK_SOURCE)
-            totals = add_along_row(totals, lines, taps, SELECT)
+                weights = group_weights(position, group, start, columns, FILTER, GROUP)
+            totals = add_along_row(totals, lines, position, weights, SELECT)
     for step in tl.static_range(CHANNELS):
         value = downcast(totals[step] * factor + padding, dtype)
         tl.store(out + tl.cast(step, tl.int64) * out_strides[1] + offsets, value, mask=inside & (step < channels))
@@ -337,7 +345,7 @@ def launch_configuration(
         options, elements, unit = integer_factor_tile(factor, result.element_size(), platform)
         block_h, block_w = tile_shape(height, width, elements)
     else:
-        options = row_options(tile, accumulator, platform, image, labels, many_zeros=num_classes > 32 and not aligned)
+        options = row_options(tile, accumulator, platform, image, labels, many_classes=num_classes > 32)
         unit = vector
     # Each unit compiles a kernel of its own, so source widths are told apart by the widest loads alone.
     in_unit, out_unit = 16 if in_width % 16 == 0 else 1, power_of_two_factor(width, unit)

@@ -288,11 +288,11 @@ def row_options(
     image: Tensor | None,
     labels: Tensor | None,
     keeps_state: bool = False,
-    many_zeros: bool = False,
+    many_classes: bool = False,
 ) -> dict[str, Any]:
     """Compile options of a kernel that makes its tile row by row (`resampling`).
 
-    ``keeps_state``: of each pixel; ``many_zeros``: of more than 32 classes, in rows that begin anywhere.
+    ``keeps_state``: of each pixel; ``many_classes``: more than 32.
     """
     # Two warps, since one alone gathers by shuffles. The limits are the least registers that need no local memory: what
     # hides the loads of one row are other programs.
@@ -305,8 +305,8 @@ def row_options(
         limit += 48  # for twice the outputs of a thread
     if keeps_state:
         limit += 32
-    if many_zeros:
-        limit += 16  # for where their rows begin and end
+    if many_classes:
+        limit += 16
     if image is not None and image.shape[1] > 4:
         limit += 32  # for what a loop over the channels needs
     if any(tensor is not None and (tensor.stride(-1) != 1 or tensor.element_size() == 8) for tensor in (image, labels)):

@@ -14,19 +14,19 @@ from tritonsoft.kernels.geometry import filter_support, footprint, tap_weight
 
 
 @triton.jit
-def tap_group(group, start, columns, FILTER: tl.constexpr, GROUP: tl.constexpr, BLOCK_SOURCE: tl.constexpr):
-    """A group of taps of every column of outputs: where the first one lies in the line that begins at ``start``.
+def group_position(group, start, columns, GROUP: tl.constexpr, BLOCK_SOURCE: tl.constexpr):
+    """Where the first tap of a group of every column of outputs lies in the line that begins at ``start``."""
+    return tl.minimum(tl.maximum(columns[0] + group * GROUP - start, 0), BLOCK_SOURCE - GROUP)
 
-    Returns:
-        position: of the group in the line, ``(BLOCK_W,)``.
-        weights: ``(GROUP, BLOCK_W)``; 0 for what is not in the line, or of another group.
-    """
+
+@triton.jit
+def group_weights(position, group, start, columns, FILTER: tl.constexpr, GROUP: tl.constexpr):
+    """The weights of a group of taps, ``(GROUP, BLOCK_W)``; 0 for what is not in the line, or of another group."""
     first, last, distance, _, _, support = columns
-    position = tl.minimum(tl.maximum(first + group * GROUP - start, 0), BLOCK_SOURCE - GROUP)
     tap = position[None, :] + tl.arange(0, GROUP)[:, None] + (start - first)[None, :]
     weight = tap_weight(distance[None, :] + tap.to(distance.dtype), support, FILTER)
     of_group = (tap >= group * GROUP) & (tap < group * GROUP + GROUP) & (tap <= (last - first)[None, :])
-    return position, tl.where(of_group, weight, 0.0)
+    return tl.where(of_group, weight, 0.0)
 
 
 @triton.jit
@@ -52,7 +52,7 @@ def tile_columns(
         columns: their footprints, see `geometry.footprint`, and half the width of the filter.
         extent: the first column of the source (a multiple of 16, for wide loads), the number of lines from there to
             the last, and the number of groups.
-        nearest: the first group of taps from there, see `tap_group`.
+        nearest: the weights of the first group of taps from there, see `group_weights`.
     """
     outputs = tl.minimum(first_column + tl.arange(0, BLOCK_W), out_width - 1)
     first, last, distance, inverse_weight_sum, share = footprint(outputs, box, out_width, in_width, FILTER, ACCUMULATOR)
@@ -60,7 +60,8 @@ def tile_columns(
     start, end, num_taps = tl.reduce((first, last, last - first + 1), 0, _widest)
     start = tl.multiple_of(start // 16 * 16, 16)
     extent = (start, tl.cdiv(end + 1 - start, BLOCK_SOURCE), tl.cdiv(num_taps, GROUP))
-    return columns, extent, tap_group(0, start, columns, FILTER, GROUP, BLOCK_SOURCE)
+    position = group_position(0, start, columns, GROUP, BLOCK_SOURCE)
+    return columns, extent, group_weights(position, 0, start, columns, FILTER, GROUP)
 
 
 @triton.jit
@@ -96,16 +97,15 @@ def row_of_tile(rows, index):
 
 
 @triton.jit
-def add_along_row(totals, lines, taps, SELECT: tl.constexpr):
+def add_along_row(totals, lines, position, weights, SELECT: tl.constexpr):
     """Adds a group of taps of every line to the sums of the outputs; returns the new sums.
 
     Args:
         totals: as many as lines, each ``(BLOCK_W,)``.
         lines: up to four, each ``(BLOCK_SOURCE,)``.
-        taps: see `tap_group`.
+        position, weights: see `group_position` and `group_weights`.
         SELECT: whether a tap without weight may be infinite.
     """
-    position, weights = taps
     LINES: tl.constexpr = len(lines)
     COUNT: tl.constexpr = 4 if LINES == 3 else LINES
     BLOCK_SOURCE: tl.constexpr = lines[0].shape[0]

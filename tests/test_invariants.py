@@ -55,7 +55,8 @@ def test_flipping_the_box_flips_the_output_exactly(target, filter, size):
     device, backend = target
     labels, boxes = _labels().to(device), BOXES.to(device)
     image = torch.rand(2, 3, 24, 40, generator=torch.Generator().manual_seed(1)).to(device)
-    for order, dims in (((2, 1, 0, 3), [3]), ((0, 3, 2, 1), [2]), ((2, 3, 0, 1), [2, 3])):
+    flips = (((2, 3, 0, 1), [2, 3]), ((2, 1, 0, 3), [3]), ((0, 3, 2, 1), [2]))
+    for order, dims in flips[:1] if target == ("cpu", "triton") else flips:  # the interpreter is slow
         options = {"filter": filter, "backend": backend}
         plain = ts.crop_resize_pair(image, labels, boxes, size, 6, **options)
         flipped = ts.crop_resize_pair(image, labels, boxes[:, order], size, 6, **options)
@@ -82,7 +83,7 @@ def test_whole_image_box_is_no_box(target):
     device, backend = target
     labels = _labels().to(device)
     whole = torch.tensor([[0.0, 0.0, 40.0, 24.0]]).expand(2, 4).to(device)
-    for size in ((12, 20), (7, 9), (48, 80)):
+    for size in ((12, 20), (7, 9), (26, 44) if target == ("cpu", "triton") else (48, 80)):
         boxed = ts.soft_crop_resize(labels, whole, size, 6, backend=backend)
         torch.testing.assert_close(boxed, ts.soft_resize(labels, size, 6, backend=backend), rtol=0, atol=16 * EPS)
 
@@ -93,6 +94,8 @@ def test_integer_crop_is_crop_then_resize(target):
     boxes = torch.tensor([[5.0, 2.0, 31.0, 19.0]]).expand(2, 4).to(device)
     for filter in FILTERS:
         for size in ((5, 9), (30, 41)):
+            if target == ("cpu", "triton") and (filter == "area") != (size == (30, 41)):
+                continue  # the interpreter is slow
             cropped = ts.soft_crop_resize(labels, boxes, size, 6, filter=filter, backend=backend)
             sliced = ts.soft_resize(labels[:, 2:19, 5:31], size, 6, filter=filter, backend=backend)
             torch.testing.assert_close(cropped, sliced, rtol=0, atol=32 * EPS)
