@@ -13,12 +13,12 @@ from tritonsoft.kernels.resampling import add_along_row, group_position, group_w
 
 
 @triton.jit
-def _bitwise_or(first, second):
+def bitwise_or(first, second):
     return first | second
 
 
 @triton.jit
-def _int32_labels(labels):
+def int32_labels(labels):
     """Labels that an int32 cannot hold become -1, which is no class."""
     if labels.dtype == tl.int64:
         return tl.where((labels >> 31) == 0, labels, -1).to(tl.int32)
@@ -31,7 +31,7 @@ def _load_labels(labels, labels_strides, row, start, in_width, BLOCK_SOURCE: tl.
     NO_CLASS: tl.constexpr = 255 if labels.dtype.element_ty == tl.uint8 else -1
     columns = start + tl.arange(0, BLOCK_SOURCE)
     pointers = labels + tl.cast(row, OFFSET) * labels_strides[1] + columns.to(OFFSET) * labels_strides[2]
-    return _int32_labels(tl.load(pointers, mask=columns < in_width, other=NO_CLASS))
+    return int32_labels(tl.load(pointers, mask=columns < in_width, other=NO_CLASS))
 
 
 @triton.jit
@@ -66,11 +66,11 @@ def _classes_present(
             else:
                 counts = (label ^ (chunk * 32)).to(tl.uint32) < 32
                 present |= tl.where(counts, ONE << (label & 31).to(tl.uint32), 0)
-    return tl.reduce(present, None, _bitwise_or)
+    return tl.reduce(present, None, bitwise_or)
 
 
 @triton.jit
-def _take_class(classes, first_class):
+def take_class(classes, first_class):
     """Take the lowest class from a bit set: its index, -1 if there is none, and what is left of the set."""
     lowest = classes & ((classes ^ 0xFFFFFFFF) + 1)
     exponent = (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
@@ -175,10 +175,10 @@ def _count_classes(
             zeros = tl.zeros(columns[2].shape, columns[2].dtype)
             epilogue_zero(epilogue, state, class_index, zeros, pixels, True, EPILOGUE, OFFSET)
     while present != 0:
-        class0, present = _take_class(present, first_class)
-        class1, present = _take_class(present, first_class)
-        class2, present = _take_class(present, first_class)
-        class3, present = _take_class(present, first_class)
+        class0, present = take_class(present, first_class)
+        class1, present = take_class(present, first_class)
+        class2, present = take_class(present, first_class)
+        class3, present = take_class(present, first_class)
         classes = (class0, class1, class2, class3)
         for step in range(steps[0], steps[1]):
             masses = _masses(

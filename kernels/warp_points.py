@@ -9,6 +9,7 @@ import triton.language as tl
 
 from tritonsoft.geometry import MAX_POINTS, MIN_STEP, MIN_WINDOW, STRETCH_TOLERANCE
 from tritonsoft.kernels.convert import upcast
+from tritonsoft.kernels.counting_rows import bitwise_or, int32_labels, take_class
 from tritonsoft.kernels.epilogues import apply_epilogue, epilogue_zero
 
 _MAX_DISTANCE = tl.constexpr(2.0**23)
@@ -263,17 +264,8 @@ def point_taps(here, points_y, points_x, step_y, step_x, in_height, in_width, FI
 
 
 @triton.jit
-def _bitwise_or(first, second):
-    return first | second
-
-
-@triton.jit
 def _load_label(labels, strides, row, column, OFFSET: tl.constexpr):
-    """Labels that an int32 cannot hold become -1, which is no class."""
-    label = tl.load(labels + (row.to(OFFSET) * strides[1] + column.to(OFFSET) * strides[2]))
-    if label.dtype == tl.int64:
-        label = tl.where((label >> 31) == 0, label, -1)
-    return label.to(tl.int32)
+    return int32_labels(tl.load(labels + (row.to(OFFSET) * strides[1] + column.to(OFFSET) * strides[2])))
 
 
 @triton.jit
@@ -305,15 +297,7 @@ def _classes_seen(
                     bit = label
                     counts = (label >> 5) == chunk
                 seen |= tl.where(counts, tl.full([], 1, tl.uint32) << (bit & 31).to(tl.uint32), 0)
-    return tl.reduce(seen, 0, _bitwise_or)
-
-
-@triton.jit
-def _take_class(classes, first_class):
-    """Take the lowest class from a bit set: its index, -1 if there is none, and what is left of the set."""
-    lowest = classes & ((classes ^ 0xFFFFFFFF) + 1)
-    exponent = (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-    return tl.where(classes == 0, -1, first_class + exponent), classes ^ lowest
+    return tl.reduce(seen, 0, bitwise_or)
 
 
 @triton.jit
@@ -360,10 +344,10 @@ def warped_soft_tile(
                 epilogue_zero(epilogue, state, class_index, zeros, pixels, True, EPILOGUE, OFFSET)
 
         while present != 0:
-            class0, present = _take_class(present, first_class)
-            class1, present = _take_class(present, first_class)
-            class2, present = _take_class(present, first_class)
-            class3, present = _take_class(present, first_class)
+            class0, present = take_class(present, first_class)
+            class1, present = take_class(present, first_class)
+            class2, present = take_class(present, first_class)
+            class3, present = take_class(present, first_class)
             mass0 = tl.zeros([BLOCK_HW], ACCUMULATOR)
             mass1 = tl.zeros([BLOCK_HW], ACCUMULATOR)
             mass2 = tl.zeros([BLOCK_HW], ACCUMULATOR)
