@@ -18,12 +18,16 @@ NUM_CLASSES = 19
 
 
 def some_boxes(device: str) -> Iterator[Tensor | None]:
-    """Two boxes each: the whole map, none that is a number, far away, padded and mirrored, of a part of a pixel."""
+    """Two boxes each: the whole map, none that is a number, far away, padded and mirrored, of a part of a pixel.
+
+    Mirrored and not, one that ends inside the map is the last: what is read behind its outputs is read behind all.
+    """
     nan = float("nan")
     yield None
     if device == "cuda":
         yield torch.tensor([[nan, nan, nan, nan], [1e30, -1e30, 5.0, 6.0]], device=device)
     yield torch.tensor([[-20.0, -9.0, 80.0, 60.0], [50.0, 30.0, 3.0, 2.0]], device=device)
+    yield torch.tensor([[50.0, 30.0, 3.0, 2.0], [3.0, 2.0, 50.0, 30.0]], device=device)
     yield torch.tensor([[52.5, 36.5, 53.0, 37.0], [200.0, 200.0, 201.0, 201.0]], device=device)
 
 

@@ -29,7 +29,10 @@ from tritonsoft.kernels.launch import (
 
 @triton.jit
 def _covering_outputs(source, axis, FILTER: tl.constexpr):
-    """The first output, not counting mirroring, whose footprint may cover source pixels, and how many may."""
+    """The first output, not counting mirroring, whose footprint may cover source pixels, and how many may.
+
+    Behind the last output that is the number of outputs, and 0: a walk along the source never goes beyond it.
+    """
     box, out_size, _ = axis
     lo, hi, _ = box
     support = filter_support(box, out_size, FILTER)
@@ -37,7 +40,7 @@ def _covering_outputs(source, axis, FILTER: tl.constexpr):
     centre = source.to(tl.float64) + 0.5 - lo
     # An output that just touches a pixel gives it no weight. That leaves two at most where the image shrinks.
     end = out_size.to(tl.float64)
-    first = tl.floor(tl.minimum(tl.maximum((centre - support) * density - 0.5, -1.0), end)).to(tl.int32) + 1
+    first = tl.floor(tl.minimum(tl.maximum((centre - support) * density - 0.5, -1.0), end - 1)).to(tl.int32) + 1
     last = tl.ceil(tl.minimum(tl.maximum((centre + support) * density - 0.5, -1.0), end)).to(tl.int32) - 1
     return first, tl.maximum(last - first + 1, 0)
 
