@@ -412,6 +412,15 @@ def test_one_column_between_endless_steps(target, filter):
     assert expected[..., 2].count_nonzero() >= (8 if filter == "bilinear" else 0)
 
 
+@pytest.mark.parametrize("factor", [1e-300, 1e-120, 1e300])
+def test_a_factor_of_the_matrix_changes_nothing(factor):
+    """Not even where the products of a determinant would vanish or overflow."""
+    _, labels = _inputs(batch=1)
+    matrix = _transforms("perspective", 1, (11, 9), (3, 4))
+    expected = ts.soft_warp(labels, matrix, (3, 4), 5, backend="reference")
+    torch.testing.assert_close(ts.soft_warp(labels, matrix * factor, (3, 4), 5, backend="reference"), expected)
+
+
 UNCHECKED = [
     torch.full((1, 3, 3), NAN),
     torch.full((1, 3, 3), INF),
