@@ -7,7 +7,7 @@ position of each source pixel, the label map its column, so what comes out says 
 show signs on their poles, with the label's outline drawn over the image.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import kornia.augmentation as K
@@ -86,4 +86,8 @@ def main(path: Path) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "alignment.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "figure", nargs="?", type=Path, default="alignment.png", help="the file to draw (default: %(default)s)"
+    )
+    main(parser.parse_args().figure)

@@ -6,7 +6,7 @@ Both draw the same parameters for the same street scene. The figure shows what c
 share of each pixel that poles cover, beside that share counted over many points of each footprint in the label map.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +111,8 @@ def _draw_source(axes: Any, scene: Scene, matrix: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "warps.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "figure", nargs="?", type=Path, default="warps.png", help="the file to draw (default: %(default)s)"
+    )
+    main(parser.parse_args().figure)

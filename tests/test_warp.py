@@ -399,6 +399,28 @@ def test_horizon(target):
     assert soft[:, :, 3:].sum() > 0
 
 
+@pytest.mark.parametrize("filter", ["area", "bilinear"])
+def test_one_column_between_endless_steps(target, filter):
+    """Of a row of pixels one lies in the image, and those at its ends farther away than any image reaches."""
+    device, backend = target
+    image = torch.rand(1, 2, 9, 7, generator=torch.Generator().manual_seed(0)).to(device)
+    step = 2.0**24
+    matrix = torch.tensor([[[0, 1, 0.25], [step, 0, 2.25 - 2.5 * step], [0, 0, 1]]], dtype=torch.float64)
+    result = ts.warp(image, matrix.to(device), (4, 5), filter=filter, backend=backend)
+    expected = ts.warp(image, matrix.to(device), (4, 5), filter=filter, backend="reference")
+    torch.testing.assert_close(result, expected)
+    assert expected[..., 2].count_nonzero() >= (8 if filter == "bilinear" else 0)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-120, 1e300])
+def test_a_factor_of_the_matrix_changes_nothing(factor):
+    """Not even where the products of a determinant would vanish or overflow."""
+    _, labels = _inputs(batch=1)
+    matrix = _transforms("perspective", 1, (11, 9), (3, 4))
+    expected = ts.soft_warp(labels, matrix, (3, 4), 5, backend="reference")
+    torch.testing.assert_close(ts.soft_warp(labels, matrix * factor, (3, 4), 5, backend="reference"), expected)
+
+
 UNCHECKED = [
     torch.full((1, 3, 3), NAN),
     torch.full((1, 3, 3), INF),

@@ -314,6 +314,11 @@ def check_box_values(boxes: Tensor | None) -> None:
         raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for sample {index}")
 
 
+def _scaled_to_one(row: list[float]) -> list[float]:
+    largest = max(map(abs, row))
+    return [value / largest for value in row] if largest > 0 else row
+
+
 def check_transform_values(transform: Tensor) -> None:
     """Finite, and a matrix invertible."""
     if transform.ndim == 4:
@@ -324,8 +329,10 @@ def check_transform_values(transform: Tensor) -> None:
     for index, (row0, row1, row2) in enumerate(transform.tolist()):
         if not all(map(math.isfinite, (*row0, *row1, *row2))):
             raise ValueError(f"transform must be finite, got {[row0, row1, row2]} for sample {index}")
+        # A row's scale changes nothing about whether they are independent, but products may overflow or vanish with it.
+        first, second, third = map(_scaled_to_one, (row0, row1, row2))
         products = [
-            sign * row0[i] * row1[j] * row2[k]
+            sign * first[i] * second[j] * third[k]
             for sign, i, j, k in ((1, 0, 1, 2), (1, 1, 2, 0), (1, 2, 0, 1), (-1, 2, 1, 0), (-1, 1, 0, 2), (-1, 0, 2, 1))
         ]
         if abs(sum(products)) <= 2.0**-48 * sum(map(abs, products)):

@@ -20,7 +20,7 @@ SPAN = 64  # pixels: with up to 32 points of each, what is known of the points s
 INSIDE, ENTIRELY_OUTSIDE, ANYWHERE = range(3)  # of the image: where all lies that pixels look at
 _AREA, _TRIANGLE, _BILINEAR, _NEAREST = range(4)
 _MAX_DISTANCE = 2.0**23  # pixels
-_FAR = -(2**24)  # pixels: where a centre is put that lies outside of every image, or nowhere
+FAR = -(2**24)  # pixels: where a centre is put that lies outside of every image, or nowhere
 
 
 class Span(NamedTuple):
@@ -106,7 +106,7 @@ def _set_steps(span: Span, n: int, right: Any, down: Any, bends: Any, filter: in
 def _set_centre(span: Span, n: int, x: float, y: float) -> Any:
     """Whether it lies anywhere that an image may reach to."""
     is_near = (abs(x) < _MAX_DISTANCE) & (abs(y) < _MAX_DISTANCE)
-    x, y = (x, y) if is_near else (float(_FAR), float(_FAR))
+    x, y = (x, y) if is_near else (float(FAR), float(FAR))
     base_x, base_y = np.floor(x), np.floor(y)
     span.integers[BASE_X + n], span.integers[BASE_Y + n] = np.int32(base_x), np.int32(base_y)
     span.pixels[X + n], span.pixels[Y + n] = x - base_x, y - base_y

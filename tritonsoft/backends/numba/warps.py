@@ -31,6 +31,7 @@ from tritonsoft.backends.numba.warp_points import (
     DOWN_X,
     DOWN_Y,
     ENTIRELY_OUTSIDE,
+    FAR,
     OUTSIDE,
     RIGHT_X,
     RIGHT_Y,
@@ -87,7 +88,9 @@ def _extent_of_block(
             n = unsigned(m)
             # A point is at most one output pixel away from the centre along each axis.
             least_depth = 1 - (abs(pixels[BEND_RIGHT + n]) + abs(pixels[BEND_DOWN + n]))
-            if not least_depth > 0.25:
+            # Of corners that lie out of every image's reach it is not known on which side: others may lie between them.
+            is_far = affine and integers[BASE_X + n] == FAR
+            if is_far or not least_depth > 0.25:
                 return (0, height), (0, width)
             reach_x = np.int64(min((abs(pixels[RIGHT_X + n]) + abs(pixels[DOWN_X + n])) / least_depth, _FARTHEST)) + 3
             reach_y = np.int64(min((abs(pixels[RIGHT_Y + n]) + abs(pixels[DOWN_Y + n])) / least_depth, _FARTHEST)) + 3
