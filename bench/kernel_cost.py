@@ -50,6 +50,7 @@ from tritonsoft.kernels import (
     soft_overlap,
     sums,
     top_k,
+    warping,
 )
 from tritonsoft.kernels.launch import Launch
 
@@ -196,6 +197,7 @@ def cases(platform: str) -> Iterator[Case]:
             odd = " odd width" if size[1] % 2 == 1 else ""
             yield Case(f"soft C={num_classes} k={factor}{odd} street", launch, trips, shares, soft, [labels], [soft])
     yield from _in_boxes(labels, boxes, platform)
+    yield from _warped(labels, platform)
     for factor in (2, 4):
         image = _meta((batch, 3, height, width), torch.float16)
         out = _meta((batch, 3, height // factor, width // factor), torch.float16)
@@ -236,6 +238,30 @@ def _in_boxes(labels: Tensor, boxes: Tensor, platform: str) -> Iterator[Case]:
             both = _meta((out.numel() + soft.numel(),), torch.float16)
             read = [read_image, read_labels]
             yield Case(f"pair C={num_classes} boxes street", launch, trips, shares, both, read, [both])
+
+
+def _warped(labels: Tensor, platform: str) -> Iterator[Case]:
+    """Whole maps turned a little, at half the size: two points along each axis of an output, four classes in a tile."""
+    batch, height, width = labels.shape
+    size, matrix = (height // 2, width // 2), _meta((batch, 3, 3), torch.float64)
+    image, out = _meta((batch, 3, height, width), torch.float16), _meta((batch, 3, *size), torch.float16)
+    soft = _meta((batch, 19, *size), torch.float16)
+    points = {"step_y in range(0, most_y)": 2.0, "step_x in range(0, most_x)": 2.0}
+    of_image = {"first_channel in range(0, channels, CHANNELS)": 1.0}
+    of_labels = {
+        "chunk in range(0, tl.cdiv(num_classes, 32))": 1.0,
+        "while present != 0": 1.0,
+    }
+    shares = {"num_classes > 32": 0.0, "ALL_CHUNKS": 0.0}
+    launch = warping.launch_configuration(out, image, None, None, matrix, -1, "area", 0.0, platform)
+    yield Case("image warped", launch, points | of_image, {}, out, [image], [out])
+    launch = warping.launch_configuration(None, None, soft, labels, matrix, 255, "area", 0.0, platform)
+    # The fill of the soft label with zeros is a kernel of its own.
+    yield Case("soft C=19 warped street", launch, points | of_labels, shares, soft, [labels], [soft])
+    launch = warping.launch_configuration(out, image, soft, labels, matrix, 255, "area", 0.0, platform)
+    both = _meta((out.numel() + soft.numel(),), torch.float16)
+    trips = points | of_image | of_labels
+    yield Case("pair C=19 warped street", launch, trips, shares, both, [image, labels], [both])
 
 
 def _row_loops(launch: Launch, scale: float) -> tuple[dict[str, float], dict[str, float]]:

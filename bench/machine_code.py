@@ -28,6 +28,7 @@ from tritonsoft.kernels import (
     epilogues,
     forward,
     resampling,
+    warp_points,
 )
 
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
@@ -40,7 +41,7 @@ SHARED_LATENCY, OTHER_LATENCY = 30, 20
 
 Line = tuple[str, int]  # of the source: its file's name, and the number
 # Where branches are whose shares are given. No two of their functions have the same name.
-BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling, adjoint)
+BRANCHING = (epilogues, counting_integer, counting_rows, enlarged_overlap, forward, resampling, adjoint, warp_points)
 # Of loops by their source text. Of one that may come unrolled, for each place that it is in: how often the copies run
 # together, how many they are, and how often the rest runs.
 Unrolled = Sequence[tuple[float, int, float]]
