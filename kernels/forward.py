@@ -314,7 +314,7 @@ def crop_resize_kernel(
 
 
 def channels_at_once(channels: int) -> int:
-    """How many channels share a loop over the taps, whose weights and offsets they share; registers allow four."""
+    """How many channels share a gather, and the weights of its taps; registers allow four."""
     return channels if channels <= 4 else 3 if channels % 4 and channels % 3 == 0 else 4
 
 
