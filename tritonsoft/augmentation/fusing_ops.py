@@ -79,7 +79,7 @@ class FusingOps(AugmentationSequentialOps):
             raise ValueError(f"{what} are those of the last call with an image: call the container first")
         view = steps[0].view
         for step in steps[1:]:
-            only_moves = view.filter is None or step.view.filter is None
+            only_moves = view.only_moves or step.view.only_moves
             if not only_moves or not step.view.can_compose(view):
                 raise ValueError(f"{what} need one resample: the last call's modules did not fold into one")
             view = step.view.compose(view)

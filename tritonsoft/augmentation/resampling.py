@@ -36,7 +36,6 @@ class ResamplingAugmentation(ModuleHooks):
     """
 
     crops = False  # whether it may hide a part of the image, as a box does
-    resamples = True  # whether it moves content by fractions of pixels
     keeps_size = False  # whether the output is as large as the image
     drawn_for_size = False  # whether the parameters are positions in an image of the size that they were drawn for
     has_matrix = True  # whether there is a matrix that moves boxes and keypoints
@@ -93,6 +92,10 @@ class ResamplingAugmentation(ModuleHooks):
         """(h, w) that an image of (H, W) becomes with these parameters, which may be replayed."""
         return self.output_size(source, flags)
 
+    def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
+        """Whether it moves the pixels of an image of (H, W) by whole ones, whatever is drawn."""
+        return False
+
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         """Whether the output may show what lies outside of the image, and what an image has there."""
         return False, 0.0
@@ -136,8 +139,9 @@ class ResamplingAugmentation(ModuleHooks):
                     )
                 return View(source, source)
         pads, fill = self.padding(source, params, flags)
-        filter = self.filter if self.resamples else None
-        return View(source, size, transform, filter, self.crops, pads, fill)
+        assert self.filter is not None  # that is kornia's own sampling, which has no view
+        whole_pixels = self.only_moves(source, params, flags)
+        return View(source, size, transform, self.filter, whole_pixels, self.crops, pads, fill)
 
     @property
     def can_fuse(self) -> bool:
