@@ -18,6 +18,11 @@ _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, tor
 _SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
+def can_be_read(tensor: Tensor) -> bool:
+    """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling()
+
+
 def _resample(image: Tensor, view: View, filter: Filter, fill: float) -> Tensor:
     transform = expand_transform(view.transform, image.shape[0], image.device)
     if view.is_box:
