@@ -117,10 +117,12 @@ def restore_rank(out: Tensor, rank: int, batch_first: bool) -> Tensor:
 
 def refuse_sparse(module: Any) -> NoReturn:
     """The error for a `SparseLabels` on its way to a module that would resample it."""
+    kind = type(module)
     raise TypeError(
-        f"mask must be a tensor for {type(module).__name__}, got SparseLabels: a few classes of each pixel can be "
-        "flipped, and cropped by whole pixels, but not resampled. Give the label map that they were made of, or dense "
-        "masses, sparse.to_dense()"
+        f"mask must be a tensor for the {kind.__name__} of {kind.__module__.split('.')[0]}, got SparseLabels: a few "
+        "classes of each pixel cannot be resampled. The flips and CenterCrop of tritonsoft.augmentation take them, and "
+        "its RandomCrop where the window fits into the image, all with a filter other than None. For others, give the "
+        "label map that they were made of, or dense masses, sparse.to_dense()"
     )
 
 
