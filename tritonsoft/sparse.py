@@ -166,8 +166,9 @@ class SparseLabels:
             pad: let windows reach outside of the label, where no class has mass; otherwise that is an error.
 
         Raises:
-            TypeError, ValueError: naming the argument. Positions that lie on a GPU are looked at with
-                ``TRITONSOFT_VALIDATE=1`` alone; without, what is outside has no mass.
+            TypeError, ValueError: naming the argument. Where tensors of ``top`` and ``left`` cannot be read without
+                waiting (on a GPU, but with ``TRITONSOFT_VALIDATE=1``; in a compiled graph), what is outside has no
+                mass instead.
 
         Example:
             >>> sparse = SparseLabels.from_dense(torch.eye(3).view(1, 3, 1, 3).repeat(2, 1, 1, 1), 1)
@@ -270,11 +271,13 @@ class SparseLabels:
         extent = self.shape[axis]
         if not isinstance(value, (Tensor, Sequence, np.ndarray)):
             start = _as_int(value, argument)
-            _check_starts(start, start, argument, extent - length, pad)
+            if not pad:
+                _check_starts(start, start, argument, extent - length)
             return max(-length, min(start, extent))  # what lies further outside has no mass either
         starts = self._per_sample(value, argument, (torch.int8, *LABEL_DTYPES))
-        if starts.numel() and should_validate(starts.device, None):
-            _check_starts(int(starts.min()), int(starts.max()), argument, extent - length, pad)
+        can_be_read = should_validate(starts.device, None) and not torch.compiler.is_compiling()
+        if not pad and can_be_read and starts.numel():
+            _check_starts(int(starts.min()), int(starts.max()), argument, extent - length)
         return starts.long().clamp(-length, extent)
 
     def _per_sample(self, value: Any, argument: str, dtypes: tuple[torch.dtype, ...]) -> Tensor:
@@ -404,8 +407,8 @@ def _as_int(value: Any, argument: str) -> int:
         raise TypeError(f"{argument} must be an int, got {type(value).__name__}") from None
 
 
-def _check_starts(least: int, most: int, argument: str, largest: int, pad: bool) -> None:
-    if not pad and not (least >= 0 and most <= largest):
+def _check_starts(least: int, most: int, argument: str, largest: int) -> None:
+    if least < 0 or most > largest:
         raise ValueError(
             f"{argument} must lie in 0..{largest}, or the window reaches outside of the label (pad=True fills it "
             f"without mass), got {least if least < 0 else most}"
