@@ -197,6 +197,9 @@ def id_table(map: str | os.PathLike[str] | Mapping[int, int]) -> Table:
 def colour_table(palette: str | os.PathLike[str] | Mapping[Colour, int]) -> Table:
     """The classes of colours: likewise."""
     if isinstance(palette, Mapping):
+        for colour in palette:
+            if not (isinstance(colour, tuple) and len(colour) == 3 and all(part in range(256) for part in colour)):
+                raise ValueError(f"palette must have colours (red, green, blue) in 0..255, got {colour!r}")
         return Table("palette", dict(palette), {})
     if isinstance(palette, str) and palette in DATA_SETS:
         data_set = DATA_SETS[palette]
