@@ -5,8 +5,8 @@
 
 DIR holds ``images/train``, ``images/val``, ``labels/train`` and ``labels/val``: pictures of one size, and label maps of
 class ids with the same paths and stems; ``--map``, ``--palette`` and the patterns say otherwise (docs/label_files.md).
-The network sees pictures shrunk by ``--factor``. ``--labels`` says how its labels are shrunk, and everything else is the
-same:
+The network sees pictures shrunk by ``--factor``. ``--labels`` says how its labels are shrunk, and
+everything else is the same:
 
 * ``soft``: the distribution of classes under each low-resolution pixel;
 * ``nearest``: the class of the pixel nearest to its centre (``nearest-exact``);
