@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -121,9 +122,17 @@ def grey_png(ids: Array, bits: int) -> bytes:
     height, width = ids.shape
     assert width * bits % 8 == 0
     digits = (ids[..., None] >> np.arange(bits - 1, -1, -1)) & 1
-    rows = np.packbits(digits.astype(np.uint8).reshape(height, -1), axis=1)
+    return raw_png(np.packbits(digits.astype(np.uint8).reshape(height, -1), axis=1), width, bits, 0)
+
+
+def colour_png(pixels: Array) -> bytes:
+    """A PNG file of RGB with 16 bits for each channel, which Pillow does not write either."""
+    return raw_png(pixels, pixels.shape[1], 16, 2)
+
+
+def raw_png(rows: Array, width: int, bits: int, kind_of_colour: int) -> bytes:
     lines = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, kind_of_colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
     parts = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -169,6 +178,29 @@ def test_the_type_of_label_maps_holds_every_class() -> None:
         (19, 2**40, torch.int64),
     ):
         assert label_format(num_classes, ignore_index=ignore_index).dtype == dtype
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(11, "u1"), (15, "u1"), (255, "u1"), (1000, ">u2"), (65535, ">u2")])
+def test_ids_of_pgm_files_are_those_of_the_file(largest: int, dtype: str, tmp_path: Path) -> None:
+    """Pillow stretches them to 0..255 or 0..65535 by the largest value that the header names."""
+    ids = np.arange(12).reshape(3, 4)
+    binary, plain = tmp_path / "binary.pgm", tmp_path / "plain.pgm"
+    binary.write_bytes(f"P5\n4 3\n{largest}\n".encode() + ids.astype(dtype).tobytes())
+    plain.write_text(f"P2\n4 3\n{largest}\n{' '.join(map(str, ids.flat))}\n")
+    for file in (binary, plain):
+        assert label_format(12).read(file).tolist() == ids.tolist()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("transparency", [0, b"\0\x80\xff"])
+def test_what_is_transparent_counts_nothing(transparency: Any, tmp_path: Path) -> None:
+    ids, file = np.arange(6, dtype=np.uint8).reshape(2, 3), tmp_path / "one.png"
+    picture = Image.fromarray(ids)
+    picture.putpalette([value for k in range(256) for value in (k, 255 - k, 7)])
+    picture.save(file, transparency=transparency)
+    assert label_format(6).read(file).tolist() == ids.tolist()
+    assert label_format(palette={(k, 255 - k, 7): k for k in range(6)}).read(file).tolist() == ids.tolist()
+    assert read_image(file)[0].tolist() == ids.tolist()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
@@ -247,6 +279,10 @@ def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "batch.npy", np.zeros((1, 2, 2), np.uint8))
     np.save(tmp_path / "empty.npy", np.zeros((0, 2), np.uint8))
     np.save(tmp_path / "objects.npy", np.array([[{}]]), allow_pickle=True)
+    with (tmp_path / "archive.npy").open("wb") as stream:
+        np.savez(stream, ids=np.zeros((2, 2), np.uint8))
+    save(tmp_path / "lossy.jpg", np.zeros((8, 8), np.uint8))
+    (tmp_path / "deep colours.png").write_bytes(colour_png(np.zeros((2, 2, 3), ">u2")))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     (tmp_path / "link.png").symlink_to("nowhere.png")
     for file, format, message in (
@@ -258,6 +294,9 @@ def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
         (tmp_path / "batch.npy", label_format(2), "needs two axes of integers, got shape (1, 2, 2)"),
         (tmp_path / "empty.npy", label_format(2), "holds no pixel"),
         (tmp_path / "objects.npy", label_format(2), "cannot be read (Object arrays cannot be loaded"),
+        (tmp_path / "archive.npy", label_format(2), "cannot be read"),
+        (tmp_path / "lossy.jpg", label_format(2), "JPEG does not keep the values of a label map, as PNG does"),
+        (tmp_path / "deep colours.png", label_format(palette="voc"), "of 8 bits for each channel, got mode RGB;16B"),
         (tmp_path / "broken.png", label_format(2), "cannot be read"),
         (tmp_path / "link.png", label_format(2), "is no file, but a link to nowhere.png"),
         (tmp_path / "none.npy", label_format(2), "is no file"),
@@ -328,6 +367,9 @@ def test_images_of_every_mode_become_coloured_and_deep_ones_are_refused(tmp_path
         assert (image.permute(1, 2, 0).numpy() == np.asarray(picture.convert("RGB"))).all()
     with pytest.raises(DataError, match=r"deep\.png: an image needs 8 bits for each channel, got mode I;16"):
         read_image(save(tmp_path / "deep.png", pixels[..., 0].astype(np.uint16)))
+    (tmp_path / "deep.png").write_bytes(colour_png(pixels.astype(">u2")))
+    with pytest.raises(DataError, match=r"deep\.png: an image needs 8 bits for each channel, got mode RGB;16B"):
+        read_image(tmp_path / "deep.png")
 
 
 def test_a_pair_has_one_size(tmp_path: Path) -> None:
@@ -356,6 +398,7 @@ def write(file: Path, content: Any) -> Path:
     ("name", "content"),
     [
         ("table.csv", "id,class,name\n5,0,sky\n\n6, 1, tree\n7,1,bush\n9,ignore,\n10,,\n"),
+        ("table.csv", "\r\n,,\r\nid,class,name\r\n5,0,sky\r\n6,1,tree\r\n7,1,bush\r\n9,Ignore,\r\n10,,\r\n"),
         ("table.csv", "\ufeffName,ID,Class,other\nsky,5,0,x\ntree,6,1,x\n,7,1,x\nvoid,9,ignore,x\nvoid,10,255,x\n"),
         (
             "table.json",
@@ -441,6 +484,12 @@ def test_colours_without_classes_are_numbered(tmp_path: Path) -> None:
         ("map", "x.csv", "id,class\n1,0\n2\n", "row 2: needs the columns id and class, and has no class"),
         ("palette", "x.csv", "r,g,b,class\n1,2,3,0\n4,5,6\n", "row 2: needs the columns red, green, blue and class"),
         ("palette", "x.json", [{"r": 1, "g": 2, "b": 3, "class": 0}, {"r": 4, "g": 5, "b": 6}], "and has no class"),
+        ("map", "x.csv", "id;class\n1;0\n", "and has no id, class, but id;class"),
+        ("map", "x.csv", "id,id,class\n1,2,0\n", "has several columns id"),
+        ("map", "x.csv", f"id,class\n{2**63},0\n", f"row 1: id must fit 64 bits, got '{2**63}'"),
+        ("map", "x.csv", f"id,class\n{'x' * 200_000},0\n", "is no CSV (field larger than field limit"),
+        ("map", "x.json", '{"1": 0, "1": 1}', "names '1' more than once"),
+        ("map", "x.json", "[" * 100_000, "is no JSON"),
         ("map", "x.json", "{", "is no JSON"),
         ("map", "x.json", "3", "must hold an object of classes, or a list of objects"),
         ("map", "x.json", {"1": 0.5}, "row 1: class must be an integer or 'ignore', got 0.5"),
@@ -479,12 +528,32 @@ def test_bad_arguments_of_a_format_are_named() -> None:
         ({"map": "voc", "palette": "camvid"}, "map and palette call class 0 'background' and 'sky'"),
         ({"palette": {(300, 0, 0): 0}}, "palette must have colours (red, green, blue) in 0..255, got (300, 0, 0)"),
         ({"map": {1: 0, 2: -3}}, "map: 2 has the class -3, which must lie in 0..0"),
+        ({"map": {2**63: 0}}, f"map must have ids of 64 bits, got {2**63}"),
+        ({"map": {1: None}}, "map must have a class from 0 that is not ignored"),
+        ({"map": {1: 0}, "ignore": [2**63]}, f"ignore must hold ids of 64 bits, got {2**63}"),
+        ({"map": "voc", "ignore_index": 0}, "ignore_index 0 is also a class of voc, 'background': give another"),
+        ({"map": "voc", "ignore_index": 20}, "ignore_index 20 is also a class of voc, 'tv/monitor'"),
+        ({"palette": "camvid", "ignore_index": 3}, "ignore_index 3 is also a class of camvid, 'road'"),
+        ({"map": {7: 0, 8: 1, 9: 2}, "ignore_index": 1}, "ignore_index 1 is also a class of map"),
+        ({"map": {7: 0, 8: 1}, "num_classes": 2, "ignore_index": 1}, "ignore_index 1 is also a class of map"),
     ):
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             label_format(**arguments)
         assert message in str(caught.value)
+    for arguments, message in (
+        ({"map": {"7": 0}}, "map must have ids of integers, got '7'"),
+        ({"map": {7: 0.5}}, "map must have classes of integers, got 0.5"),
+        ({"map": [0, 1]}, "map must be a name, a file or a mapping, got list"),
+        ({"palette": {(1.0, 0, 0): 0}}, "palette must have colours of integers, got 1.0"),
+        ({"num_classes": 2, "ignore": 5}, "ignore must hold ids, such as (0, 255), got 5"),
+        ({"num_classes": 2, "ignore": "5"}, "ignore must hold ids, such as (0, 255), got '5'"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(message)):
+            label_format(**arguments)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         label_format(2.5)  # type: ignore[arg-type]
+    colour = tuple(np.array([128, 64, 128], np.uint8))
+    assert label_format(palette={colour: np.int64(0)}).colours == {(128, 64, 128): 0}  # type: ignore[dict-item]
     assert label_format(np.int64(3), ignore=np.array([7])).ids[7] == 255
 
 
@@ -577,6 +646,8 @@ def test_bad_patterns_and_folders_are_named(tmp_path: Path) -> None:
             ValueError, match="label_pattern must be that of a name or relative path with one star, got"
         ):
             pair_files(tmp_path, tmp_path, "*", pattern)
+    with pytest.raises(TypeError, match="pattern must be a string, got int"):
+        find_files(tmp_path, 5)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="nowhere: cannot be searched"):
         find_files(tmp_path / "nowhere")
 

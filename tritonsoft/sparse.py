@@ -370,7 +370,12 @@ class SparseLabels:
     def __getitem__(self, item: Any) -> "SparseLabels":
         """A sample by an int; a batch by a slice, or by a tensor or list of ints or booleans."""
         self._check_batch()
-        if isinstance(item, (tuple, bool)) or item is None or item is Ellipsis or getattr(item, "ndim", 1) > 1:
+        if (
+            isinstance(item, (tuple, bool, np.bool_, float, str))
+            or item is None
+            or item is Ellipsis
+            or getattr(item, "ndim", 1) > 1
+        ):
             raise TypeError(f"a SparseLabels is indexed along its batch alone, got {item!r}")
         if isinstance(item, int) and not -len(self) <= item < len(self):
             raise IndexError(f"sample {item} of a batch of {len(self)}")  # which ends an iteration

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from tritonsoft.data.errors import DataError, UnknownLabelError
-from tritonsoft.data.pictures import Array, need_file, open_picture, turn_upright
-from tritonsoft.data.tables import Colour, Table, colour_table, id_table
+from tritonsoft.data.pictures import Array, coloured, deep_mode, need_file, open_picture, raw_mode, turn_upright
+from tritonsoft.data.tables import DATA_SETS, Colour, Table, colour_table, fits, id_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ID_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's names for one channel of ids
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P")
-SCALED = {"L;2": 85, "L;4": 17}  # grey of 2 and 4 bits, which Pillow stretches to 0..255
+LOSSY_FORMATS = ("JPEG", "MPO")
 MAX_CLASSES = 2**16  # as many ids as a label map of 16 bits can hold
 DEFAULT_IGNORE_INDEX = 255
 
@@ -74,9 +74,14 @@ class LabelFormat:
             self._need_ids(file, "an array")
             return self._classes(file, ids, self._of_ids)
         with open_picture(file) as picture:
-            scale = _grey_scale(picture)
+            if picture.format in LOSSY_FORMATS:
+                raise DataError(f"{file}: {picture.format} does not keep the values of a label map, as PNG does")
+            stretched, largest = _stretched(picture)
+            deep = deep_mode(picture)
             turn_upright(picture)
             if self.colours and picture.mode in COLOUR_MODES:
+                if deep is not None:
+                    raise DataError(f"{file}: a palette has colours of 8 bits for each channel, got mode {deep}")
                 return self._classes(file, _packed_colours(picture), self._of_colours)
             if picture.mode not in ID_MODES:
                 hint = ": have its colours a palette?" if picture.mode in COLOUR_MODES else ""
@@ -85,7 +90,9 @@ class LabelFormat:
                 )
             self._need_ids(file, f"a picture, mode {picture.mode},")
             ids = np.asarray(picture)
-            return self._classes(file, ids if scale == 1 else ids // scale, self._of_ids)
+            if stretched != largest:
+                ids = np.rint(ids.astype(np.float64) * (largest / stretched)).astype(np.int64)
+            return self._classes(file, ids, self._of_ids)
 
     def _need_ids(self, file: Path, what: str) -> None:
         if not self.ids:
@@ -186,7 +193,7 @@ def label_format(
         num_classes, tables, DEFAULT_IGNORE_INDEX if ignore_index is None else ignore_index
     )
     ignore_index = _ignore_index(ignore_index, num_classes)
-    ignored = dict.fromkeys((operator.index(id) for id in ignore), ignore_index)
+    ignored = dict.fromkeys(_ignored(ignore), ignore_index)
     if of_ids is not None:
         ids = _checked(of_ids, num_classes, ignore_index)
     elif of_colours is None:
@@ -206,6 +213,10 @@ def _number_of_classes(num_classes: int | None, tables: Sequence[Table], ignore_
     if num_classes is None:
         if not tables:
             raise ValueError("num_classes must be given where neither map nor palette says it")
+        if known < 1:
+            raise ValueError(
+                f"{' and '.join(table.source for table in tables)} must have a class from 0 that is not ignored"
+            )
         num_classes = known
     num_classes = operator.index(num_classes)
     if num_classes < 1:
@@ -228,13 +239,26 @@ def _ignore_index(ignore_index: int | None, num_classes: int) -> int:
             )
         return DEFAULT_IGNORE_INDEX
     ignore_index = operator.index(ignore_index)
-    if not -(2**63) <= ignore_index < 2**63:
+    if not fits(ignore_index):
         raise ValueError(f"ignore_index must fit 64 bits, got {ignore_index}")
     return ignore_index
 
 
+def _ignored(ignore: Iterable[int]) -> list[int]:
+    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
+        raise TypeError(f"ignore must hold ids, such as (0, 255), got {ignore!r}")
+    ids = [operator.index(id) for id in ignore]
+    if wrong := [id for id in ids if not fits(id)]:
+        raise ValueError(f"ignore must hold ids of 64 bits, got {wrong[0]}")
+    return ids
+
+
 def _checked(table: Table, num_classes: int, ignore_index: int) -> dict[Any, int]:
     """Its classes, with ``ignore_index`` for what is ignored."""
+    if ignore_index in table.classes.values() and (ignore_index < num_classes or table.source in DATA_SETS):
+        # Of a table of the user's, a number beyond the classes may stand for "ignore"; among them, a class would go.
+        name = f", {table.names[ignore_index]!r}" if ignore_index in table.names else ""
+        raise ValueError(f"ignore_index {ignore_index} is also a class of {table.source}{name}: give another number")
     for key, value in table.classes.items():
         if value not in (None, ignore_index) and not 0 <= value < num_classes:
             raise DataError(
@@ -260,7 +284,8 @@ def _read_array(file: Path) -> Array:
     """The ids of a ``.npy`` file."""
     need_file(file)
     try:
-        ids: Array = np.load(file, allow_pickle=False)
+        with file.open("rb") as stream:
+            ids: Array = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # of a broken file
         raise DataError(f"{file}: cannot be read ({error})") from None
     if ids.ndim != 2 or ids.dtype.kind not in "bui":
@@ -270,14 +295,20 @@ def _read_array(file: Path) -> Array:
 
 def _packed_colours(picture: "Image") -> Array:
     """Red, green and blue of each pixel in the lower bits of one number, ``(H, W)`` uint32."""
-    coloured = picture if picture.mode == "RGB" else picture.convert("RGB")
-    pixels = np.frombuffer(coloured.tobytes("raw", "RGBX"), "<u4")
-    return (pixels & 0xFFFFFF).reshape(coloured.height, coloured.width)
+    pixels = np.frombuffer(coloured(picture).tobytes("raw", "RGBX"), "<u4")
+    return (pixels & 0xFFFFFF).reshape(picture.height, picture.width)
 
 
-def _grey_scale(picture: "Image") -> int:
-    """By how much Pillow multiplies the grey values of a file with fewer than 8 bits."""
-    for _, _, _, arguments in getattr(picture, "tile", ()):  # how the file's bytes become pixels
-        raw_mode = arguments if isinstance(arguments, str) or not arguments else arguments[0]
-        return SCALED.get(str(raw_mode), 1)
-    return 1
+def _stretched(picture: "Image") -> tuple[int, int]:
+    """What Pillow makes of the largest grey value that a file may hold, and that value; 1 and 1 where it keeps them.
+
+    Of files of 2 and 4 bits it makes 0..255, and of PGM files, whose header names their largest value, too, or
+    0..65535.
+    """
+    raw = raw_mode(picture)
+    if raw.startswith(("L;2", "L;4")):
+        return 255, 2 ** int(raw[2]) - 1
+    for decoder, _, _, arguments in getattr(picture, "tile", ()):
+        if decoder in ("ppm", "ppm_plain") and len(arguments) == 2 and picture.mode in ("L", "I"):
+            return 255 if picture.mode == "L" else 65535, int(arguments[1])
+    return 1, 1

@@ -107,6 +107,8 @@ def _find(directory: Path, pattern: str, argument: str, suffixes: frozenset[str]
 
 def check_pattern(pattern: str, argument: str) -> tuple[str, str]:
     """What stands before and after the star."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"{argument} must be a string, got {type(pattern).__name__}")
     if pattern.count("*") != 1 or Path(pattern).is_absolute():
         raise ValueError(f"{argument} must be that of a name or relative path with one star, got {pattern!r}")
     before, after = pattern.split("*")

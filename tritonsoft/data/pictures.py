@@ -31,10 +31,11 @@ def read_image(file: str | os.PathLike[str]) -> Tensor:
         ImportError: Pillow is not installed.
     """
     with open_picture(Path(file)) as picture:
+        deep = deep_mode(picture)
+        if deep is not None:
+            raise DataError(f"{file}: an image needs 8 bits for each channel, got mode {deep}")
         turn_upright(picture)
-        if picture.mode in DEEP_MODES:
-            raise DataError(f"{file}: an image needs 8 bits for each channel, got mode {picture.mode}")
-        pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))  # (H, W, 3)
+        pixels = np.array(coloured(picture))  # (H, W, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -75,6 +76,28 @@ def turn_upright(picture: "Image") -> None:
     from PIL import ImageOps
 
     ImageOps.exif_transpose(picture, in_place=True)
+
+
+def coloured(picture: "Image") -> "Image":
+    """As RGB, whatever is transparent."""
+    picture.info.pop("transparency", None)  # of a palette, which Pillow would warn about
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def raw_mode(picture: "Image") -> str:
+    """What Pillow calls the bytes of a file that is not decoded yet; empty where its format does not say."""
+    for _, _, _, arguments in getattr(picture, "tile", ()):  # how the file's bytes become pixels
+        first = arguments if isinstance(arguments, str) or not arguments else arguments[0]
+        return first if isinstance(first, str) else ""
+    return ""
+
+
+def deep_mode(picture: "Image") -> str | None:
+    """What Pillow calls more than 8 bits for each channel, of a file that is not decoded yet; None where it has 8."""
+    if picture.mode in DEEP_MODES:
+        return picture.mode
+    raw = raw_mode(picture)  # of several channels it would keep the upper 8 bits, without a word
+    return raw if raw.endswith((";16B", ";16L", ";16N")) else None
 
 
 def need_file(file: Path) -> None:

@@ -6,8 +6,11 @@ ADE20K, the 150 categories of SceneParsing (http://sceneparsing.csail.mit.edu) a
 (http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/) in the 11 classes of the SegNet tutorial.
 """
 
+import collections
+import contextlib
 import csv
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -187,7 +190,7 @@ class Table(NamedTuple):
 def id_table(map: str | os.PathLike[str] | Mapping[int, int]) -> Table:
     """The classes of ids: of a data set by name, a file, or as they are given."""
     if isinstance(map, Mapping):
-        return Table("map", dict(map), {})
+        return Table("map", {_whole(id, "map", "ids"): _class(value, "map") for id, value in map.items()}, {})
     if isinstance(map, str) and map in DATA_SETS:
         data_set = DATA_SETS[map]
         return Table(map, dict(data_set.ids), dict(enumerate(data_set.class_names)))
@@ -200,7 +203,11 @@ def colour_table(palette: str | os.PathLike[str] | Mapping[Colour, int]) -> Tabl
         for colour in palette:
             if not (isinstance(colour, tuple) and len(colour) == 3 and all(part in range(256) for part in colour)):
                 raise ValueError(f"palette must have colours (red, green, blue) in 0..255, got {colour!r}")
-        return Table("palette", dict(palette), {})
+        classes = {
+            tuple(_whole(part, "palette", "colours") for part in colour): _class(value, "palette")
+            for colour, value in palette.items()
+        }
+        return Table("palette", classes, {})
     if isinstance(palette, str) and palette in DATA_SETS:
         data_set = DATA_SETS[palette]
         if not data_set.colours:
@@ -211,7 +218,31 @@ def colour_table(palette: str | os.PathLike[str] | Mapping[Colour, int]) -> Tabl
     return _read_table(_table_file("palette", palette), ("red", "green", "blue"))
 
 
-def _table_file(argument: str, source: str | os.PathLike[str]) -> Path:
+def _whole(value: Any, argument: str, what: str) -> int:
+    """NumPy's integers too, of whose sums and shifts Python's have no overflow."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument} must have {what} of integers, got {value!r}") from None
+    if not fits(number):
+        raise ValueError(f"{argument} must have {what} of 64 bits, got {number}")
+    return number
+
+
+def _class(value: Any, argument: str) -> int | None:
+    return None if value is None else _whole(value, argument, "classes")
+
+
+def fits(number: int) -> bool:
+    """Whether 64 bits hold it, as the ids of files do."""
+    return -(2**63) <= number < 2**63
+
+
+def _table_file(argument: str, source: Any) -> Path:
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a name, a file or a mapping, got {type(source).__name__}")
     file = Path(source)
     if file.suffix.lower() not in (".csv", ".json"):
         raise ValueError(
@@ -224,9 +255,9 @@ def _read_table(file: Path, keys: Sequence[str]) -> Table:
     """A CSV or JSON file, of which docs/label_files.md says what it holds."""
     try:
         text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no such file, or no text
         raise DataError(f"{file}: cannot be read ({error})") from None
-    rows = _csv_rows(text) if file.suffix.lower() == ".csv" else _json_rows(file, text, keys)
+    rows = _csv_rows(file, text) if file.suffix.lower() == ".csv" else _json_rows(file, text, keys)
     if len(keys) == 3 and not any("class" in row for row in rows):
         rows = [{**row, "class": number} for number, row in enumerate(rows)]
     classes: dict[Any, int | None] = {}
@@ -234,13 +265,18 @@ def _read_table(file: Path, keys: Sequence[str]) -> Table:
     for number, row in enumerate(rows, 1):
         where = f"{file}, row {number}"
         if missing := [name for name in (*keys, "class") if name not in row]:
-            raise DataError(f"{where}: needs the columns {', '.join(keys)} and class, and has no {', '.join(missing)}")
+            raise DataError(
+                f"{where}: needs the columns {', '.join(keys)} and class, and has no {', '.join(missing)}, "
+                f"but {', '.join(row) or 'none'}"
+            )
         parts = [_integer(row[name], name, where) for name in keys]
         if len(keys) == 3 and not all(0 <= part <= 255 for part in parts):
             raise DataError(f"{where}: red, green and blue must lie in 0..255, got {parts}")
         key: Any = tuple(parts) if len(keys) == 3 else parts[0]
         value = row["class"]
-        class_id = None if value is None or str(value).strip() in ("", "ignore") else _integer(value, "class", where)
+        class_id = (
+            None if value is None or str(value).strip().lower() in ("", "ignore") else _integer(value, "class", where)
+        )
         if classes.setdefault(key, class_id) != class_id:
             raise DataError(f"{where}: {key} has the class {class_id}, and {classes[key]} in a row above")
         name = str(row.get("name") or "").strip()
@@ -251,17 +287,33 @@ def _read_table(file: Path, keys: Sequence[str]) -> Table:
     return Table(str(file), classes, names)
 
 
-def _csv_rows(text: str) -> list[dict[str, Any]]:
-    lines = list(csv.reader(text.splitlines(), skipinitialspace=True))
+def _csv_rows(file: Path, text: str) -> list[dict[str, Any]]:
+    """What is below the heading; lines without a letter count nothing."""
+    try:
+        lines = [
+            line for line in csv.reader(text.splitlines(), skipinitialspace=True) if any(cell.strip() for cell in line)
+        ]
+    except csv.Error as error:
+        raise DataError(f"{file}: is no CSV ({error})") from None
     heading = [_column(name) for name in lines[0]] if lines else []
-    return [dict(zip(heading, line, strict=False)) for line in lines[1:] if any(cell.strip() for cell in line)]
+    if twice := sorted({name for name in heading if name and heading.count(name) > 1}):
+        raise DataError(f"{file}: has several columns {', '.join(twice)}")
+    return [dict(zip(heading, line, strict=False)) for line in lines[1:]]
 
 
 def _json_rows(file: Path, text: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """A list of objects with the columns of a CSV file, or an object: classes by ids, or by ``"red,green,blue"``."""
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]:
+            raise DataError(f"{file}: names {twice[0]!r} more than once")
+        return dict(pairs)
+
     try:
-        content = json.loads(text)
-    except ValueError as error:
+        content = json.loads(text, object_pairs_hook=distinct)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: is no JSON ({error})") from None
     if isinstance(content, dict):
         split = [(key.split(","), value) for key, value in content.items()]
@@ -279,10 +331,17 @@ def _column(name: str) -> str:
 
 
 def _integer(value: Any, name: str, where: str) -> int:
-    try:
-        if isinstance(value, (int, str)) and not isinstance(value, bool):
-            return int(value)
-    except ValueError:
-        pass
+    number = None
+    with contextlib.suppress(ValueError):
+        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    if number is not None and fits(number):
+        return number
+    if number is not None:
+        raise DataError(f"{where}: {name} must fit 64 bits, got {_shown(value)}")
     wanted = "an integer or 'ignore'" if name == "class" else "an integer"
-    raise DataError(f"{where}: {name} must be {wanted}, got {value!r}")
+    raise DataError(f"{where}: {name} must be {wanted}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
