@@ -770,6 +770,31 @@ def test_it_runs_as_a_module() -> None:
         assert "demo" in result.stdout
 
 
+def test_an_interrupt_before_it_begins_has_its_exit_code() -> None:
+    code = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+from tritonsoft.cli import main
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_checkout, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_an_output_that_is_full_is_said_in_a_sentence() -> None:
+    command = [sys.executable, "-m", "tritonsoft", "--version"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=_checkout, check=False)
+    assert (result.returncode, result.stderr) == (1, "the output cannot be written: No space left on device\n")
+
+
 def test_it_tells_its_version() -> None:
     result = run("--version")
     assert result.exit_code == 0

@@ -1,6 +1,8 @@
 """The command `tritonsoft`: `demo` shows what shrinking does to labels, `audit` measures it on a dataset, `doctor`
 checks an installation, `bench` times it."""
 
+import contextlib
+import errno
 import io
 import sys
 from typing import Annotated
@@ -44,4 +46,11 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that its encoding lacks becomes a question mark, no error
         sys.stdout.reconfigure(errors="replace")
     with ending_on_interrupt():
-        app()
+        try:
+            app()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            with contextlib.suppress(OSError):  # or Python would try once more, and say so at length
+                sys.stdout.close()
+            raise SystemExit(f"the output cannot be written: {error.strerror}") from None

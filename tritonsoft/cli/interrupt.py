@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tritonsoft.cli import INTERRUPTED
 from tritonsoft.data.saving import remove_temporary_files
 
-EXIT_CODE = 130  # what shells give a program that SIGINT ended
 SECONDS_TO_UNWIND = 0.3
 
 
@@ -38,7 +38,7 @@ def ending_on_interrupt() -> Iterator[None]:
     finally:
         if interrupted.is_set():
             _say_interrupted()
-            raise SystemExit(EXIT_CODE)
+            raise SystemExit(INTERRUPTED)
         signal.signal(signal.SIGINT, handler)
         signal.set_wakeup_fd(-1)
         os.close(tells)  # ends the thread
@@ -52,7 +52,7 @@ def _end_late(hears: int) -> None:
                 process.kill()
             remove_temporary_files()
             _say_interrupted()
-            os._exit(EXIT_CODE)
+            os._exit(INTERRUPTED)
     os.close(hears)
 
 
