@@ -65,7 +65,8 @@ class LabelFormat:
         Raises:
             UnknownLabelError: an id or a colour without a class; the message names the file, the value and a pixel. Or
                 ids where only colours have classes, or colours where only ids have.
-            DataError: a file that is missing, broken or of another kind.
+            DataError: a file that is missing, broken or of another kind: a JPEG, which does not keep values, or colours
+                of more than 8 bits.
             ImportError: Pillow is not installed.
         """
         file = Path(file)
@@ -173,8 +174,8 @@ def label_format(
         map: the class of each id: a data set by name, a CSV or JSON file, or a mapping of ids to classes.
         palette: the class of each colour: likewise. With a palette alone, files of ids are errors.
         ignore: ids that belong to no class, besides those that ``map`` says.
-        ignore_index: what pixels without a class are in the label maps; where neither ``map`` nor ``palette`` is given,
-            also an id of theirs. Default: 255, unless that is a class.
+        ignore_index: what pixels without a class are in the label maps: no class of ``map`` and ``palette``; where
+            neither is given, also an id of theirs. Default: 255, unless that is a class.
         class_names: C names. Default: those that ``map`` or ``palette`` gives, else ``"class 0"``, ...
 
     Raises:
