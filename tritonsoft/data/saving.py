@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +21,14 @@ def atomic_write(file: str | os.PathLike[str]) -> Iterator[Path]:
     ...     temporary.write_text("1,2,3")
     """
     file = Path(file)
-    temporary = file.with_name(f".{file.stem[:100]}.{secrets.token_hex(4)}{file.suffix}")
-    # Made by `open`, it gets the rights that any new file of this process gets, whatever other threads do meanwhile.
-    temporary.open("xb").close()
+    handle, name = tempfile.mkstemp(prefix=f".{file.stem[:100]}.", suffix=file.suffix, dir=file.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
+        # mkstemp lets nobody else read; a result gets the rights that any new file of this process gets.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         yield temporary
         temporary.replace(file)
     except BaseException:
