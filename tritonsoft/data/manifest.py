@@ -1,10 +1,11 @@
 """What a shrunk data set says of itself: ``manifest.json``, described in ``docs/shrunk_datasets.md``."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
-import os
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -51,7 +52,7 @@ class Settings:
     image_format: ImageFormat
     quality: int | None
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Names these settings in a labels file: equal where all of them are, and the format's version too."""
         text = json.dumps([VERSION, dataclasses.asdict(self)], sort_keys=True)
@@ -131,7 +132,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """To the folder, whole or not at all."""
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "state": "finished" if self.finished else "unfinished",
@@ -139,7 +140,9 @@ class Manifest:
             "versions": dict(self.versions),
             "skipped": self.skipped,
         }
-        content |= {"samples": [dataclasses.asdict(s) for s in self.samples]} if self.finished else {"names": self.names}
+        content |= (
+            {"samples": [dataclasses.asdict(s) for s in self.samples]} if self.finished else {"names": self.names}
+        )
         with atomic_write(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
@@ -205,4 +208,4 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
 
 def _versions() -> dict[str, str]:
     distributions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pillow", "safetensors")}
-    return {"tritonsoft": __version__, **distributions, "python": os.sys.version.split()[0]}
+    return {"tritonsoft": __version__, **distributions, "python": platform.python_version()}

@@ -13,7 +13,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SECONDS_TO_WRITE: Final = 0.7  # that writes which have begun get when all is to stop
+SECONDS_TO_WRITE: Final = 0.4  # that writes which have begun get when all is to stop
 
 
 class Workers:
