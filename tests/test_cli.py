@@ -22,7 +22,7 @@ pytest.importorskip("rich", reason="the command line needs rich")
 CliRunner = pytest.importorskip("typer.testing", reason="the command line needs typer").CliRunner
 
 import tritonsoft as ts  # noqa: E402
-from tritonsoft.cli import common, costs, pictures  # noqa: E402
+from tritonsoft.cli import common, costs  # noqa: E402
 from tritonsoft.cli.app import app  # noqa: E402
 from tritonsoft.cli.kept import ALL_METHODS, areas_kept, cell_areas, thinnest_class  # noqa: E402
 
@@ -140,14 +140,6 @@ def test_demo_takes_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "soft_labels.png").is_file()
 
 
-def test_label_files_hold_ids_whatever_their_kind(tmp_path: Path) -> None:
-    ids = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    for mode, offset in (("L", 0), ("P", 0), ("I;16", 1000)):
-        write_picture(tmp_path, mode, ids + offset, mode)
-        _, labels = pictures.load_picture(tmp_path / "images" / f"{mode}.jpg", tmp_path / "labels" / f"{mode}.png")
-        assert labels.tolist() == (ids + offset).tolist()
-
-
 def test_unusable_files_are_named_and_the_others_measured(tmp_path: Path) -> None:
     ids = street_ids(40, 60)
     write_picture(tmp_path, "good", ids)
@@ -167,7 +159,7 @@ def test_unusable_files_are_named_and_the_others_measured(tmp_path: Path) -> Non
         "other_size.png: 60x20 pixels, where its image has 60x40",
         "broken.png: cannot be read",
         "colours.png: a label map needs one channel of class ids, got mode RGB",
-        "out_of_range: labels must lie in 0..18",
+        "out_of_range.png: labels must lie in 0..18",
     ):
         assert named in output
     assert "good with class" in output
@@ -224,14 +216,21 @@ def test_audit_measures_every_method_and_names_unusable_files(tmp_path: Path) ->
     assert "2 label maps" in flat(both.output)
 
 
-def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> None:
-        raise TypeError("unsupported operand")
-
-    write_picture(tmp_path, "one", street_ids(8, 8))
-    monkeypatch.setattr(Image, "open", broken)
-    with pytest.raises(pictures.PictureError, match=r"one\.png: cannot be read \(unsupported operand\)"):
-        pictures.load_labels(tmp_path / "labels" / "one.png")
+def test_audit_goes_through_links_and_names_what_is_no_file(tmp_path: Path) -> None:
+    ids = street_ids(8, 8)
+    write_picture(tmp_path / "elsewhere", "one", ids)
+    write_picture(tmp_path, "deep/two", ids)
+    labels = tmp_path / "labels"
+    (labels / "linked").symlink_to(tmp_path / "elsewhere" / "labels", target_is_directory=True)
+    (labels / "deep" / "up").symlink_to(labels, target_is_directory=True)
+    (labels / "nothing.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(labels / "pipe.png")
+    result = run("audit", "--labels", labels, "--num-classes", "19", "--factors", "2", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "2 label maps; every number" in result.stdout
+    assert result.stderr.count("left out") == 2
+    for name in ("nothing.png: is no file", "pipe.png: is no file"):
+        assert name in result.stderr
 
 
 def test_audit_shows_which_classes_of_camvid_suffer(tmp_path: Path) -> None:
@@ -401,74 +400,6 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert "out: the results cannot be saved ([Errno 28] No space left on device)" in flat(result.stderr)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def test_pictures_are_found_through_links_and_once(tmp_path: Path) -> None:
-    ids = street_ids(8, 8)
-    write_picture(tmp_path / "elsewhere", "one", ids)
-    write_picture(tmp_path, "deep/two", ids)
-    labels = tmp_path / "labels"
-    (labels / "linked").symlink_to(tmp_path / "elsewhere" / "labels", target_is_directory=True)
-    (labels / "deep" / "up").symlink_to(labels, target_is_directory=True)
-    (labels / "folder.png").mkdir()
-    (labels / "nothing.png").symlink_to(tmp_path / "nowhere.png")
-    os.mkfifo(labels / "pipe.png")
-    found = [str(path.relative_to(labels)) for path in pictures.all_pictures(labels)]
-    assert found == ["deep/two.png", "linked/one.png", "nothing.png", "pipe.png"]
-    for pattern, wanted in (
-        ("t*.png", ["deep/two.png"]),
-        ("linked/*", ["linked/one.png"]),
-        ("one*", ["linked/one.png"]),
-    ):
-        assert pictures.all_pictures(labels, pattern) == [labels / name for name in wanted]
-    result = run("audit", "--labels", labels, "--num-classes", "19", "--factors", "2", "--out", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "2 label maps; every number" in result.stdout
-    assert result.stderr.count("left out") == 2
-    for name in ("nothing.png: is no file", "pipe.png: is no file"):
-        assert name in result.stderr
-
-
-def save_turned(pixels: Any, file: Path, orientation: int) -> None:
-    """So that a viewer shows these pixels upright."""
-    transpose, exif = Image.Transpose, Image.Exif()
-    stored = {
-        1: (),
-        2: (transpose.FLIP_LEFT_RIGHT,),
-        3: (transpose.ROTATE_180,),
-        4: (transpose.FLIP_TOP_BOTTOM,),
-        5: (transpose.TRANSPOSE,),
-        6: (transpose.ROTATE_90,),
-        7: (transpose.TRANSVERSE,),
-        8: (transpose.ROTATE_270,),
-    }[orientation]
-    picture = Image.fromarray(pixels)
-    for each in stored:
-        picture = picture.transpose(each)
-    exif[0x0112] = orientation
-    picture.save(file, exif=exif)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_read_upright(orientation: int, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    image = random.integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    labels = random.integers(0, 19, (5, 7)).astype(np.uint8)
-    plain_image, plain_labels = tmp_path / "image.png", tmp_path / "labels.png"
-    Image.fromarray(image).save(plain_image)
-    Image.fromarray(labels).save(plain_labels)
-    for suffix, ids in ((".png", labels), (".tif", labels), (".png", labels.astype(np.uint16) + 1000)):
-        turned_image, turned_labels = tmp_path / f"turned{suffix}", tmp_path / f"turned_labels{suffix}"
-        save_turned(image, turned_image, orientation)
-        save_turned(ids, turned_labels, orientation)
-        for image_file in (plain_image, turned_image):
-            got_image, got_labels = pictures.load_picture(image_file, turned_labels)
-            assert (got_image.permute(1, 2, 0).numpy() == image).all()
-            assert (got_labels.numpy() == ids).all()
-        assert (pictures.load_picture(turned_image, plain_labels)[1].numpy() == labels).all()
-
-
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -544,7 +475,8 @@ def test_what_no_memory_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_memory_that_cannot_be_measured_has_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "peak_memory", lambda *_: [[0, 4096], [1 << 20, 3 << 20]])
-    common.console.print(table := costs.cost_table(torch.zeros(40, 60, dtype=torch.uint8), [2, 4], 19, 255))
+    labels = torch.zeros(40, 60, dtype=torch.uint8)
+    common.console.print(table := costs.cost_table(costs.measure_costs(labels, [2, 4], 19, 255), labels, 19))
     cells = [list(map(str, column.cells)) for column in table.columns]
     rows = [row for row in zip(*cells, strict=True) if row[1] == "peak memory"]
     assert [row[2:] for row in rows] == [("below 1 MiB", "below 1 MiB", ""), ("1.0 MiB", "3.0 MiB", "3.0x")]

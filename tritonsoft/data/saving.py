@@ -2,17 +2,22 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+TEMPORARY_PREFIX = ".tritonsoft-"
+_temporary_files: set[Path] = set()
 
 
 @contextlib.contextmanager
 def atomic_write(file: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary file in the same folder, for the block to write to; it takes the name ``file`` when the block ends.
+    """A temporary file in the same folder, for the block to write to; it becomes ``file`` when the block ends.
 
-    Where the block raises, as on a full disk or an interrupt, the temporary file is removed, and a file of that name
-    stays as it was. The temporary name begins with a dot and keeps the suffix, by which writers choose a format.
+    Where the block raises, as on a full disk or an interrupt, the temporary file is removed, and what was in ``file``
+    stays. The temporary name begins with `TEMPORARY_PREFIX` and keeps the suffix, by which writers choose a format. If
+    ``file`` is a symbolic link, what it leads to is written.
 
     Raises:
         OSError: the folder is not there or cannot be written to.
@@ -20,17 +25,24 @@ def atomic_write(file: str | os.PathLike[str]) -> Iterator[Path]:
     >>> with atomic_write("numbers.csv") as temporary:  # doctest: +SKIP
     ...     temporary.write_text("1,2,3")
     """
-    file = Path(file)
-    handle, name = tempfile.mkstemp(prefix=f".{file.stem[:100]}.", suffix=file.suffix, dir=file.parent)
-    os.close(handle)
-    temporary = Path(name)
+    file = Path(os.path.realpath(file))
+    temporary = file.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{file.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the process's mask forbids
+    _temporary_files.add(temporary)
     try:
-        # mkstemp lets nobody else read; a result gets the rights that any new file of this process gets.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         yield temporary
+        if file.exists():
+            temporary.chmod(stat.S_IMODE(file.stat().st_mode))
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _temporary_files.discard(temporary)
+
+
+def remove_temporary_files() -> None:
+    """What `atomic_write` is writing in this process, for an end that skips its clean-up."""
+    for temporary in list(_temporary_files):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
