@@ -6,7 +6,7 @@ import this module.
 
 from tritonsoft.data.errors import DataError, UnknownLabelError
 from tritonsoft.data.label_files import LabelFormat, label_format
-from tritonsoft.data.manifest import Manifest, Sample, Settings
+from tritonsoft.data.manifest import Manifest, Sample, ShrinkSettings
 from tritonsoft.data.pairing import Pair, find_files, pair_files
 from tritonsoft.data.pictures import read_image, read_pair
 from tritonsoft.data.saving import atomic_write
@@ -27,9 +27,9 @@ __all__ = [
     "OutputError",
     "Pair",
     "Sample",
-    "Settings",
     "ShrinkEstimate",
     "ShrinkResult",
+    "ShrinkSettings",
     "ShrunkDataset",
     "UnknownLabelError",
     "atomic_write",

@@ -25,7 +25,7 @@ SUFFIXES: Final[dict[ImageFormat, str]] = {"png": ".png", "jpeg": ".jpg", "webp"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ShrinkSettings:
     """All that decides which bytes a pair of files becomes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Settings:
         assert self.factor is not None
         return max(1, round(height / self.factor)), max(1, round(width / self.factor))
 
-    def differences(self, other: "Settings") -> list[str]:
+    def differences(self, other: "ShrinkSettings") -> list[str]:
         """What differs, as ``"factor 4.0 there, 2.0 here"``; of tables and names alone that they do."""
         found = []
         for field in dataclasses.fields(self):
@@ -100,7 +100,7 @@ class Sample:
     labels_sha256: str
 
 
-def image_file(name: str, settings: Settings) -> str:
+def image_file(name: str, settings: ShrinkSettings) -> str:
     """Of a sample, relative to the folder."""
     return f"images/{name}{SUFFIXES[settings.image_format]}"
 
@@ -123,7 +123,7 @@ class Manifest:
         versions: of what made it.
     """
 
-    settings: Settings
+    settings: ShrinkSettings
     names: tuple[str, ...]
     samples: tuple[Sample, ...] = ()
     finished: bool = False
@@ -178,13 +178,13 @@ class Manifest:
             raise DataError(f"{file}: is broken ({type(error).__name__}: {error})") from None
 
 
-def _settings(fields: dict[str, Any]) -> Settings:
-    values = {field.name: fields[field.name] for field in dataclasses.fields(Settings)}
+def _settings(fields: dict[str, Any]) -> ShrinkSettings:
+    values = {field.name: fields[field.name] for field in dataclasses.fields(ShrinkSettings)}
     values["class_names"] = tuple(values["class_names"])
     values["ids"] = tuple((id, value) for id, value in values["ids"])
     values["colours"] = tuple(((r, g, b), value) for (r, g, b), value in values["colours"])
     values["size"] = None if values["size"] is None else _pair(values["size"])
-    settings = Settings(**values)
+    settings = ShrinkSettings(**values)
     for name, value, known in (
         ("filter", settings.filter, FILTERS),
         ("masses", settings.masses, MASSES),

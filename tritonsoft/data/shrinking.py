@@ -32,7 +32,7 @@ from tritonsoft.data.manifest import (
     ImageFormat,
     Manifest,
     Sample,
-    Settings,
+    ShrinkSettings,
     image_file,
     labels_file,
 )
@@ -70,8 +70,22 @@ def shrink_settings(
     masses: Masses = "uint8",
     image_format: ImageFormat = "png",
     quality: int | None = None,
-) -> Settings:
-    """The settings of `shrink_dataset`, checked."""
+) -> ShrinkSettings:
+    """What decides which bytes a pair of files becomes, checked.
+
+    Args:
+        label_format: what the label files hold.
+        factor: each side becomes ``max(1, round(side / factor))``; at least 1.
+        size: ``(h, w)`` of all samples, in place of ``factor``.
+        filter: of image and labels, as in `tritonsoft.resize`.
+        top_k: how many classes of a pixel are kept; None: 4, or as many as there are.
+        masses: ``"uint8"``: each is off by less than 1/255, their sum by half of that; or ``"float16"``.
+        image_format: ``"png"``, ``"jpeg"`` or ``"webp"``.
+        quality: of JPEG (default 95) and WebP (90), 1 to 100.
+
+    Raises:
+        TypeError, ValueError: an argument is none of these.
+    """
     if (factor is None) == (size is None):
         raise ValueError(f"one of factor and size must be given, got factor={factor} and size={size}")
     if factor is not None and not 1 <= factor < float("inf"):
@@ -94,7 +108,7 @@ def shrink_settings(
         raise ValueError(f"quality is of jpeg and webp: png loses nothing, got {quality}")
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality must lie in 1..100, got {quality}")
-    return Settings(
+    return ShrinkSettings(
         num_classes,
         label_format.ignore_index,
         tuple(label_format.class_names),
@@ -110,7 +124,7 @@ def shrink_settings(
     )
 
 
-def label_format_of(settings: Settings) -> LabelFormat:
+def label_format_of(settings: ShrinkSettings) -> LabelFormat:
     """What settings say of label files."""
     return LabelFormat(
         settings.num_classes, settings.ignore_index, settings.class_names, dict(settings.ids), dict(settings.colours)
@@ -120,7 +134,7 @@ def label_format_of(settings: Settings) -> LabelFormat:
 # --- one pair ---------------------------------------------------------------------------------------------------------
 
 
-def make_sample(pair: Pair, settings: Settings, label_format: LabelFormat) -> tuple[Sample, bytes, bytes]:
+def make_sample(pair: Pair, settings: ShrinkSettings, label_format: LabelFormat) -> tuple[Sample, bytes, bytes]:
     """What becomes of a pair: its record, its image file and its labels file.
 
     Raises:
@@ -146,7 +160,7 @@ def make_sample(pair: Pair, settings: Settings, label_format: LabelFormat) -> tu
 
 def shrink_pair(
     pair: Pair,
-    settings: Settings,
+    settings: ShrinkSettings,
     label_format: LabelFormat,
     out: Path,
     *,
@@ -179,7 +193,7 @@ def _write(file: Path, content: bytes) -> None:
         raise OutputError(f"{file}: cannot be written ({error.strerror or error})") from None
 
 
-def _record(pair: Pair, settings: Settings, size: tuple[int, int], source_size: tuple[int, int]) -> Sample:
+def _record(pair: Pair, settings: ShrinkSettings, size: tuple[int, int], source_size: tuple[int, int]) -> Sample:
     return Sample(
         pair.name,
         image_file(pair.name, settings),
@@ -201,14 +215,14 @@ def _sha256(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error})") from None
 
 
-def _metadata(sample: Sample, settings: Settings) -> dict[str, str]:
+def _metadata(sample: Sample, settings: ShrinkSettings) -> dict[str, str]:
     """What a labels file says of itself, and by which it is known again."""
     sizes = json.dumps([sample.size, sample.source_size])
     sources = {"image_sha256": sample.image_sha256, "labels_sha256": sample.labels_sha256}
     return {"settings": settings.digest, "sizes": sizes, **sources}
 
 
-def _finished(pair: Pair, settings: Settings, out: Path) -> Sample | None:
+def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
     """The record of a pair that is done: with these settings, of files with these checksums."""
     file = out / labels_file(pair.name)
     if not ((out / image_file(pair.name, settings)).is_file() and file.is_file()):
@@ -223,7 +237,7 @@ def _finished(pair: Pair, settings: Settings, out: Path) -> Sample | None:
     return sample if found == _metadata(sample, settings) else None
 
 
-def _image_bytes(image: Tensor, settings: Settings) -> bytes:
+def _image_bytes(image: Tensor, settings: ShrinkSettings) -> bytes:
     from PIL import Image
 
     options: dict[ImageFormat, dict[str, Any]] = {
@@ -286,15 +300,8 @@ def shrink_dataset(
     images: str | os.PathLike[str],
     labels: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    label_format: LabelFormat,
+    settings: ShrinkSettings,
     *,
-    factor: float | None = None,
-    size: Sequence[int] | None = None,
-    filter: Filter = "area",
-    top_k: int | None = None,
-    masses: Masses = "uint8",
-    image_format: ImageFormat = "png",
-    quality: int | None = None,
     image_pattern: str = "*",
     label_pattern: str = "*",
     limit: int | None = None,
@@ -312,52 +319,42 @@ def shrink_dataset(
         images: folder of images.
         labels: folder of label files.
         out: folder of the data set; it may not lie in those two, nor they in it.
-        label_format: what the label files hold.
-        factor: each side becomes ``max(1, round(side / factor))``; at least 1.
-        size: ``(h, w)`` of all samples, in place of ``factor``.
-        filter: of image and labels, as in `tritonsoft.resize`.
-        top_k: how many classes of a pixel are kept; None: 4, or as many as there are.
-        masses: ``"uint8"``: each is off by less than 1/255, their sum by half of that; or ``"float16"``.
-        image_format: ``"png"``, ``"jpeg"`` or ``"webp"``.
-        quality: of JPEG (default 95) and WebP (90).
+        settings: what `shrink_settings` gave.
         image_pattern: which images, and which part of their paths is the sample's name: as in `pair_files`.
         label_pattern: the same of label files.
         limit: do the first so many pairs alone, by name.
         existing: where ``out`` holds a shrunk data set: ``"refuse"``; ``"resume"``, which does what is missing where
             the settings are the same; or ``"overwrite"``, which deletes what the manifest names.
         workers: threads; None: as many as there are cores for this process.
-        progress: is called with the number of pairs done, and of all, after each.
+        progress: is called with the number of pairs done, and of all, before the first and after each.
 
     Raises:
         OutputError: ``out`` cannot be used, or written to, as on a full disk. What is done stays, for ``"resume"``.
         DataError: a folder that cannot be searched, or that holds no pair.
         TypeError, ValueError: another argument, which is named.
+
+    Example:
+        >>> settings = shrink_settings(label_format(map="cityscapes"), factor=4)
+        >>> shrink_dataset("leftImg8bit", "gtFine", "cityscapes-4", settings,  # doctest: +SKIP
+        ...     image_pattern="*_leftImg8bit.png", label_pattern="*_gtFine_labelIds.png")
     """
     started = time.monotonic()
-    settings = shrink_settings(
-        label_format,
-        factor=factor,
-        size=size,
-        filter=filter,
-        top_k=top_k,
-        masses=masses,
-        image_format=image_format,
-        quality=quality,
-    )
     if existing not in EXISTING:
         raise ValueError(f"existing must be one of {', '.join(EXISTING)}, got {existing!r}")
-    folder = Path(out)
-    check_apart(folder, Path(images), Path(labels))
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    folder, team = Path(out), Workers(workers)
+    check_output(folder, Path(images), Path(labels), existing)
     pairs, problems = find_pairs(images, labels, image_pattern, label_pattern)
-    with Workers(workers) as team:
-        chosen = prepare(folder, pairs, limit, settings, existing)
-        resume = existing == "resume"
-        if progress is not None:
-            progress(0, len(chosen))
+    chosen = prepare(folder, pairs, limit, settings, existing)
+    label_format, resume = label_format_of(settings), existing == "resume"
+    if progress is not None:
+        progress(0, len(chosen))
 
-        def work(pair: Pair) -> Sample | None:
-            return shrink_pair(pair, settings, label_format, folder, resume=resume, may_write=team.may_write)
+    def work(pair: Pair) -> Sample | None:
+        return shrink_pair(pair, settings, label_format, folder, resume=resume, may_write=team.may_write)
 
+    with team:
         samples, errors = collect(team.run(work, chosen), len(chosen), progress)
     manifest = finish(folder, settings, samples, [*problems, *errors])
     return ShrinkResult(manifest.samples, manifest.skipped, time.monotonic() - started)
@@ -374,29 +371,36 @@ def find_pairs(
     return pairs, problems
 
 
-def check_apart(out: Path, *sources: Path) -> None:
-    """OutputError where the data set would lie in its sources, or they in it."""
-    for source in sources:
+def check_output(out: Path, images: Path, labels: Path, existing: Existing) -> None:
+    """OutputError where a folder cannot hold the data set; said before the sources are searched, which may be long."""
+    for source in (images, labels):
         inner, outer = out.resolve(), source.resolve()
         if inner == outer or outer in inner.parents or inner in outer.parents:
             raise OutputError(f"{out}: a shrunk data set may not lie in its source {source}, nor that in it")
+    try:
+        old = _manifest_in(out)
+    except DataError as error:
+        raise OutputError(f"{error}; {out} is left as it is") from None
+    if old is not None and existing == "refuse":
+        raise OutputError(f"{out}: holds a shrunk data set; --resume continues it, --overwrite deletes it")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        raise OutputError(f"{out}: cannot be written")
 
 
-def prepare(out: Path, pairs: Sequence[Pair], limit: int | None, settings: Settings, existing: Existing) -> list[Pair]:
-    """Make the folder ready, with an unfinished manifest; gives the pairs that it is to hold.
+def prepare(
+    out: Path, pairs: Sequence[Pair], limit: int | None, settings: ShrinkSettings, existing: Existing
+) -> list[Pair]:
+    """Make a folder that `check_output` took ready, with an unfinished manifest; gives the pairs that it is to hold.
 
     Raises:
         OutputError: it cannot be used so. Nothing in it has changed then.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
     chosen = list(pairs[:limit])
     try:
         old = _manifest_in(out)
-        if old is not None and existing == "refuse":
-            raise OutputError(f"{out}: holds a shrunk data set; --resume continues it, --overwrite deletes it")
         if old is not None and existing == "resume":
-            if differences := old.settings.differences(settings):
+            if differences := settings.differences(old.settings):
                 raise OutputError(f"{out}: was shrunk with other settings: {'; '.join(differences)}")
             strangers = sorted(set(old.names) - {pair.name for pair in pairs})
             if strangers:
@@ -413,9 +417,7 @@ def prepare(out: Path, pairs: Sequence[Pair], limit: int | None, settings: Setti
         out.mkdir(parents=True, exist_ok=True)
         Manifest(settings, tuple(pair.name for pair in chosen)).write(out)
     except OSError as error:
-        raise OutputError(f"{error.filename or out}: cannot be used ({error.strerror or error})") from None
-    except DataError as error:
-        raise OutputError(f"{error}: the folder is left as it is") from None
+        raise OutputError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from None
     return chosen
 
 
@@ -442,7 +444,7 @@ def collect(
     return samples, errors
 
 
-def finish(out: Path, settings: Settings, samples: Sequence[Sample], problems: Sequence[DataError]) -> Manifest:
+def finish(out: Path, settings: ShrinkSettings, samples: Sequence[Sample], problems: Sequence[DataError]) -> Manifest:
     """Write the manifest of a data set that is complete."""
     samples = sorted(samples, key=lambda sample: sample.name)
     skipped = tuple(sorted(map(str, problems)))
@@ -491,9 +493,7 @@ def _remove_leftovers(out: Path) -> None:
 # --- what it will take ------------------------------------------------------------------------------------------------
 
 
-def estimate_shrinking(
-    pairs: Sequence[Pair], settings: Settings, label_format: LabelFormat, workers: int | None = None
-) -> ShrinkEstimate:
+def estimate_shrinking(pairs: Sequence[Pair], settings: ShrinkSettings, workers: int | None = None) -> ShrinkEstimate:
     """What shrinking these pairs will take, by some of them, which are shrunk and written nowhere.
 
     Raises:
@@ -503,7 +503,7 @@ def estimate_shrinking(
     tried = list(pairs[::step][:PICTURES_TRIED])
     made: list[tuple[Sample, int, int]] = []
     errors: list[DataError] = []
-    seconds = 0.0
+    label_format = label_format_of(settings)
     with Workers(workers) as team:
 
         def work(pair: Pair) -> tuple[Sample, int, int]:

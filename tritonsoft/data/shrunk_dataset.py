@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from tritonsoft._validation import names_of
 from tritonsoft.data.errors import DataError
-from tritonsoft.data.manifest import MANIFEST, Manifest, Sample, Settings
+from tritonsoft.data.manifest import MANIFEST, Manifest, Sample, ShrinkSettings
 from tritonsoft.data.shrunk_labels import PIXELS, decode
 from tritonsoft.sparse import MASS_DTYPES, SparseLabels
 
@@ -78,7 +78,7 @@ class ShrunkDataset(Dataset[Any]):
         if not self.samples:
             what = "no sample" if split is None else f"no sample whose name begins with {split}/"
             raise DataError(f"{self.folder / MANIFEST}: holds {what}")
-        self.settings: Settings = manifest.settings
+        self.settings: ShrinkSettings = manifest.settings
         self.skipped: tuple[str, ...] = manifest.skipped
         self.transform, self.labels, self.dtype = transform, labels, dtype
         self._digest = self.settings.digest
