@@ -39,7 +39,7 @@ from tritonsoft.data.manifest import (
 from tritonsoft.data.pairing import Pair, pair_files
 from tritonsoft.data.pictures import read_pair
 from tritonsoft.data.saving import TEMPORARY_PREFIX, atomic_write
-from tritonsoft.data.shrunk_labels import MASSES, PIXELS, Masses, encode
+from tritonsoft.data.shrunk_labels import MASSES, METADATA, PIXELS, Masses, encode
 from tritonsoft.data.workers import Workers
 from tritonsoft.geometry import FILTERS, Filter
 from tritonsoft.sparse import index_type
@@ -217,9 +217,8 @@ def _sha256(file: Path) -> str:
 
 def _metadata(sample: Sample, settings: ShrinkSettings) -> dict[str, str]:
     """What a labels file says of itself, and by which it is known again."""
-    sizes = json.dumps([sample.size, sample.source_size])
-    sources = {"image_sha256": sample.image_sha256, "labels_sha256": sample.labels_sha256}
-    return {"settings": settings.digest, "sizes": sizes, **sources}
+    known = ("size", "source_size", "image_sha256", "labels_sha256")
+    return {METADATA: json.dumps({"settings": settings.digest, **{name: getattr(sample, name) for name in known}})}
 
 
 def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
@@ -230,10 +229,10 @@ def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
     try:
         with safe_open(file, "np") as stream:
             found = stream.metadata() or {}
-        size, source_size = json.loads(found["sizes"])
-    except (SafetensorError, OSError, KeyError, ValueError):
+        size, source_size = (tuple(json.loads(found[METADATA])[name]) for name in ("size", "source_size"))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None  # broken, as by a copy that stopped: made again
-    sample = _record(pair, settings, tuple(size), tuple(source_size))
+    sample = _record(pair, settings, size, source_size)
     return sample if found == _metadata(sample, settings) else None
 
 

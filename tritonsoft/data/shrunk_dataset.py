@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tritonsoft._validation import names_of
 from tritonsoft.data.errors import DataError
 from tritonsoft.data.manifest import MANIFEST, Manifest, Sample, ShrinkSettings
-from tritonsoft.data.shrunk_labels import PIXELS, decode
+from tritonsoft.data.shrunk_labels import METADATA, PIXELS, decode
 from tritonsoft.sparse import MASS_DTYPES, SparseLabels
 
 LABELS: Final = ("sparse", "dense")
@@ -118,7 +118,7 @@ class ShrunkDataset(Dataset[Any]):
             raise DataError(f"{file}: is missing") from None
         except (SafetensorError, OSError) as error:
             raise DataError(f"{file}: cannot be read ({error})") from None
-        if metadata.get("settings") != self._digest:
+        if f'"settings": "{self._digest}"' not in metadata.get(METADATA, ""):
             raise DataError(f"{file}: was shrunk with other settings than {self.folder / MANIFEST} says")
         settings = self.settings
         try:

@@ -22,6 +22,7 @@ from tritonsoft.sparse import SparseLabels, index_type
 Masses = Literal["uint8", "float16"]
 MASSES: Final = ("uint8", "float16")
 PIXELS: Final = "pixels"  # the name of the tensor
+METADATA: Final = "tritonsoft"  # one entry: safetensors writes several in any order, and bytes should be the same
 
 _Array = np.ndarray[Any, Any]
 _UNITS: Final = 255  # a mass of one in a byte
@@ -37,7 +38,8 @@ def encode(labels: SparseLabels, masses: Masses) -> bytes:
     mass, rest = labels.mass.float().numpy().reshape(k, -1), labels.rest.float().numpy().reshape(-1)
     labelled = mass[0] > 0
     code = _code_type(num_classes)
-    codes = np.where(labelled, index[0], num_classes).astype(code)
+    codes = index[0].astype(code)
+    codes[~labelled] = num_classes
 
     mixed = np.flatnonzero(labelled & (mass[0] < 1 - _ROUNDING_OF_SUMS))
     shares = np.concatenate([mass.take(mixed, 1), rest.take(mixed)[None]])
