@@ -36,11 +36,11 @@ import torch
 import torch.nn.functional as F
 from segmentation import (
     LABELS,
-    DataError,
     Evaluation,
     Folder,
     add_data_arguments,
     check_data_arguments,
+    folder_of,
     low_resolution_label,
 )
 from torch import Tensor, distributed, nn
@@ -50,6 +50,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 import tritonsoft as ts
 import tritonsoft.augmentation as TA
 from tritonsoft import metrics
+from tritonsoft.data import DataError
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
@@ -306,9 +307,7 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
-    classes = arguments.num_classes, arguments.ignore_index
-    training = Folder(arguments.data, "train", arguments.cache, *classes)
-    validation = Folder(arguments.data, "val", False, *classes)
+    training, validation = folder_of(arguments, "train", arguments.cache), folder_of(arguments, "val")
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...

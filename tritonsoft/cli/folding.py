@@ -7,6 +7,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 LONGEST_WORD = 12  # longer ones of a text may be broken
+SPACE = 2  # that the tables of `common.table_of` leave beside each column
 
 
 def folded(table: Table, console: Console, num_keys: int = 1) -> Iterator[Table]:
@@ -27,7 +28,7 @@ def folded(table: Table, console: Console, num_keys: int = 1) -> Iterator[Table]
     keys, others = table.columns[:num_keys], table.columns[num_keys:]
     for column in keys:
         if column.no_wrap and _widest(column, console) > console.width // 2:
-            column.no_wrap, column.max_width = False, console.width // 2
+            column.no_wrap, column.max_width = False, console.width // 2 - SPACE
     parts: list[list[Column]] = [[]]
     for column in others:
         needed = sum(_narrowest(each, console) for each in (*keys, *parts[-1], column))
@@ -36,7 +37,7 @@ def folded(table: Table, console: Console, num_keys: int = 1) -> Iterator[Table]
         parts[-1].append(column)
     for column in others:
         if column.justify == "right":
-            column.width = _narrowest(column, console) - 1
+            column.width = _narrowest(column, console) - SPACE
     for number, part in enumerate(parts):
         yield _part(table, [*keys, *part], is_first=number == 0, is_last=number == len(parts) - 1)
 
@@ -48,16 +49,16 @@ def _texts(column: Column, console: Console) -> list[Measurement]:
 
 def _widest(column: Column, console: Console) -> int:
     """What a column takes where nothing in it is wrapped, with the space beside it."""
-    return 1 + max(text.maximum for text in _texts(column, console))
+    return SPACE + max(text.maximum for text in _texts(column, console))
 
 
 def _narrowest(column: Column, console: Console) -> int:
     """The least that it needs: its longest number, or word; with the space beside it."""
     heading, *texts = _texts(column, console)
     if column.justify == "right":
-        return 1 + max(heading.minimum, *(text.maximum for text in texts))
+        return SPACE + max(heading.minimum, *(text.maximum for text in texts))
     widest = max(text.maximum if column.no_wrap else min(text.minimum, LONGEST_WORD) for text in (heading, *texts))
-    return 1 + (widest if column.max_width is None else min(widest, column.max_width))
+    return SPACE + (widest if column.max_width is None else min(widest, column.max_width))
 
 
 def _part(table: Table, columns: Sequence[Column], is_first: bool, is_last: bool) -> Table:

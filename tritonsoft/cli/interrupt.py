@@ -11,7 +11,7 @@ from typing import Any
 from tritonsoft.data.saving import remove_temporary_files
 
 EXIT_CODE = 130  # what shells give a program that SIGINT ended
-SECONDS_TO_UNWIND = 0.5
+SECONDS_TO_UNWIND = 0.3
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def ending_on_interrupt() -> Iterator[None]:
     """For a block that is all of a program: after SIGINT the program ends with exit code 130.
 
     Python raises KeyboardInterrupt when native code returns, and ends a program when its threads have ended: either may
-    take long. So a thread of its own hears of the signal, and where half a second was too short it ends the process.
+    take long. So a thread of its own hears of the signal, and ends the process where a moment was too short for that.
     """
     interrupted = threading.Event()
 

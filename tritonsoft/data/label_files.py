@@ -69,7 +69,9 @@ class LabelFormat:
         """
         file = Path(file)
         if file.suffix.lower() == ".npy":
-            return self._classes(file, _read_array(file), self._of_ids)
+            ids = _read_array(file)
+            self._need_ids(file, "an array")
+            return self._classes(file, ids, self._of_ids)
         with open_picture(file) as picture:
             scale = _grey_scale(picture)
             turn_upright(picture)
@@ -78,12 +80,13 @@ class LabelFormat:
             if picture.mode not in ID_MODES:
                 hint = ": have its colours a palette?" if picture.mode in COLOUR_MODES else ""
                 raise DataError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}{hint}")
-            if not self.ids:
-                raise DataError(
-                    f"{file}: only colours have classes here, and this is a picture of ids, mode {picture.mode}"
-                )
+            self._need_ids(file, f"a picture, mode {picture.mode},")
             ids = np.asarray(picture)
             return self._classes(file, ids if scale == 1 else ids // scale, self._of_ids)
+
+    def _need_ids(self, file: Path, what: str) -> None:
+        if not self.ids:
+            raise DataError(f"{file}: only colours have classes here, and this is {what} of ids")
 
     @functools.cached_property
     def _of_ids(self) -> tuple[Array, Array]:
@@ -111,10 +114,12 @@ class LabelFormat:
         starts = np.concatenate(([0], np.flatnonzero(line[1:] != line[:-1]) + 1))
         first = line[starts].astype(np.int64)
         found = np.searchsorted(keys, first).clip(max=len(keys) - 1)
-        known = keys[found] == first
+        known = (keys[found] == first) & ((first < 0) == (line[starts] < 0))  # 64 unsigned bits may have wrapped
         if not known.all():
             run = int(np.argmin(known))
-            raise self._unknown(file, int(first[run]), divmod(int(starts[run]), values.shape[1]), table is self._of_ids)
+            raise self._unknown(
+                file, int(line[starts[run]]), divmod(int(starts[run]), values.shape[1]), table is self._of_ids
+            )
         result = np.repeat(classes[found], np.diff(starts, append=line.size))
         return torch.from_numpy(result.reshape(values.shape))
 
@@ -190,12 +195,8 @@ def label_format(
 
 
 def _number_of_classes(num_classes: int | None, tables: Sequence[Table], ignore_index: int) -> int:
-    known = 0
-    for table in tables:
-        classes = (value for value in table.classes.values() if value not in (None, ignore_index))
-        known = max(
-            known, *(value + 1 for value in classes if value is not None), *(value + 1 for value in table.names)
-        )
+    values = {value for table in tables for value in (*table.classes.values(), *table.names)} - {ignore_index}
+    known = 1 + max((value for value in values if value is not None), default=-1)
     if num_classes is None:
         if not tables:
             raise ValueError("num_classes must be given where neither map nor palette says it")
@@ -244,7 +245,7 @@ def _names(class_names: Sequence[str] | None, num_classes: int, tables: Sequence
     known: dict[int, str] = {}
     for table in tables:
         for class_id, name in table.names.items():
-            if known.setdefault(class_id, name) != name:
+            if class_id < num_classes and known.setdefault(class_id, name) != name:
                 raise ValueError(f"map and palette call class {class_id} {known[class_id]!r} and {name!r}")
     return tuple(known.get(class_id, f"class {class_id}") for class_id in range(num_classes))
 

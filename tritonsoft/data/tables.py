@@ -227,16 +227,15 @@ def _read_table(file: Path, keys: Sequence[str]) -> Table:
     classes: dict[Any, int | None] = {}
     names: dict[int, str] = {}
     for number, row in enumerate(rows):
-        if missing := [name for name in keys if name not in row]:
+        needed = (*keys, "class") if len(keys) == 1 else keys  # colours without a class are numbered
+        if missing := [name for name in needed if name not in row]:
             raise DataError(f"{file}: needs the columns {', '.join(keys)} and class, and has no {', '.join(missing)}")
-        if "class" not in row and keys == ("id",):
-            raise DataError(f"{file}: needs the columns id and class, and has no class")
         where = f"{file}, row {number + 1}"
         parts = [_integer(row[name], name, where) for name in keys]
         if len(keys) == 3 and not all(0 <= part <= 255 for part in parts):
             raise DataError(f"{where}: red, green and blue must lie in 0..255, got {parts}")
         key: Any = tuple(parts) if len(keys) == 3 else parts[0]
-        value = row.get("class", number)  # colours without a class are numbered
+        value = row.get("class", number)
         class_id = None if value is None or str(value).strip() in ("", "ignore") else _integer(value, "class", where)
         if classes.setdefault(key, class_id) != class_id:
             raise DataError(f"{where}: {key} has the class {class_id}, and {classes[key]} in a row above")
