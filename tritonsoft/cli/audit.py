@@ -41,7 +41,7 @@ from tritonsoft.cli.common import (
 )
 from tritonsoft.cli.figure import pyplot, save_figure
 from tritonsoft.cli.kept import ALL_METHODS, Kept, coloured, kept_rows, measure, report, short
-from tritonsoft.data import DataError, atomic_write, find_files, pair_files, read_pair
+from tritonsoft.data import DataError, LabelFormat, atomic_write, find_files, pair_files, read_pair
 
 CAPTION = (
     "in place: the share of the class's true area that it is given in the very low-resolution pixels where it lies, "
@@ -94,15 +94,8 @@ def audit(
         raise typer.BadParameter("--image-pattern needs --images")
     table, figure = out / "audit.csv", out / "audit.png"
     need_writable("--out", out, table.name, figure.name)
-    load: Callable[[int], Tensor]
     try:
-        if images is None:
-            files, problems = find_files(labels, label_pattern, labels=True)[:limit], list[DataError]()
-            load = lambda index: format.read(files[index])  # noqa: E731
-        else:
-            pairs, problems = pair_files(images, labels, image_pattern, label_pattern)
-            files = [pair.labels for pair in pairs][:limit]
-            load = lambda index: read_pair(pairs[index], format)[1]  # noqa: E731
+        files, problems, load = find_label_maps(labels, label_pattern, images, image_pattern, limit, format)
         kept, usable = measure(
             [str(file) for file in files],
             load,
@@ -141,6 +134,17 @@ def audit(
         raise typer.Exit(1)
 
 
+def find_label_maps(
+    labels: Path, label_pattern: str, images: Path | None, image_pattern: str, limit: int | None, format: LabelFormat
+) -> tuple[list[Path], list[DataError], Callable[[int], Tensor]]:
+    """Label files, what is wrong with others, and how one is read; where there are images, those with an image only."""
+    if images is None:
+        files = find_files(labels, label_pattern, labels=True)[:limit]
+        return files, [], lambda index: format.read(files[index])
+    pairs, problems = pair_files(images, labels, image_pattern, label_pattern)
+    return [pair.labels for pair in pairs][:limit], problems, lambda index: read_pair(pairs[index], format)[1]
+
+
 def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:
     table = table_of(f"In place of each class, shrunk by {factor:g}", show_footer=True)
     total = kept.area.sum()
@@ -163,7 +167,7 @@ def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:
 
 
 def write_csv(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_names: Sequence[str]) -> None:
-    """`kept_rows`."""
+    """The rows of `kept_rows`."""
     digits = {"factor": "g", "area": ".0f", "kept": ".6f", "in_place": ".6f", "distance": ".6f"}
     rows = list(kept_rows(factors, kept, class_names))
     with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:

@@ -139,7 +139,7 @@ def measure(
     with (
         one_thread(),
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        Progress(*columns, console=errors, transient=True) as progress,
+        Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress,
     ):
         count = len(names)
         try:
