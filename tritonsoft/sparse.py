@@ -45,7 +45,8 @@ class SparseLabels:
     ignored pixels.
 
     A batch has the axis B; a sample, as a data set returns it, has none. `torch.utils.data.default_collate` makes a
-    batch of samples, indexing a batch by an int gives a sample.
+    batch of samples, indexing a batch by an int gives a sample. Whole pixels are moved by `crop` and `flip`, and by
+    `tritonsoft.augmentation.AugmentationSequential` together with an image.
 
     Attributes:
         index: ``(B, k, h, w)`` or ``(k, h, w)``, the classes: uint8 up to 256 classes, int16 above. Largest mass first;

@@ -103,7 +103,7 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
 PARAMETERS: Final[dict[type, tuple[str, ...]]] = {
     K.CenterCrop: ("batch_prob", "forward_input_shape"),
     K.RandomAffine: ("batch_prob", "forward_input_shape"),
-    K.RandomCrop: ("batch_prob", "forward_input_shape", "padding_size", "src"),
+    K.RandomCrop: ("batch_prob", "forward_input_shape", "output_size", "padding_size", "src"),
     K.RandomElasticTransform: ("batch_prob", "forward_input_shape", "noise"),
     K.RandomHorizontalFlip: ("batch_prob", "forward_input_shape"),
     K.RandomPerspective: ("batch_prob", "forward_input_shape"),

@@ -22,7 +22,7 @@ from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_sample
-from tritonsoft.augmentation.pending import LabelSettings, PendingInputs, Value, are_pending, values_of
+from tritonsoft.augmentation.pending import LabelSettings, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 
@@ -75,6 +75,10 @@ class AugmentationSequential(ContainerHooks):
         is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
         ``(B, 1, h, w)`` of the type it came in.
 
+        A `tritonsoft.SparseLabels` is a mask too, and stays one, where all modules only move whole pixels: flips,
+        `CenterCrop`, and `RandomCrop` of a window that fits into the (padded) image, whose padding has no mass. Modules
+        of kornia's that leave masks alone may stand between them.
+
         Several images of one call may differ in size. Flips, resizes and rotations treat each by its own; crops and
         other warps are drawn for the first one's size, and no other can follow them. Boxes, keypoints, `boxes` and
         `matrices` are those of the first.
@@ -82,7 +86,8 @@ class AugmentationSequential(ContainerHooks):
     Raises:
         ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
             neither 1 nor C channels; a crop or warp of an image or mask of another size than it was drawn for.
-        TypeError: a mask is no tensor (a `tritonsoft.SparseLabels`, for one).
+        TypeError: a mask is neither a tensor nor a `tritonsoft.SparseLabels`, or it is one of these and a module
+            resamples.
 
     Example:
         >>> _ = torch.manual_seed(0)

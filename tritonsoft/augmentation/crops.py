@@ -151,9 +151,10 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         return torch.stack([x0, y0, x0 + w, y0 + h], dim=1)
 
     def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
-        # Where the window fits it is cut, and shown as large as it was drawn. (Flags of a call may say otherwise.)
         left, right, top, bottom = self._border(source, params, flags)
-        (h, w), drawn = flags["size"], recorded(params, "output_size")
+        h, w = flags["size"]
+        # Flags of a call may ask for another size than was drawn. (On a GPU, looking would wait.)
+        drawn = recorded(params, "output_size") if params["src"].device.type == "cpu" else None
         return h <= source[0] + top + bottom and w <= source[1] + left + right and drawn in (None, [h, w])
 
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:

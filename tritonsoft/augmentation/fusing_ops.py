@@ -37,7 +37,6 @@ from tritonsoft.augmentation.pending import (
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 from tritonsoft.augmentation.view import Size, View, expand_transform, whole
 
-
 _Pending = TypeVar("_Pending", PendingInput, PendingSparse)
 
 
@@ -281,7 +280,10 @@ def is_plain_container(module: nn.Module) -> bool:
 
 
 def _views_by_size(
-    inputs: list[PendingInput | PendingSparse], module: ResamplingAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
+    inputs: list[PendingInput | PendingSparse],
+    module: ResamplingAugmentation,
+    params: dict[str, Tensor],
+    flags: dict[str, Any],
 ) -> dict[Size, View]:
     """What the module shows of the images and masks of each size."""
     views: dict[Size, View] = {}

@@ -67,9 +67,7 @@ def move_mask(
     return out
 
 
-def move_sparse(
-    labels: PendingSparse, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
-) -> PendingSparse:
+def move_sparse(labels: PendingSparse, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs) -> PendingSparse:
     """A `SparseLabels` through what moves no pixels, and through the modules of this package that move whole ones."""
     if isinstance(module, OperationBase):
         module = module.op
@@ -85,7 +83,9 @@ def move_sparse(
     if not isinstance(module, ResamplingAugmentation):
         refuse_sparse(module)
     operate = getattr(MaskSequentialOps, way)
-    return replace(labels, value=operate(labels.value, module, param=param, extra_args=extra_args.get(DataKey.MASK, {})))
+    return replace(
+        labels, value=operate(labels.value, module, param=param, extra_args=extra_args.get(DataKey.MASK, {}))
+    )
 
 
 def classify(

@@ -242,9 +242,7 @@ class ResamplingAugmentation(ModuleHooks):
             refuse_sparse(self)
         check_num_classes(labels, self.num_classes)
 
-    def _checked_sparse(
-        self, labels: ts.SparseLabels, source: Size, params: Params, flags: Flags
-    ) -> ts.SparseLabels:
+    def _checked_sparse(self, labels: ts.SparseLabels, source: Size, params: Params, flags: Flags) -> ts.SparseLabels:
         """A label, or one sample, as a batch that this module can show."""
         self.check_sparse(labels, source, params, flags)
         batch = params["batch_prob"].numel()
