@@ -570,3 +570,103 @@ def test_an_interrupt_ends_the_command_at_once_and_leaves_whole_files(tmp_path: 
     assert len(whole) == 1
     with pytest.raises(DataError, match="unfinished"):
         ShrunkDataset(out)
+
+
+# --- a data set as people have it -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up pictures under the names of Cityscapes, and its ids."""
+    from tritonsoft.cli.scenes import IGNORE_INDEX, street_scene
+    from tritonsoft.data.tables import DATA_SETS
+
+    id_of = {train_id: id for id, train_id in DATA_SETS["cityscapes"].ids.items() if train_id is not None}
+    table = np.zeros(256, np.uint8)
+    for train_id, id in id_of.items():
+        table[train_id] = id
+    table[IGNORE_INDEX] = 1  # ego vehicle
+    root = tmp_path_factory.mktemp("cityscapes")
+    for seed, (split, city) in enumerate(
+        (("train", "aachen"), ("train", "bochum"), ("train", "bochum"), ("val", "ulm"))
+    ):
+        scene = street_scene(64, 128, seed)
+        stem = f"{split}/{city}/{city}_{seed:06}_000019"
+        for file, pixels in (
+            (f"leftImg8bit/{stem}_leftImg8bit.png", scene.image.permute(1, 2, 0).numpy()),
+            (f"gtFine/{stem}_gtFine_labelIds.png", table[scene.labels.numpy()]),
+            (f"gtFine/{stem}_gtFine_instanceIds.png", np.zeros((64, 128), np.uint16)),
+            (f"gtFine/{stem}_gtFine_color.png", np.zeros((64, 128, 4), np.uint8)),
+        ):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / file)
+    return root
+
+
+def test_cityscapes_shrinks_with_one_command_and_trains_with_a_second(
+    cityscapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("kornia", "torchmetrics"):
+        pytest.importorskip(package, reason=f"the training example needs {package}")
+    out = tmp_path / "cityscapes-4"
+    command = f"""shrink --images {cityscapes}/leftImg8bit --labels {cityscapes}/gtFine --out {out} --map cityscapes
+        --image-pattern *_leftImg8bit.png --label-pattern *_gtFine_labelIds.png --factor 4"""
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 0, result.output
+    data = ShrunkDataset(out)
+    assert data.names[0] == "train/aachen/aachen_000000_000019"
+    assert (data.num_classes, data.class_names[5]) == (19, "pole")
+    for index, sample in enumerate(data.samples):  # the areas of the ids that a sceptic counts in the source
+        ids = np.asarray(Image.open(sample.source_labels))
+        areas = data.read_labels(index).to_dense().mean((1, 2))
+        expected = torch.tensor(
+            [float((ids == id).mean()) for id in sorted(set(range(7, 34)) - {9, 10, 14, 15, 16, 18, 29, 30})]
+        )
+        torch.testing.assert_close(areas, expected, rtol=0, atol=1 / 255 / 2)
+
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    import train_segmentation
+
+    options = ["--shrunk", str(out), "--epochs", "1", "--batch", "2", "--channels", "4", "--device", "cpu"]
+    first = train_segmentation.main(options)
+    assert 0 < first["soft_nll"] < 10
+    assert train_segmentation.main(options)["soft_nll"] == first["soft_nll"]
+    assert train_segmentation.main([*options, "--loss", "cross-entropy+dice", "--class-weights"])["soft_iou"] >= 0
+    for wrong, message in (
+        (["--loss", "area"], "takes the label map itself, which --shrunk does not hold"),
+        (["--labels", "nearest"], "holds soft labels"),
+    ):
+        with pytest.raises(SystemExit):
+            train_segmentation.main([*options, *wrong])
+        assert message in flat(capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        train_segmentation.main(["--epochs", "1"])
+    assert "give --data, --shrunk, or both" in flat(capsys.readouterr().err)
+
+
+def test_what_was_trained_small_is_measured_at_full_size(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("kornia", "torchmetrics"):
+        pytest.importorskip(package, reason=f"the training example needs {package}")
+    (source / "images" / "val" / "c.png").unlink()
+    (source / "labels" / "val" / "c.png").unlink()
+    shrink(source, tmp_path / "small", shrink_settings(label_format(NUM_CLASSES), size=(9, 13)))
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    import train_segmentation
+
+    options = ["--shrunk", str(tmp_path / "small"), "--data", str(source), "--epochs", "1", "--batch", "2"]
+    sizes = []
+    forward = train_segmentation.UNet.forward
+
+    def watched(network: Any, image: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(image.shape[2:]))
+        return forward(network, image)
+
+    monkeypatch.setattr(train_segmentation.UNet, "forward", watched)
+    options += ["--num-classes", "5", "--channels", "4", "--device", "cpu"]
+    result = train_segmentation.main(options)
+    assert {"miou_likeliest", "nll", "soft_nll"} <= set(result)
+    assert set(sizes) == {(9, 13)}
+    with pytest.raises(SystemExit, match="has 5 classes, --data 6"):
+        train_segmentation.main([*options, "--num-classes", "6"])
