@@ -229,6 +229,25 @@ def watch_making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
+def test_the_documented_bytes_are_those_in_the_files(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(source, tmp_path / "OUT")
+    page = (Path(__file__).parents[1] / "docs" / "shrunk_datasets.md").read_text("utf-8")
+    snippet = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    _, labels = ShrunkDataset("OUT")[0]
+    mixed = found["codes"] == NUM_CLASSES + 1
+    assert 0 < mixed.sum() < mixed.size
+    assert np.array_equal(labels.index.numpy()[:, mixed], found["classes"])
+    numbers = found["numbers"].astype(np.float32) / np.float32(255)
+    assert np.array_equal(labels.mass.numpy()[:, mixed], numbers[:-1])
+    assert np.array_equal(labels.rest.numpy()[mixed], numbers[-1])
+    assert not labels.mass[:, torch.from_numpy(found["codes"] == NUM_CLASSES)].any()
+
+
 # --- continuing and replacing -----------------------------------------------------------------------------------------
 
 

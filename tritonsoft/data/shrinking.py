@@ -17,9 +17,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
 from tritonsoft import functional
@@ -39,7 +36,7 @@ from tritonsoft.data.manifest import (
 from tritonsoft.data.pairing import Pair, pair_files
 from tritonsoft.data.pictures import read_pair
 from tritonsoft.data.saving import TEMPORARY_PREFIX, atomic_write
-from tritonsoft.data.shrunk_labels import MASSES, METADATA, PIXELS, Masses, encode
+from tritonsoft.data.shrunk_labels import MASSES, Masses, encode, from_file, to_file
 from tritonsoft.data.workers import Workers
 from tritonsoft.geometry import FILTERS, Filter
 from tritonsoft.sparse import index_type
@@ -154,8 +151,8 @@ def make_sample(pair: Pair, settings: ShrinkSettings, label_format: LabelFormat)
         top_k=settings.top_k,
     )[0]
     sample = _record(pair, settings, size, (height, width))
-    pixels = np.frombuffer(encode(soft, settings.masses), np.uint8)
-    return sample, _image_bytes(small, settings), save({PIXELS: pixels}, _metadata(sample, settings))
+    labels_bytes = to_file(encode(soft, settings.masses), _metadata(sample, settings))
+    return sample, _image_bytes(small, settings), labels_bytes
 
 
 def shrink_pair(
@@ -215,10 +212,10 @@ def _sha256(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error})") from None
 
 
-def _metadata(sample: Sample, settings: ShrinkSettings) -> dict[str, str]:
+def _metadata(sample: Sample, settings: ShrinkSettings) -> str:
     """What a labels file says of itself, and by which it is known again."""
     known = ("size", "source_size", "image_sha256", "labels_sha256")
-    return {METADATA: json.dumps({"settings": settings.digest, **{name: getattr(sample, name) for name in known}})}
+    return json.dumps({"settings": settings.digest, **{name: getattr(sample, name) for name in known}})
 
 
 def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
@@ -227,10 +224,9 @@ def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
     if not ((out / image_file(pair.name, settings)).is_file() and file.is_file()):
         return None
     try:
-        with safe_open(file, "np") as stream:
-            found = stream.metadata() or {}
-        size, source_size = (tuple(json.loads(found[METADATA])[name]) for name in ("size", "source_size"))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        found = from_file(file)[1]
+        size, source_size = (tuple(json.loads(found)[name]) for name in ("size", "source_size"))
+    except (DataError, KeyError, TypeError, ValueError):
         return None  # broken, as by a copy that stopped: made again
     sample = _record(pair, settings, size, source_size)
     return sample if found == _metadata(sample, settings) else None

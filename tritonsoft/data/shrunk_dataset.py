@@ -7,15 +7,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tritonsoft._validation import names_of
 from tritonsoft.data.errors import DataError
 from tritonsoft.data.manifest import MANIFEST, Manifest, Sample, ShrinkSettings
-from tritonsoft.data.shrunk_labels import METADATA, PIXELS, decode
+from tritonsoft.data.shrunk_labels import decode, from_file
 from tritonsoft.sparse import MASS_DTYPES, SparseLabels
 
 LABELS: Final = ("sparse", "dense")
@@ -111,22 +109,18 @@ class ShrunkDataset(Dataset[Any]):
         """The labels of a sample without its image, as for counting classes."""
         sample = self.samples[index]
         file = self.folder / sample.labels
-        try:
-            with safe_open(file, "np") as stream:
-                metadata, pixels = stream.metadata() or {}, stream.get_tensor(PIXELS)
-        except FileNotFoundError:
-            raise DataError(f"{file}: is missing") from None
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{file}: cannot be read ({error})") from None
-        if f'"settings": "{self._digest}"' not in metadata.get(METADATA, ""):
+        pixels, metadata = from_file(file)
+        if f'"settings": "{self._digest}"' not in metadata:
             raise DataError(f"{file}: was shrunk with other settings than {self.folder / MANIFEST} says")
         settings = self.settings
         try:
-            return decode(pixels.data, sample.size, settings.top_k, settings.num_classes, settings.masses, self.dtype)
+            return decode(pixels, sample.size, settings.top_k, settings.num_classes, settings.masses, self.dtype)
         except ValueError as error:
             raise DataError(f"{file}: is broken: {error}") from None
 
     def _image(self, sample: Sample) -> Tensor:
+        from PIL import Image
+
         file = self.folder / sample.image
         try:
             # Without what `read_image` does for pictures from elsewhere, a third of its time for small ones.

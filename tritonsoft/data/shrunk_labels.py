@@ -12,17 +12,21 @@ Codes and classes take one byte each up to 254 classes and two above, the low on
 
 import itertools
 import zlib
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
+from tritonsoft.data.errors import DataError
 from tritonsoft.sparse import SparseLabels, index_type
 
 Masses = Literal["uint8", "float16"]
 MASSES: Final = ("uint8", "float16")
 PIXELS: Final = "pixels"  # the name of the tensor
 METADATA: Final = "tritonsoft"  # one entry: safetensors writes several in any order, and bytes should be the same
+
+NEEDED: Final = "shrunk labels are stored by safetensors: pip install '.[data]' in a checkout of tritonsoft"
 
 _Array = np.ndarray[Any, Any]
 _UNITS: Final = 255  # a mass of one in a byte
@@ -95,6 +99,32 @@ def decode(
     rest[mixed] = shares[k]
     planes = [torch.from_numpy(plane) for plane in (index.reshape(k, h, w), mass.reshape(k, h, w), rest.reshape(h, w))]
     return SparseLabels(planes[0], planes[1].to(dtype), planes[2].to(dtype), num_classes)
+
+
+def to_file(data: bytes, metadata: str) -> bytes:
+    """A labels file: what `encode` gave, and what the file says of itself."""
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise ImportError(f"{error}: {NEEDED}") from None
+
+    return save({PIXELS: np.frombuffer(data, np.uint8)}, {METADATA: metadata})
+
+
+def from_file(file: Path) -> tuple[memoryview, str]:
+    """What `to_file` got. Raises DataError where the file is missing, broken or another."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(f"{error}: {NEEDED}") from None
+
+    try:
+        with safe_open(file, "np") as stream:
+            return stream.get_tensor(PIXELS).data, stream.metadata()[METADATA]
+    except FileNotFoundError:
+        raise DataError(f"{file}: is missing") from None
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from None
 
 
 def round_together(shares: _Array) -> _Array:
