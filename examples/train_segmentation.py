@@ -4,8 +4,9 @@
     torchrun --nproc-per-node 2 examples/train_segmentation.py --data DIR ...
 
 DIR holds ``images/train``, ``images/val``, ``labels/train`` and ``labels/val``: pictures of one size, and label maps of
-class ids with the same paths and stems. The network sees pictures shrunk by ``--factor``. ``--labels`` says how its
-labels are shrunk, and everything else is the same:
+class ids with the same paths and stems; ``--map``, ``--palette`` and the patterns say otherwise (docs/label_files.md).
+The network sees pictures shrunk by ``--factor``. ``--labels`` says how its labels are shrunk, and
+everything else is the same:
 
 * ``soft``: the distribution of classes under each low-resolution pixel;
 * ``nearest``: the class of the pixel nearest to its centre (``nearest-exact``);

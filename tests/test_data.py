@@ -224,6 +224,7 @@ def test_what_is_no_class_is_named_with_a_pixel(tmp_path: Path) -> None:
         (label_format(19), ids_file, "labels must lie in 0..18 or be 255, got 77 at row 3, column 2"),
         (label_format(77, ignore=(78, 255)), ids_file, "0..76 or be 78, 255, got 77 at row 3, column 2"),
         (label_format(map="cityscapes"), ids_file, "the id 77 at row 3, column 2 is not in the map"),
+        (label_format(map={1: 1, 77: 255}), ids_file, "the id 0 at row 0, column 0 is not in the map"),
         (label_format(palette="camvid"), colour_file, "the colour (1, 2, 3) at row 1, column 6 is not in the palette"),
     ):
         with pytest.raises(UnknownLabelError) as caught:
@@ -437,6 +438,9 @@ def test_colours_without_classes_are_numbered(tmp_path: Path) -> None:
             "r,g,b,class\n1,2,300,0\n",
             "row 1: red, green and blue must lie in 0..255, got [1, 2, 300]",
         ),
+        ("map", "x.csv", "id,class\n1,0\n2\n", "row 2: needs the columns id and class, and has no class"),
+        ("palette", "x.csv", "r,g,b,class\n1,2,3,0\n4,5,6\n", "row 2: needs the columns red, green, blue and class"),
+        ("palette", "x.json", [{"r": 1, "g": 2, "b": 3, "class": 0}, {"r": 4, "g": 5, "b": 6}], "and has no class"),
         ("map", "x.json", "{", "is no JSON"),
         ("map", "x.json", "3", "must hold an object of classes, or a list of objects"),
         ("map", "x.json", {"1": 0.5}, "row 1: class must be an integer or 'ignore', got 0.5"),
@@ -473,6 +477,7 @@ def test_bad_arguments_of_a_format_are_named() -> None:
         ({"palette": "voc", "ignore": [0]}, "ignore holds ids, and with a palette alone no file of ids is read"),
         ({"num_classes": 2, "class_names": ["a"]}, "class_names must hold num_classes=2 names, got 1"),
         ({"map": "voc", "palette": "camvid"}, "map and palette call class 0 'background' and 'sky'"),
+        ({"palette": {(300, 0, 0): 0}}, "palette must have colours (red, green, blue) in 0..255, got (300, 0, 0)"),
         ({"map": {1: 0, 2: -3}}, "map: 2 has the class -3, which must lie in 0..0"),
     ):
         with pytest.raises(ValueError) as caught:  # noqa: PT011

@@ -1,6 +1,7 @@
 """Ctrl-C ends the command within a second, whatever it is doing, and leaves no half file."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -47,6 +48,8 @@ def _end_late(hears: int) -> None:
     while received := os.read(hears, 64):
         if signal.SIGINT in received:
             time.sleep(SECONDS_TO_UNWIND)
+            for process in multiprocessing.active_children():  # they would wait for ever
+                process.kill()
             remove_temporary_files()
             _say_interrupted()
             os._exit(EXIT_CODE)

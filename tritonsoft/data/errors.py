@@ -6,4 +6,7 @@ class DataError(ValueError):
 
 
 class UnknownLabelError(DataError):
-    """A label file with an id or a colour that is no class; the message says which, and where."""
+    """A label file with an id or a colour that is no class; the message says which, and where.
+
+    Many of them say that the label format is wrong, rather than the files.
+    """

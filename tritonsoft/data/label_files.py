@@ -63,8 +63,9 @@ class LabelFormat:
         palette, integers.
 
         Raises:
+            UnknownLabelError: an id or a colour without a class; the message names the file, the value and a pixel. Or
+                ids where only colours have classes, or colours where only ids have.
             DataError: a file that is missing, broken or of another kind.
-            UnknownLabelError: an id or a colour without a class; the message names the file, the value and a pixel.
             ImportError: Pillow is not installed.
         """
         file = Path(file)
@@ -79,14 +80,16 @@ class LabelFormat:
                 return self._classes(file, _packed_colours(picture), self._of_colours)
             if picture.mode not in ID_MODES:
                 hint = ": have its colours a palette?" if picture.mode in COLOUR_MODES else ""
-                raise DataError(f"{file}: a label map needs one channel of class ids, got mode {picture.mode}{hint}")
+                raise UnknownLabelError(
+                    f"{file}: a label map needs one channel of class ids, got mode {picture.mode}{hint}"
+                )
             self._need_ids(file, f"a picture, mode {picture.mode},")
             ids = np.asarray(picture)
             return self._classes(file, ids if scale == 1 else ids // scale, self._of_ids)
 
     def _need_ids(self, file: Path, what: str) -> None:
         if not self.ids:
-            raise DataError(f"{file}: only colours have classes here, and this is {what} of ids")
+            raise UnknownLabelError(f"{file}: only colours have classes here, and this is {what} of ids")
 
     @functools.cached_property
     def _of_ids(self) -> tuple[Array, Array]:
@@ -136,8 +139,11 @@ class LabelFormat:
 
     @functools.cached_property
     def _ids_are_classes(self) -> bool:
-        """Whether no class has an id other than its own."""
-        return all(value in (key, self.ignore_index) for key, value in self.ids.items())
+        """Whether each class has its own id, and no other."""
+        mapped = {key: value for key, value in self.ids.items() if value != self.ignore_index}
+        return mapped.keys() <= set(range(self.num_classes)) <= self.ids.keys() and all(
+            k == v for k, v in mapped.items()
+        )
 
 
 def label_format(

@@ -197,6 +197,9 @@ def id_table(map: str | os.PathLike[str] | Mapping[int, int]) -> Table:
 def colour_table(palette: str | os.PathLike[str] | Mapping[Colour, int]) -> Table:
     """The classes of colours: likewise."""
     if isinstance(palette, Mapping):
+        for colour in palette:
+            if not (isinstance(colour, tuple) and len(colour) == 3 and all(part in range(256) for part in colour)):
+                raise ValueError(f"palette must have colours (red, green, blue) in 0..255, got {colour!r}")
         return Table("palette", dict(palette), {})
     if isinstance(palette, str) and palette in DATA_SETS:
         data_set = DATA_SETS[palette]
@@ -224,18 +227,19 @@ def _read_table(file: Path, keys: Sequence[str]) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error})") from None
     rows = _csv_rows(text) if file.suffix.lower() == ".csv" else _json_rows(file, text, keys)
+    if len(keys) == 3 and not any("class" in row for row in rows):
+        rows = [{**row, "class": number} for number, row in enumerate(rows)]
     classes: dict[Any, int | None] = {}
     names: dict[int, str] = {}
-    for number, row in enumerate(rows):
-        needed = (*keys, "class") if len(keys) == 1 else keys  # colours without a class are numbered
-        if missing := [name for name in needed if name not in row]:
-            raise DataError(f"{file}: needs the columns {', '.join(keys)} and class, and has no {', '.join(missing)}")
-        where = f"{file}, row {number + 1}"
+    for number, row in enumerate(rows, 1):
+        where = f"{file}, row {number}"
+        if missing := [name for name in (*keys, "class") if name not in row]:
+            raise DataError(f"{where}: needs the columns {', '.join(keys)} and class, and has no {', '.join(missing)}")
         parts = [_integer(row[name], name, where) for name in keys]
         if len(keys) == 3 and not all(0 <= part <= 255 for part in parts):
             raise DataError(f"{where}: red, green and blue must lie in 0..255, got {parts}")
         key: Any = tuple(parts) if len(keys) == 3 else parts[0]
-        value = row.get("class", number)
+        value = row["class"]
         class_id = None if value is None or str(value).strip() in ("", "ignore") else _integer(value, "class", where)
         if classes.setdefault(key, class_id) != class_id:
             raise DataError(f"{where}: {key} has the class {class_id}, and {classes[key]} in a row above")
