@@ -26,6 +26,8 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow, with mo
 def read_image(file: str | os.PathLike[str]) -> Tensor:
     """A picture ``(3, H, W)`` uint8, upright as viewers show it; grey and palette pictures become coloured.
 
+    Its memory is channels last, as it was decoded, which the operators of tritonsoft take as it is.
+
     Raises:
         DataError: a file that is missing, broken, no picture, or of more than 8 bits.
         ImportError: Pillow is not installed.
@@ -35,7 +37,7 @@ def read_image(file: str | os.PathLike[str]) -> Tensor:
         if picture.mode in DEEP_MODES:
             raise DataError(f"{file}: an image needs 8 bits for each channel, got mode {picture.mode}")
         pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))  # (H, W, 3)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
