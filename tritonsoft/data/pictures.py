@@ -26,13 +26,16 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow, with mo
 def read_image(file: str | os.PathLike[str]) -> Tensor:
     """A picture ``(3, H, W)`` uint8, upright as viewers show it; grey and palette pictures become coloured.
 
-    Its memory is channels last, as it was decoded, which the operators of tritonsoft take as it is.
-
     Raises:
         DataError: a file that is missing, broken, no picture, or of more than 8 bits.
         ImportError: Pillow is not installed.
     """
-    with open_picture(Path(file)) as picture:
+    return _read_image(Path(file)).contiguous()
+
+
+def _read_image(file: Path) -> Tensor:
+    """The same in the memory of its decoder: channels last."""
+    with open_picture(file) as picture:
         turn_upright(picture)
         if picture.mode in DEEP_MODES:
             raise DataError(f"{file}: an image needs 8 bits for each channel, got mode {picture.mode}")
@@ -47,7 +50,13 @@ def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
         DataError: either cannot be read, or they differ in size.
         ImportError: Pillow is not installed.
     """
-    image, labels = read_image(pair.image), format.read(pair.labels)
+    image, labels = read_pair_as_decoded(pair, format)
+    return image.contiguous(), labels
+
+
+def read_pair_as_decoded(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
+    """`read_pair` without a copy: the image's memory is channels last, which the operators take as it is."""
+    image, labels = _read_image(pair.image), format.read(pair.labels)
     if image.shape[1:] != labels.shape:
         (image_height, image_width), (height, width) = image.shape[1:], labels.shape
         raise DataError(f"{pair.labels}: {width}x{height} pixels, where its image has {image_width}x{image_height}")

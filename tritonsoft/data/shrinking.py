@@ -34,7 +34,7 @@ from tritonsoft.data.manifest import (
     labels_file,
 )
 from tritonsoft.data.pairing import Pair, pair_files
-from tritonsoft.data.pictures import read_pair
+from tritonsoft.data.pictures import read_pair_as_decoded
 from tritonsoft.data.saving import TEMPORARY_PREFIX, write_bytes
 from tritonsoft.data.shrunk_labels import MASSES, Masses, encode, from_file, to_file
 from tritonsoft.data.workers import Workers
@@ -137,7 +137,7 @@ def make_sample(pair: Pair, settings: ShrinkSettings, label_format: LabelFormat)
     Raises:
         DataError: a file of it cannot be used.
     """
-    image, labels = read_pair(pair, label_format)
+    image, labels = read_pair_as_decoded(pair, label_format)
     height, width = labels.shape
     size = settings.size_of(height, width)
     # The same box, size and filter: `crop_resize_pair` without a dense soft label. The image is rounded once.
