@@ -45,7 +45,7 @@ def test_random_cases(target, seed):
         case.labels, case.boxes, case.size, case.num_classes, case.ignore_index, case.filter, torch.float64
     )
     k = rng.choice([1, min(2, case.num_classes), min(5, case.num_classes), min(17, case.num_classes)])
-    dtype = rng.choice([torch.float16, torch.bfloat16, torch.float32])
+    dtype = case.soft_dtype if case.soft_dtype != torch.float64 else torch.float32
     there = case.to(device)
     sparse = ts.soft_crop_resize(
         there.labels,
