@@ -146,8 +146,9 @@ def test_bytes_that_are_no_labels_are_refused() -> None:
 )
 def test_samples_are_what_the_operators_give(options: Any, source: Path, tmp_path: Path) -> None:
     settings = shrink_settings(label_format(NUM_CLASSES), **options)
-    before = files_of(source)
+    before, threads = files_of(source), torch.get_num_threads()
     result = shrink(source, tmp_path / "out", settings)
+    assert torch.get_num_threads() == threads
     assert files_of(source) == before  # nothing is written to a source
     assert not result.skipped
     data = ShrunkDataset(tmp_path / "out")

@@ -327,6 +327,7 @@ def shrink_dataset(
         TypeError, ValueError: another argument, which is named.
 
     Example:
+        >>> from tritonsoft.data import label_format
         >>> settings = shrink_settings(label_format(map="cityscapes"), factor=4)
         >>> shrink_dataset("leftImg8bit", "gtFine", "cityscapes-4", settings,  # doctest: +SKIP
         ...     image_pattern="*_leftImg8bit.png", label_pattern="*_gtFine_labelIds.png")
