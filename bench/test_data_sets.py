@@ -147,7 +147,7 @@ def shrink_all(
     from tritonsoft.data import label_format, shrink_dataset, shrink_settings
     from tritonsoft.data.shrinking import PNG_OPTIONS
 
-    out.mkdir()
+    out.mkdir(parents=True)
     threads = torch.get_num_threads()
     if way == OURS:
         root = Path(os.path.commonpath([pairs[0].image, pairs[0].labels]))
