@@ -379,18 +379,18 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
-    full_size = None if arguments.data is None else folder_of(arguments, "val")
     small_validation, size_of = None, None
     if arguments.shrunk is None:
         training: Dataset[Sample] = folder_of(arguments, "train", arguments.cache)
     else:
         training = small = ShrunkDataset(arguments.shrunk, split="train")
-        if full_size is None:
+        if arguments.data is None:
             small_validation = ShrunkDataset(arguments.shrunk, split="val")
         elif small.num_classes != arguments.num_classes:
             raise SystemExit(f"{arguments.shrunk}: has {small.num_classes} classes, --data {arguments.num_classes}")
         arguments.num_classes, arguments.ignore_index = small.num_classes, small.settings.ignore_index
         size_of = small.settings.size_of
+    full_size = None if arguments.data is None else folder_of(arguments, "val")
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...

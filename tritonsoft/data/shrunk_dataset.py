@@ -1,5 +1,6 @@
 """Samples of a data set that `tritonsoft.data.shrink_dataset` has made."""
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -123,8 +124,8 @@ class ShrunkDataset(Dataset[Any]):
 
         file = self.folder / sample.image
         try:
-            # Without what `read_image` does for pictures from elsewhere, a third of its time for small ones.
-            with file.open("rb") as stream, Image.open(stream, formats=[self.settings.image_format]) as picture:
+            # At once, and without what `read_image` does for pictures from elsewhere: a third of the time of small ones.
+            with Image.open(io.BytesIO(file.read_bytes()), formats=[self.settings.image_format]) as picture:
                 pixels = np.array(picture)
         except FileNotFoundError:
             raise DataError(f"{file}: is missing") from None
