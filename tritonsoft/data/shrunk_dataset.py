@@ -124,7 +124,7 @@ class ShrunkDataset(Dataset[Any]):
 
         file = self.folder / sample.image
         try:
-            # At once, and without what `read_image` does for pictures from elsewhere: a third of the time of small ones.
+            # At once, and without what `read_image` does for pictures from elsewhere: a third of small ones' time.
             with Image.open(io.BytesIO(file.read_bytes()), formats=[self.settings.image_format]) as picture:
                 pixels = np.array(picture)
         except FileNotFoundError:
