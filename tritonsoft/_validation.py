@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tritonsoft.backends import reference
 from tritonsoft.backends.select import BACKENDS
-from tritonsoft.backends.values import bad_labels, total_mass
+from tritonsoft.backends.values import bad_labels, comparable, total_mass
 from tritonsoft.geometry import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
 
-LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64)
+LABEL_DTYPES = (torch.bool, *INTEGER_DTYPES)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMAGE_DTYPES = (torch.uint8, *FLOAT_DTYPES)
 LARGEST_SIZE = 2**31 - 1
@@ -91,7 +93,7 @@ def check_fill(fill: Any, dtype: torch.dtype) -> None:
 
 
 def check_labels(labels: Tensor) -> Tensor:
-    """The label map as ``(B, H, W)``, a plain tensor."""
+    """The label map as ``(B, H, W)``, a plain tensor; a bool one as the uint8 that it is in memory."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if labels.dtype not in LABEL_DTYPES:
@@ -100,7 +102,8 @@ def check_labels(labels: Tensor) -> Tensor:
         labels = labels.squeeze(1)
     if labels.ndim != 3 or labels.shape[1] == 0 or labels.shape[2] == 0:
         raise ValueError(f"labels must have shape (B, H, W) or (B, 1, H, W) with H, W >= 1, got {tuple(labels.shape)}")
-    return plain(labels)
+    labels = plain(labels)
+    return labels.view(torch.uint8) if labels.dtype == torch.bool else labels
 
 
 def check_same_extent(image: Tensor, labels: Tensor) -> None:
@@ -286,6 +289,14 @@ def check_reduced_classes(classes: Any, per_sample: Any) -> None:
         raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
 
 
+def tensor_on(values: Tensor, device: torch.device) -> Tensor:
+    """A few numbers of the CPU's on a device, without waiting for it."""
+    if device.type == "cpu" or torch.compiler.is_compiling():
+        return values.to(device)
+    # From pinned memory the copy is queued like a kernel; from any other the host may have to wait for the device.
+    return (values.pin_memory() if device.type != "meta" else values).to(device, non_blocking=True)
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -374,11 +385,22 @@ def check_index_values(index: Tensor | None, num_classes: int) -> None:
 
 def raise_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> NoReturn:
     """The error for a label map in which a backend found what is neither a class nor ``ignore_index``."""
-    values = labels[bad_labels(labels, num_classes, ignore_index)]
+    values = comparable(labels)[bad_labels(labels, num_classes, ignore_index)]
     raise ValueError(
         f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}) or equal "
         f"ignore_index={ignore_index}, got {values.numel()} other values from {values.min().item()} to "
         f"{values.max().item()}"
+    )
+
+
+def raise_unknown_ids(labels: Tensor, ids: Tensor | None, classes: Tensor, first_id: int) -> NoReturn:
+    """The error for a label map in which a backend found ids that a table does not have."""
+    unknown = ~reference.remap_labels(labels, ids, classes, first_id)[1]
+    values = comparable(labels)[unknown]
+    sample, row, column = unknown.nonzero()[0].tolist()
+    raise ValueError(
+        f"labels must hold ids that the table has, got {values.numel()} others from {values.min().item()} to "
+        f"{values.max().item()}, the first of them {values[0].item()} in row {row}, column {column} of sample {sample}"
     )
 
 

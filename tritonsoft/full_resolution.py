@@ -190,8 +190,8 @@ def decode(
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
     if not isinstance(scores, bool):
         raise TypeError(f"scores must be True or False, got {scores!r}")
-    if dtype not in _validation.LABEL_DTYPES:
-        raise TypeError(f"dtype must be {_validation.names_of(_validation.LABEL_DTYPES)}, got {dtype}")
+    if dtype not in _DECODED_DTYPES:
+        raise TypeError(f"dtype must be {_validation.names_of(_DECODED_DTYPES)}, got {dtype}")
     info = torch.iinfo(dtype)
     if num_classes - 1 > info.max:
         raise ValueError(f"dtype must hold the classes 0..{num_classes - 1}, got {name_of(dtype)}")

@@ -187,7 +187,7 @@ def warped_rows(
     tile: int,
 ) -> LabelRows:
     """What computes the rows of a soft label, which are counted through all samples."""
-    wide = np.int32 if labels.dtype != torch.int64 and -(2**31) <= ignore_index < 2**31 else np.int64
+    wide = compared_type(labels, ignore_index)
     of_transform = transform_arguments(transform, filter)
     arguments = (
         labels.data_ptr(),
