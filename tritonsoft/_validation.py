@@ -5,6 +5,7 @@ compiled graph, so the ops check them, with the functions at the end.
 """
 
 import math
+import numbers
 import os
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
@@ -35,6 +36,16 @@ def names_of(dtypes: tuple[torch.dtype, ...]) -> str:
 
 def is_int(value: Any) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether it is an int, or one of NumPy's."""
+    return is_int(value) or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+
+
+def python_int(value: Any) -> int:
+    """A whole number that PyTorch takes; a compiler's symbols stay what they are."""
+    return cast(int, value if is_int(value) else int(value))
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -166,16 +177,19 @@ def check_backend(backend: Any) -> None:
         raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
 
 
-def check_geometry(
-    boxes: Any, size: Any, filter: Any, backend: Any, batch: int, device: torch.device, owner: str
-) -> Tensor | None:
-    """The boxes, as a plain tensor."""
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or not (is_int(size[0]) and is_int(size[1])):
+def check_size(size: Any) -> tuple[int, int]:
+    """Two ints, of Python or NumPy, as Python's."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(is_whole_number, size)):
         raise TypeError(f"size must be two ints (h, w), got {size!r}")
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
-    if size[0] > LARGEST_SIZE or size[1] > LARGEST_SIZE:
-        raise ValueError(f"size must be at most {LARGEST_SIZE} along each axis, got {tuple(size)}")
+    height, width = map(python_int, size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least (1, 1), got {(height, width)}")
+    if height > LARGEST_SIZE or width > LARGEST_SIZE:
+        raise ValueError(f"size must be at most {LARGEST_SIZE} along each axis, got {(height, width)}")
+    return height, width
+
+
+def check_sampling(filter: Any, backend: Any) -> None:
     if filter not in FILTERS:
         if isinstance(filter, str) and filter.lower().startswith(("bicubic", "cubic", "lanczos")):
             raise ValueError(
@@ -183,18 +197,55 @@ def check_geometry(
             )
         raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
     check_backend(backend)
+
+
+Boxes = Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+
+def check_boxes(boxes: Any, batch: int, device: torch.device, owner: str) -> Tensor | None:
+    """The boxes as a plain tensor ``(B, 4)`` of a floating type; `tritonsoft.functional` says what is taken."""
     if boxes is None:
         return None
+    if isinstance(boxes, (tuple, list)):
+        return _boxes_of_numbers(boxes, batch, device)
     if not isinstance(boxes, Tensor):
-        raise TypeError(f"boxes must be None or a tensor, got {type(boxes).__name__}")
-    if boxes.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"boxes must be floating point ({names_of(FLOAT_DTYPES)}), got {name_of(boxes.dtype)}")
+        raise TypeError(f"boxes must be None, a tensor or a list of numbers, got {type(boxes).__name__}")
+    if boxes.dtype not in (*FLOAT_DTYPES, *INTEGER_DTYPES):
+        allowed = names_of((*FLOAT_DTYPES, *INTEGER_DTYPES))
+        raise TypeError(f"boxes must be floating point or integers ({allowed}), got {name_of(boxes.dtype)}")
     if boxes.ndim != 2 or boxes.shape[0] != batch or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (B, 4) = ({batch}, 4), got {tuple(boxes.shape)}")
     if boxes.device != device:
         raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
     refuse_derivative(boxes, "boxes", "the operators differentiate in the image only")
-    return plain(boxes)
+    tensor = plain(boxes)
+    return tensor if tensor.is_floating_point() else tensor.double()  # which holds every coordinate that is allowed
+
+
+def _boxes_of_numbers(boxes: Any, batch: int, device: torch.device) -> Tensor:
+    """Four numbers for all samples, or for each; they are on the host and so are always checked."""
+    for_all = len(boxes) > 0 and all(map(_is_number, boxes))
+    rows = [boxes] if for_all else boxes
+    for row in rows:
+        if not isinstance(row, (tuple, list)) or len(row) != 4 or not all(map(_is_number, row)):
+            raise TypeError(f"boxes must be four numbers (x0, y0, x1, y1), or as many for each sample, got {boxes!r}")
+    if not for_all and len(rows) != batch:
+        raise ValueError(f"boxes must have four numbers for each of {batch} samples, got {len(rows)} times four")
+    rows = [[_python_float(number) for number in row] for row in rows]
+    _check_box_rows(rows)
+    on_device = tensor_on(torch.tensor(rows, dtype=torch.float64, device="cpu").view(-1, 4), device)
+    return on_device.expand(batch, 4)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _python_float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def check_transform(transform: Any, size: Sequence[int], batch: int, device: torch.device, owner: str) -> Tensor:
@@ -309,11 +360,14 @@ def should_validate(device: torch.device, validate: bool | None) -> bool:
 
 def check_box_values(boxes: Tensor | None) -> None:
     """Finite, within ±`MAX_COORDINATE`, and not empty."""
-    if boxes is None:
-        return
+    if boxes is not None:
+        # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
+        _check_box_rows(boxes.tolist())
+
+
+def _check_box_rows(rows: Sequence[Sequence[float]]) -> None:
     limit = MAX_COORDINATE
-    # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
-    for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+    for index, (x0, y0, x1, y1) in enumerate(rows):
         if -limit <= x0 <= limit and -limit <= y0 <= limit and -limit <= x1 <= limit and -limit <= y1 <= limit:
             if x0 != x1 and y0 != y1:
                 continue

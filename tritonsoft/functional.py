@@ -36,19 +36,23 @@ from torch import Tensor
 
 from tritonsoft._validation import (
     FLOAT_DTYPES,
+    Boxes,
     check_backend,
+    check_boxes,
     check_classes,
     check_fill,
-    check_geometry,
     check_image,
     check_labels,
     check_same_extent,
+    check_sampling,
+    check_size,
     check_top_k,
     image_dtype,
-    is_int,
+    is_whole_number,
     name_of,
     names_of,
     plain,
+    python_int,
 )
 from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft.backends.select import explain_backend
@@ -60,7 +64,7 @@ from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
 
 def crop_resize(
     image: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     *,
     filter: Filter = "area",
@@ -95,14 +99,16 @@ def crop_resize(
     image = check_image(image)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    boxes = check_boxes(boxes, image.shape[0], image.device, "image")
     return images.crop_resize(backend, None, image, boxes, size, filter, float(fill), dtype)
 
 
 @overload
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -118,7 +124,7 @@ def soft_crop_resize(
 @overload
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -134,7 +140,7 @@ def soft_crop_resize(
 @overload
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -149,7 +155,7 @@ def soft_crop_resize(
 
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -189,7 +195,9 @@ def soft_crop_resize(
     """
     labels = check_labels(labels)
     ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
-    boxes = check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    boxes = check_boxes(boxes, labels.shape[0], labels.device, "labels")
     if top_k is None:
         return label_ops.soft_crop_resize(
             backend, validate, labels, boxes, size, num_classes, ignore_index, filter, dtype
@@ -216,7 +224,7 @@ def soft_crop_resize(
 def crop_resize_pair(
     image: Tensor,
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -260,7 +268,9 @@ def crop_resize_pair(
     check_fill(fill, dtype)
     ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     check_same_extent(image, labels)
-    boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    boxes = check_boxes(boxes, image.shape[0], image.device, "image")
     return label_ops.crop_resize_pair(
         backend,
         validate,
@@ -439,8 +449,9 @@ def soft_pyramid(
     labels = check_labels(labels)
     ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     check_backend(backend)
-    if not isinstance(factors, (tuple, list)) or not factors or not all(is_int(factor) for factor in factors):
+    if not isinstance(factors, (tuple, list)) or not factors or not all(map(is_whole_number, factors)):
         raise TypeError(f"factors must be ints, at least one, got {factors!r}")
+    factors = [python_int(factor) for factor in factors]
     if factors[0] < 1 or any(fine >= coarse for fine, coarse in itertools.pairwise(factors)):
         raise ValueError(f"factors must be at least 1, in ascending order, got {tuple(factors)}")
     height, width = labels.shape[1:]

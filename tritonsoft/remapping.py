@@ -199,7 +199,7 @@ def ignore_index_of(table: LabelTable, ignore_index: Any) -> int:
 def _prepared(table: Any) -> LabelTable:
     if not isinstance(table, Mapping):
         raise TypeError(
-            f"table must be a mapping from ids to classes, a LabelTable or an integer tensor, got {type(table).__name__}"
+            f"table must be a mapping from ids to classes, a LabelTable or a tensor, got {type(table).__name__}"
         )
     return LabelTable(table)
 
@@ -238,7 +238,7 @@ def _dtype_of_numbers(table: LabelTable, ignore_index: int, dtype: torch.dtype |
         return next(each for each in _SMALL_FIRST if _holds(each, *numbers))
     if not _holds(dtype, *numbers):
         raise ValueError(
-            f"dtype={name_of(dtype)} must hold ignore_index={ignore_index} and the table's classes, from {numbers[0]} to "
-            f"{numbers[1]}"
+            f"dtype={name_of(dtype)} must hold ignore_index={ignore_index} and the table's classes, from {numbers[0]} "
+            f"to {numbers[1]}"
         )
     return dtype

@@ -6,7 +6,6 @@ from torch import Tensor
 from tritonsoft.backends import reference
 from tritonsoft.geometry import MASS_TOLERANCE
 
-
 # PyTorch 2.11 can copy and view these, but neither compare nor select them.
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 

@@ -27,9 +27,7 @@ def remap_labels(
     """Label map ``(B, H, W)`` of ids -> of their classes, by a table that backends know (`Backend.remap_labels`)."""
     out = call.empty(labels.shape, dtype, labels)
     checks = call.validate and refuse_unknown
-    if call.computes(out) and not call.backend.remap_labels(
-        out, labels, ids, classes, first_id, ignore_index, checks
-    ):
+    if call.computes(out) and not call.backend.remap_labels(out, labels, ids, classes, first_id, ignore_index, checks):
         raise_unknown_ids(labels, ids, classes, first_id)
     return out
 

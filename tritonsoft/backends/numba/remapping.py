@@ -96,9 +96,9 @@ def _table_of_bytes(
 
 @jit
 def _chunks(
-    out: int,
+    address_out: int,
     like_out: Array,
-    labels: int,
+    address_labels: int,
     like_labels: Array,
     strides: Any,
     size: Any,
@@ -115,7 +115,7 @@ def _chunks(
 ) -> bool:
     """Chunks of rows, counted through all samples; whether, where one ``checks``, all ids are known."""
     height, width = size
-    out, labels = array_at(out, 0, like_out), array_at(labels, 0, like_labels)
+    out, labels = array_at(address_out, 0, like_out), array_at(address_labels, 0, like_labels)
     line, all_known = np.empty(_CHUNK, out.dtype), True
     table, known = np.empty(256, out.dtype), np.empty(256, np.bool_)
     if labels.itemsize == 1:

@@ -9,7 +9,14 @@ from numba.extending import overload
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed, fence
-from tritonsoft.backends.numba.label_rows import LabelRows, Masses, apply_epilogue, label_rows_at, line_of_label
+from tritonsoft.backends.numba.label_rows import (
+    LabelRows,
+    Masses,
+    apply_epilogue,
+    compared_type,
+    label_rows_at,
+    line_of_label,
+)
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
     ENTIRELY_OUTSIDE,
