@@ -2,22 +2,26 @@
 
 What they share:
 
-* **Label map**: integer tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of uint8, int16, int32 or int64. Classes
-  are ``0 .. C-1``; pixels equal to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes
+* **Label map**: tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of bool (classes 0 and 1), uint8, int8, int16, uint16, int32,
+  uint32 or int64, read as it is. Classes are ``0 .. C-1`` (`remap_labels` makes them of ids); pixels equal to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes
   refuse) belong to none, also where it lies in ``0 .. C-1``: that class then carries no mass.
 * **Soft label**: float tensor ``(B, C, h, w)``. Entry ``q[b, c, i, j]`` is the *mass* of class c in output pixel
   (i, j): the filter-weighted share of its footprint that is labelled c. Ignored pixels and everything outside the
   image carry no mass, so ``q.sum(1)`` is the labelled share of the footprint, in [0, 1].
-* **Boxes**: ``(B, 4)`` float tensor ``(x0, y0, x1, y1)`` on the image's device, in source pixel edges: the whole
-  image is ``(0, 0, W, H)``, which is also what ``None`` means. Fractions are exact. ``x1 < x0`` mirrors left-right,
-  ``y1 < y0`` top-bottom. The outside of the image is ``fill`` for images and no mass for labels.
+* **Boxes**: ``(B, 4)`` tensor ``(x0, y0, x1, y1)`` on the image's device, in source pixel edges: the whole image is
+  ``(0, 0, W, H)``, which is also what ``None`` means. Fractions are exact, and so are integers, of any type but bool
+  and uint64, up to the largest coordinate there may be, 2^24. ``x1 < x0`` mirrors left-right, ``y1 < y0`` top-bottom.
+  The outside of the image is ``fill`` for images and no mass for labels. A list or tuple of four numbers is the box of
+  all samples, one of B such is a box for each. Their values are checked at every call, and go to a GPU from pinned
+  memory, by a copy that is queued like a kernel and that nothing waits for. Where calls are few microseconds apart, or
+  captured in a CUDA graph, give a tensor.
 * **Filter**: ``"area"`` (default; the exact average when shrinking, linear interpolation when enlarging),
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
   `tritonsoft.geometry`.
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
   without it (on a GPU for up to 16; above, by way of the soft label). An integer factor of k pixels along each axis
   never needs more than k * k.
-* **Size**: ``(h, w)`` of the output in pixels.
+* **Size**: ``(h, w)`` of the output in pixels, ints of Python or NumPy.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no
   mass.
@@ -54,6 +58,7 @@ from tritonsoft._validation import (
     plain,
     python_int,
 )
+from tritonsoft._validation import LABEL_DTYPES as LABEL_DTYPES
 from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter

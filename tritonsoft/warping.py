@@ -53,7 +53,7 @@ def box_to_matrix(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """The matrices that cut boxes out of images and resample them to ``size``, as `crop_resize` does.
 
     Args:
-        boxes: ``(B, 4)`` of a floating type, ``(x0, y0, x1, y1)`` in source pixel edges; ``x1 < x0`` mirrors
+        boxes: tensor ``(B, 4)``, floating or integers, ``(x0, y0, x1, y1)`` in source pixel edges; ``x1 < x0`` mirrors
             left-right, ``y1 < y0`` top-bottom.
         size: ``(h, w)`` of the output.
 
@@ -185,7 +185,7 @@ def soft_warp(
     """Resample each label map under a transform to a soft label: `warp` of its one-hot planes.
 
     Args:
-        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of uint8, int16, int32 or int64.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, see `tritonsoft.functional`.
         transform: matrix ``(B, 3, 3)`` or field ``(B, h, w, 2)``, from the output to the label map.
         size: ``(h, w)`` of the output.
         num_classes: C, at least 1.

@@ -21,6 +21,7 @@ from tritonsoft.augmentation.pending import (
     values_of,
     with_values,
 )
+from tritonsoft.augmentation.remapping import RemapLabels
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 ExtraArgs = dict[DataKey, dict[str, Any]]
@@ -45,6 +46,8 @@ def move_mask(
         module = module.op
     if not isinstance(module, TAKE_MASKS) or masks == []:
         return masks
+    if isinstance(module, RemapLabels):
+        return masks if way == "inverse" else remap(masks, image, module, param, labels)
     is_video = isinstance(module, K.VideoSequential) and isinstance(masks, PendingInput)
     if is_video or getattr(type(module), "transform_masks", None) is ImageSequentialBase.transform_masks:
         return _move_through_children(masks, image, way, module, param, extra_args, labels)
@@ -64,6 +67,20 @@ def move_mask(
         moved = cast(list[PendingInput], _move_alike(alike, image, way, module, param, extra_args, labels))
         out = [new if _traits(mask) == _traits(like) else old for mask, old, new in zip(masks, out, moved, strict=True)]
     return out
+
+
+def remap(
+    masks: PendingInputs, image: Tensor | None, module: RemapLabels, param: ParamItem, labels: LabelSettings
+) -> PendingInputs:
+    """The classes of ids, in masks as they came in: what is still to be done to their pixels reads no values."""
+
+    def remapped(mask: PendingInput) -> PendingInput:
+        group = mask.pending_group
+        if mask.kind == "soft label" or (group is not None and group.num_classes is not None):
+            module.refuse_soft_label()
+        return replace(mask, value=module.remap(mask.value))
+
+    return apply_to_each(remapped, classify(masks, image, param, labels))
 
 
 def classify(
