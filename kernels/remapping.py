@@ -55,9 +55,9 @@ def remap_labels_kernel(
     if ids is not None:
         place, known = _place_in_ids(label, exists, ids, num_classes, largest_step)
     else:
-        # The difference of two int64 may overflow; it wraps to what is no place either.
-        place = label.to(PLACE) - tl.cast(first_id, PLACE)
-        known = (place >= 0) & (place < num_classes)
+        # A difference that is negative or overflows wraps to what is no place either.
+        place = (label.to(PLACE) - tl.cast(first_id, PLACE)).to(tl.uint32 if tl.int32 == PLACE else tl.uint64)
+        known = place < num_classes
     value = tl.load(classes + place, mask=exists & known, other=0).to(WIDE)
     if classes.dtype.element_ty.primitive_bitwidth >= 32:
         known &= value != _NO_CLASS

@@ -3,8 +3,9 @@
 What they share:
 
 * **Label map**: tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of bool (classes 0 and 1), uint8, int8, int16, uint16, int32,
-  uint32 or int64, read as it is. Classes are ``0 .. C-1`` (`remap_labels` makes them of ids); pixels equal to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes
-  refuse) belong to none, also where it lies in ``0 .. C-1``: that class then carries no mass.
+  uint32 or int64, read as it is. Classes are ``0 .. C-1`` (`tritonsoft.remap_labels` makes them of ids); pixels equal
+  to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes refuse) belong to none, also where
+  it lies in ``0 .. C-1``: that class then carries no mass.
 * **Soft label**: float tensor ``(B, C, h, w)``. Entry ``q[b, c, i, j]`` is the *mass* of class c in output pixel
   (i, j): the filter-weighted share of its footprint that is labelled c. Ignored pixels and everything outside the
   image carry no mass, so ``q.sum(1)`` is the labelled share of the footprint, in [0, 1].
@@ -13,8 +14,7 @@ What they share:
   and uint64, up to the largest coordinate there may be, 2^24. ``x1 < x0`` mirrors left-right, ``y1 < y0`` top-bottom.
   The outside of the image is ``fill`` for images and no mass for labels. A list or tuple of four numbers is the box of
   all samples, one of B such is a box for each. Their values are checked at every call, and go to a GPU from pinned
-  memory, by a copy that is queued like a kernel and that nothing waits for. Where calls are few microseconds apart, or
-  captured in a CUDA graph, give a tensor.
+  memory, by a copy that is queued like a kernel and that nothing waits for. What a CUDA graph captures needs a tensor.
 * **Filter**: ``"area"`` (default; the exact average when shrinking, linear interpolation when enlarging),
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
   `tritonsoft.geometry`.

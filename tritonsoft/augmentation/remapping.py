@@ -21,8 +21,8 @@ class RemapLabels(PointwiseHooks):
     were, and leaves them classes: several ids may have become one.
 
     Args:
-        table: the class of each id, as a mapping, a `tritonsoft.LabelTable`, or an integer tensor ``(N,)`` whose entry k
-            is the class of id k (it is read here, once).
+        table: the class of each id, as a mapping, a `tritonsoft.LabelTable`, or an integer tensor ``(N,)``, read here,
+            whose entry k is the class of id k.
         ignore_index: what ids become that the table does not have; None: 255, and an error where the table has classes
             above 255.
         unknown: "ignore", or "error" for a ValueError where the table does not have an id; on a GPU only with
