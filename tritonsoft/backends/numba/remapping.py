@@ -13,17 +13,20 @@ from tritonsoft.geometry import NO_CLASS
 _CHUNK = 4096  # pixels that are looked up before they are written: both stay in the first-level cache
 _NANOSECONDS, _NANOSECONDS_OF_SEARCH = 0.4, 3.0  # of a pixel
 _NO_IDS = np.empty(0, np.int64)
+# Loops are compiled for sizes of elements: what is stored does not depend on the sign, and of what is loaded a mask
+# takes the bits that count.
+_LIKE = {size: LIKE[dtype] for size, dtype in ((1, torch.uint8), (2, torch.int16), (4, torch.int32), (8, torch.int64))}
 
 
 @jit
-def _place_of(label: Any, ids: Array, num_classes: Any, first_id: int) -> Any:
+def _place_of(label: int, ids: Array, num_classes: Any, first_id: int) -> Any:
     """Where among the classes that of an id is, or ``num_classes``.
 
     Without ``ids`` the classes are those of the ids from ``first_id`` on.
     """
     if ids.size == 0:
         # Differences that overflow wrap to large numbers, which are no place either.
-        return min(unsigned(np.int64(label)) - unsigned(first_id), num_classes)
+        return min(unsigned(label) - unsigned(first_id), num_classes)
     place, left = unsigned(0), num_classes
     while left > unsigned(1):  # the last id that is not larger, without a branch that could be mispredicted
         half = left >> unsigned(1)
@@ -35,7 +38,7 @@ def _place_of(label: Any, ids: Array, num_classes: Any, first_id: int) -> Any:
 @jit
 def _class_at(place: Any, classes: Array) -> Any:
     num_classes = unsigned(classes.size)
-    value = np.int64(classes[place if place < num_classes else unsigned(0)])
+    value = classes[place if place < num_classes else unsigned(0)]
     return value if place < num_classes else np.int64(NO_CLASS)
 
 
@@ -53,6 +56,7 @@ def _remap_bytes(line: Array, labels: Array, start: int, stride: int, count: int
 def _remap_each(
     line: Array,
     labels: Array,
+    mask: int,
     start: int,
     stride: int,
     count: int,
@@ -65,15 +69,16 @@ def _remap_each(
     num_classes, all_known = unsigned(classes.size), True
     if ids.size == 0:
         for n in range(count):
-            value = _class_at(_place_of(labels[unsigned(start + n * stride)], ids, num_classes, first_id), classes)
+            label = np.int64(labels[unsigned(start + n * stride)]) & mask
+            value = _class_at(_place_of(label, ids, num_classes, first_id), classes)
             known = value != NO_CLASS
             all_known &= known
             line[n] = value if known else ignore_index
         return all_known
-    last = labels[unsigned(start)]
+    last = np.int64(labels[unsigned(start)]) & mask
     value = _class_at(_place_of(last, ids, num_classes, first_id), classes)
     for n in range(count):
-        label = labels[unsigned(start + n * stride)]
+        label = np.int64(labels[unsigned(start + n * stride)]) & mask
         if label != last:  # most neighbours are equal, and a search takes longer than a comparison
             last, value = label, _class_at(_place_of(label, ids, num_classes, first_id), classes)
         known = value != NO_CLASS
@@ -84,12 +89,12 @@ def _remap_each(
 
 @jit
 def _table_of_bytes(
-    table: Array, known: Array, signed: Any, ids: Array, classes: Array, first_id: int, ignore_index: int
+    table: Array, known: Array, mask: int, ids: Array, classes: Array, first_id: int, ignore_index: int
 ) -> None:
     """The class of every byte, and whether it has one."""
     for byte in range(256):
-        label = byte - 256 if signed and byte > 127 else byte
-        value = _class_at(_place_of(label, ids, unsigned(classes.size), first_id), classes)
+        label = byte - 256 if byte > 127 else byte
+        value = _class_at(_place_of(label & mask, ids, unsigned(classes.size), first_id), classes)
         known[byte] = value != NO_CLASS
         table[byte] = value if value != NO_CLASS else ignore_index
 
@@ -100,9 +105,9 @@ def _chunks(
     like_out: Array,
     address_labels: int,
     like_labels: Array,
+    mask: int,
     strides: Any,
     size: Any,
-    signed: Any,
     ids: Array,
     classes: Array,
     first_id: int,
@@ -119,7 +124,7 @@ def _chunks(
     line, all_known = np.empty(_CHUNK, out.dtype), True
     table, known = np.empty(256, out.dtype), np.empty(256, np.bool_)
     if labels.itemsize == 1:
-        _table_of_bytes(table, known, signed, ids, classes, first_id, ignore_index)
+        _table_of_bytes(table, known, mask, ids, classes, first_id, ignore_index)
     line, table, known, ids, classes = borrowed((line, table, known, ids, classes))
     chunks_of_row = (width + _CHUNK - 1) // _CHUNK
     for chunk in range(first, end):
@@ -132,7 +137,7 @@ def _chunks(
                 for n in range(count):
                     all_known &= known[labels[unsigned(start + n * strides[2])]]
         else:
-            all_known &= _remap_each(line, labels, start, strides[2], count, ids, classes, first_id, ignore_index)
+            all_known &= _remap_each(line, labels, mask, start, strides[2], count, ids, classes, first_id, ignore_index)
         write_line(
             out, unsigned(row * width + column), line, unsigned(count), unsigned(line_length), unsigned(to_boundary)
         )
@@ -150,21 +155,19 @@ def remap_labels(
     validate: bool,
 ) -> bool:
     """Writes the class of each pixel of a label map ``(B, H, W)``."""
-    signed = labels.dtype == torch.int8
-    labels = labels.view(torch.uint8) if signed else labels
     strides, (_, height, width) = labels.stride(), labels.shape
     if labels.is_contiguous():
         strides, height, width = (0, 0, 1), 1, labels.numel()
     arguments = (
         out.data_ptr(),
-        LIKE[out.dtype],
+        _LIKE[out.itemsize],
         labels.data_ptr(),
-        LIKE[labels.dtype],
+        _LIKE[labels.itemsize],
+        -1 if labels.dtype.is_signed else 256**labels.itemsize - 1,
         strides,
         (height, width),
-        signed,
         _NO_IDS if ids is None else flat(ids.contiguous()),
-        flat(classes.contiguous()),
+        flat(classes.long().contiguous()),
         first_id,
         ignore_index,
         validate,
