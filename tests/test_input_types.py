@@ -36,8 +36,9 @@ CALLS = {
 IN_THE_INTERPRETER = ("counted", "in boxes", "warped", "loss at full size")
 # Numba compiles these anew for each type, which takes seconds.
 COMPILED_FOR = {
+    **dict.fromkeys(("counted", "in boxes", "pyramid", "pair"), torch.uint32),
     "largest": torch.uint16,
-    "warped": torch.uint32,
+    "warped": torch.bool,
     "loss": torch.int8,
     "loss of a warp": torch.bool,
 }
@@ -68,6 +69,8 @@ def test_labels_out_of_range(target, name, dtype, bad):
     device, backend = target
     if device != "cpu":
         pytest.skip("the inputs are on the CPU")
+    if backend == "numba" and COMPILED_FOR.get(name, dtype) != dtype:
+        pytest.skip("compiled for another type, which is enough for loops that are the same")
     labels = LABELS.clone()
     labels[1, 7, 8] = bad
     with pytest.raises(ValueError, match=rf"got 1 other values from {bad} to {bad}"):
