@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation)
+DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 .PHONY: demo test bench cost figures evidence lint types test-backends test-kernels gpu format clean

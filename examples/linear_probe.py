@@ -29,7 +29,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from segmentation import LABELS, Evaluation, Folder, add_data_arguments, check_data_arguments, low_resolution_label
+from segmentation import (
+    LABELS,
+    Evaluation,
+    Folder,
+    add_data_arguments,
+    check_data_arguments,
+    folder_of,
+    low_resolution_label,
+)
 from torch import Tensor, nn
 
 import tritonsoft as ts
@@ -79,11 +87,9 @@ def load_extractor(name: str) -> Extractor:
 
 def splits(arguments: argparse.Namespace) -> tuple[Split, Split]:
     """Training and validation, from the file of ``--cache`` where it holds them."""
-    folders = [
-        Folder(arguments.data, split, False, arguments.num_classes, arguments.ignore_index)
-        for split in ("train", "val")
-    ]
-    source = [arguments.features, *(str(file) for folder in folders for pair in folder.files for file in pair)]
+    folders = [folder_of(arguments, split) for split in ("train", "val")]
+    files = [str(file) for folder in folders for pair in folder.pairs for file in (pair.image, pair.labels)]
+    source = [arguments.features, str(folders[0].format), *files]
     if arguments.cache is not None and arguments.cache.exists():
         kept = torch.load(arguments.cache)
         if kept["source"] != source:

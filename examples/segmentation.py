@@ -1,18 +1,17 @@
 """What the examples that train share: pictures and label maps in a folder, and the ways to shrink a label map."""
 
 import argparse
-import os
+import re
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchmetrics import MeanMetric, Metric
 
 import tritonsoft as ts
 from tritonsoft import metrics
+from tritonsoft.data import DataError, LabelFormat, UnknownLabelError, label_format, pair_files, read_pair
 
 CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 THIN = [CAMVID.index(name) for name in ("pole", "sign", "pedestrian", "bicyclist")]
@@ -20,70 +19,57 @@ THIN = [CAMVID.index(name) for name in ("pole", "sign", "pedestrian", "bicyclist
 # --- pictures and label maps -----------------------------------------------------------------------------------------
 
 
-class DataError(ValueError):
-    """A picture or label map that cannot be used; the message names its file."""
-
-
-def files_by_stem(folder: Path) -> dict[Path, Path]:
-    """The files in a folder and below, through symbolic links too, by their paths without suffix."""
-    found = (Path(inside, name) for inside, _, names in os.walk(folder, followlinks=True) for name in names)
-    return {file.relative_to(folder).with_suffix(""): file for file in sorted(found)}
-
-
-def pixels_of(file: Path, mode: str | None = None) -> Tensor:
-    """A picture, upright as viewers show it, in its own mode or another."""
-    try:
-        with file.open("rb") as stream, Image.open(stream) as picture:  # by name Pillow misreads turned TIFF files
-            ImageOps.exif_transpose(picture, in_place=True)
-            return torch.from_numpy(np.array(picture.convert(mode) if mode else picture))
-    except Exception as error:  # of a broken file Pillow's decoders may raise anything
-        raise DataError(f"{file}: cannot be read ({error})") from None
-
-
 class Folder(Dataset[tuple[Tensor, Tensor]]):
-    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split, with ids that are classes or ignored."""
+    """Images ``(3, H, W)`` uint8 and label maps ``(H, W)`` of one split, of classes and the format's ``ignore_index``.
+
+    Args:
+        root: the folder of ``images/`` and ``labels/``.
+        split: the folder in each of those.
+        cache: keep in memory what was read.
+        format: what the values of the label files mean.
+        image_pattern: which files are images (`tritonsoft.data.pair_files`).
+        label_pattern: which files are label maps.
+    """
 
     def __init__(
-        self, root: Path, split: str, cache: bool, num_classes: int | None = None, ignore_index: int = 255
+        self,
+        root: Path,
+        split: str,
+        cache: bool,
+        format: LabelFormat,
+        image_pattern: str = "*",
+        label_pattern: str = "*",
     ) -> None:
         image_folder, label_folder = root / "images" / split, root / "labels" / split
-        images, labels = files_by_stem(image_folder), files_by_stem(label_folder)
-        if not images or not labels:
-            raise SystemExit(f"{label_folder if images else image_folder}: there is no such folder, or nothing in it")
-        if odd := sorted(str(stem) for stem in images.keys() ^ labels.keys()):
-            more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-            raise SystemExit(
-                f"{root}: {split} needs images and label maps of the same names; without partner: "
-                f"{', '.join(odd[:5])}{more}"
-            )
-        self.files = [(images[stem], labels[stem]) for stem in images]
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        for folder in (image_folder, label_folder):
+            if not folder.is_dir() or not any(folder.iterdir()):
+                raise SystemExit(f"{folder}: there is no such folder, or nothing in it")
+        self.pairs, problems = pair_files(image_folder, label_folder, image_pattern, label_pattern)
+        if problems:
+            named = "; ".join(map(str, problems[:5])) + (f"; and {len(problems) - 5} more" if problems[5:] else "")
+            raise SystemExit(f"{root}: {split} needs images and label maps of the same names: {named}")
+        if not self.pairs:
+            raise SystemExit(f"{root}: no file of {split} matches {image_pattern} and {label_pattern}")
+        self.format = format
         self.size: tuple[int, int] | None = None
         self.kept: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if self.kept is not None and index in self.kept:
             return self.kept[index]
-        image_file, label_file = self.files[index]
-        image, labels = pixels_of(image_file, "RGB").permute(2, 0, 1).contiguous(), pixels_of(label_file)
-        labels = labels if labels.dtype == torch.uint8 else labels.int()
-        if labels.shape != image.shape[1:]:
-            raise DataError(f"{label_file}: {tuple(labels.shape)}, where its image has {tuple(image.shape[1:])}")
+        pair = self.pairs[index]
+        try:
+            image, labels = read_pair(pair, self.format)
+        except UnknownLabelError as error:
+            raise DataError(f"{error}: are --num-classes, --map, --palette and --ignore right?") from None
         self.size = self.size or (labels.shape[0], labels.shape[1])
         if labels.shape != self.size:
             raise DataError(
-                f"{label_file}: {tuple(labels.shape)}, where others have {self.size}: batches need one size"
+                f"{pair.labels}: {tuple(labels.shape)}, where others have {self.size}: batches need one size"
             )
-        if self.num_classes is not None:
-            ids = labels.unique().tolist()  # numbers of Python, since a comparison of uint8 with -1 would find 255
-            if wrong := [value for value in ids if value != self.ignore_index and not 0 <= value < self.num_classes]:
-                raise DataError(
-                    f"{label_file}: ids from {min(wrong)} to {max(wrong)} are neither in 0..{self.num_classes - 1} nor "
-                    f"{self.ignore_index}: are --num-classes and --ignore-index right?"
-                )
         if self.kept is not None:
             self.kept[index] = image, labels
         return image, labels
@@ -186,12 +172,39 @@ class Evaluation:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="images/ and labels/, each with train/ and val/")
-    parser.add_argument("--num-classes", type=int, required=True)
+    parser.add_argument("--num-classes", type=int, help="needed where neither --map nor --palette says it")
+    parser.add_argument("--map", help="the class of each id: cityscapes, ade20k, voc, camvid, or a CSV or JSON file")
+    parser.add_argument("--palette", help="the class of each colour: likewise")
+    parser.add_argument("--ignore", type=ids, default=[], help="more ids without a class, separated by commas")
     parser.add_argument("--ignore-index", type=int, help="default: 255, unless that is a class")
+    parser.add_argument("--image-pattern", default="*", help="such as '*_leftImg8bit.png'")
+    parser.add_argument("--label-pattern", default="*", help="such as '*_gtFine_labelIds.png'")
+
+
+def ids(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def check_data_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.ignore_index is None:
-        if arguments.num_classes > 255:
-            parser.error(f"--num-classes {arguments.num_classes} makes 255 a class: give --ignore-index, -1 for none")
-        arguments.ignore_index = 255
+    try:
+        format = format_of(arguments)
+    except ValueError as error:
+        parser.error(re.sub(r"\b(num|ignore)_(classes|index)\b", r"--\1-\2", str(error)))
+    arguments.num_classes, arguments.ignore_index = format.num_classes, format.ignore_index
+
+
+def format_of(arguments: argparse.Namespace) -> LabelFormat:
+    """What the values of the label files mean."""
+    return label_format(
+        arguments.num_classes,
+        map=arguments.map,
+        palette=arguments.palette,
+        ignore=arguments.ignore,
+        ignore_index=arguments.ignore_index,
+    )
+
+
+def folder_of(arguments: argparse.Namespace, split: str, cache: bool = False) -> Folder:
+    """The pictures of a split."""
+    patterns = arguments.image_pattern, arguments.label_pattern
+    return Folder(arguments.data, split, cache, format_of(arguments), *patterns)

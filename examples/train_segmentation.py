@@ -4,8 +4,9 @@
     torchrun --nproc-per-node 2 examples/train_segmentation.py --data DIR ...
 
 DIR holds ``images/train``, ``images/val``, ``labels/train`` and ``labels/val``: pictures of one size, and label maps of
-class ids with the same paths and stems. The network sees pictures shrunk by ``--factor``. ``--labels`` says how its
-labels are shrunk, and everything else is the same:
+class ids with the same paths and stems; ``--map``, ``--palette`` and the patterns say otherwise (docs/label_files.md).
+The network sees pictures shrunk by ``--factor``. ``--labels`` says how its labels are shrunk, and
+everything else is the same:
 
 * ``soft``: the distribution of classes under each low-resolution pixel;
 * ``nearest``: the class of the pixel nearest to its centre (``nearest-exact``);
@@ -36,11 +37,11 @@ import torch
 import torch.nn.functional as F
 from segmentation import (
     LABELS,
-    DataError,
     Evaluation,
     Folder,
     add_data_arguments,
     check_data_arguments,
+    folder_of,
     low_resolution_label,
 )
 from torch import Tensor, distributed, nn
@@ -50,6 +51,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 import tritonsoft as ts
 import tritonsoft.augmentation as TA
 from tritonsoft import metrics
+from tritonsoft.data import DataError
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
@@ -306,9 +308,7 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
-    classes = arguments.num_classes, arguments.ignore_index
-    training = Folder(arguments.data, "train", arguments.cache, *classes)
-    validation = Folder(arguments.data, "val", False, *classes)
+    training, validation = folder_of(arguments, "train", arguments.cache), folder_of(arguments, "val")
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...

@@ -14,6 +14,17 @@ from tritonsoft.geometry import FILTERS, Filter
 SOFT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 IMAGE_DTYPES = (*SOFT_DTYPES, torch.uint8)
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+# What reads an element, what computes and what stores are compiled together, anew for each combination of types: every
+# type of each part is drawn, but not every combination.
+_LABELS_TO_SOFT = (
+    *((torch.uint8, dtype) for dtype in SOFT_DTYPES),
+    *((dtype, torch.float32) for dtype in LABEL_DTYPES),
+)
+_IMAGES = (
+    *((dtype, dtype) for dtype in IMAGE_DTYPES),
+    *((torch.float32, dtype) for dtype in SOFT_DTYPES[1:]),
+    *((dtype, torch.float32) for dtype in IMAGE_DTYPES[1:]),
+)
 LAYOUTS = ("contiguous", "channels_last", "window", "transposed", "stepped", "expanded")
 
 
@@ -105,7 +116,10 @@ def random_case(rng: random.Random, largest: int = 40) -> Case:
     height, width = (1 if rng.random() < 0.1 else rng.randint(2, largest) for _ in range(2))
     size = (rng.randint(1, largest // 2), rng.randint(1, largest // 2))
     num_classes = rng.choice([1, 2, 5, 19, 37])
-    ignore_index = rng.choice([255, -1, 0, num_classes, 1000, -(2**40)])
+    label_dtype, soft_dtype = rng.choice(_LABELS_TO_SOFT)
+    ignore_index = rng.choice([255, -1, 0, num_classes, 1000])
+    if soft_dtype == torch.float32 and label_dtype in (torch.uint8, torch.int64) and rng.random() < 0.25:
+        ignore_index = -(2**40)  # which is compared in int64
     boxes = None
     if rng.random() < 0.25:  # an integer factor of the whole image: the dense path
         factor = rng.choice([1, 2, 4, 8])
@@ -117,7 +131,6 @@ def random_case(rng: random.Random, largest: int = 40) -> Case:
         boxes = torch.tensor(rows, dtype=rng.choice([torch.float32, torch.float64]))
 
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
-    label_dtype = rng.choice(LABEL_DTYPES)
     info = torch.iinfo(label_dtype)
     blocks = torch.randint(num_classes, (batch, height // 3 + 1, width // 3 + 1), generator=generator)
     noise = torch.randint(num_classes, (batch, height, width), generator=generator)
@@ -126,10 +139,9 @@ def random_case(rng: random.Random, largest: int = 40) -> Case:
     if info.min <= ignore_index <= info.max:
         labels = labels.masked_fill(torch.rand(noise.shape, generator=generator) < 0.2, ignore_index)
 
-    in_dtype = rng.choice(IMAGE_DTYPES)
+    in_dtype, image_dtype = rng.choice(_IMAGES)
     image = torch.rand(batch, channels, height, width, generator=generator, dtype=torch.float64)
     image = (image * 255).round().to(in_dtype) if in_dtype == torch.uint8 else (image * 4 - 2).to(in_dtype)
-    image_dtype = rng.choice([in_dtype, in_dtype, *SOFT_DTYPES])
     return Case(
         image=_layout(image, rng.choice(LAYOUTS)),
         labels=_layout(labels.to(label_dtype), rng.choice(LAYOUTS)),
@@ -140,7 +152,7 @@ def random_case(rng: random.Random, largest: int = 40) -> Case:
         filter=rng.choice(FILTERS),
         fill=rng.choice([0.0, 0.5, 7.0]),
         image_dtype=image_dtype,
-        soft_dtype=rng.choice(SOFT_DTYPES),
+        soft_dtype=soft_dtype,
     )
 
 

@@ -802,18 +802,168 @@ def test_the_mass_of_one_class_goes_on_into_another_container(image):
         ts.soft_cross_entropy(torch.zeros(BATCH, 1, HEIGHT, WIDTH), once[1])  # a loss takes it for its data
 
 
-@pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize("keys", [["input", "mask"], ["mask"]], ids=str)
-def test_sparse_labels_as_a_mask_are_refused_by_name(image, labels, inverse, keys):
-    sparse = ts.soft_resize(labels, (HEIGHT, WIDTH), CLASSES, top_k=2)
-    container = augment(flip(CLASSES))
-    container(image, labels)
-    args = [image, sparse] if len(keys) == 2 else [sparse]
-    call = container.inverse if inverse else container
-    with pytest.raises(TypeError, match=r"mask must be a tensor, got SparseLabels.*to_dense"):
-        call(*args, data_keys=keys, params=container._params)
+# --- a few classes of each pixel as a mask ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sparse():
+    soft = torch.rand(BATCH, CLASSES, HEIGHT, WIDTH).pow(4)
+    soft = (soft / soft.sum(1, keepdim=True)).masked_fill(torch.rand(BATCH, 1, HEIGHT, WIDTH) < 0.1, 0.0)
+    return ts.SparseLabels.from_dense(soft, 2)
+
+
+def planes_of(sparse):
+    """The dense label with the rest as one more plane: what modules without ``num_classes`` take for any planes."""
+    dense = torch.cat([sparse.to_dense(torch.float32), sparse.rest.float().unsqueeze(-3)], dim=-3)
+    return dense if dense.ndim == 4 else dense[None]
+
+
+def many_classes(sparse):
+    return ts.SparseLabels(sparse.index.to(torch.int16), sparse.mass, sparse.rest, 300)
+
+
+MOVING = {
+    "flips": lambda: [TA.RandomHorizontalFlip(), TA.RandomVerticalFlip()],
+    "middle": lambda: [TA.CenterCrop((11, 18)), TA.RandomHorizontalFlip(), TA.CenterCrop(9)],
+    "window": lambda: [TA.RandomCrop((13, 17))],
+    "padded": lambda: [TA.RandomCrop((30, 20), padding=9), TA.RandomHorizontalFlip(), TA.RandomVerticalFlip()],
+    "pad if needed": lambda: [
+        TA.RandomVerticalFlip(),
+        TA.RandomCrop((50, 20), pad_if_needed=True, fill=(0.1, 0.2, 0.3)),
+    ],
+    "padded twice": lambda: [TA.RandomCrop((20, 30), padding=4), TA.RandomCrop((20, 30), padding=4)],
+    "repeated": lambda: [TA.RandomHorizontalFlip(), TA.RandomCrop((20, 30), padding=7, padding_mode="reflect")],
+    "colours": lambda: [TA.RandomCrop((13, 17)), K.ColorJiggle(0.1, 0.1, 0.1, 0.1), TA.RandomHorizontalFlip()],
+    "nested": lambda: [K.ImageSequential(TA.RandomHorizontalFlip(), K.RandomBrightness(p=1.0)), TA.CenterCrop(12)],
+    "no module of kornia's": lambda: [TA.RandomCrop((13, 17)), nn.Identity(), TA.RandomHorizontalFlip()],
+    "the same size": lambda: [TA.Resize((HEIGHT, WIDTH), filter="triangle"), TA.RandomCrop((13, 17))],
+    "one for all": lambda: [TA.RandomCrop((13, 17), same_on_batch=True), TA.RandomHorizontalFlip(same_on_batch=True)],
+    "policy": lambda: [
+        K.auto.operations.PolicySequential(K.auto.operations.OperationBase(TA.RandomVerticalFlip(p=1.0), None))
+    ],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"random_apply": 1}, {"same_on_batch": True}], ids=str)
+@pytest.mark.parametrize("name", MOVING)
+def test_sparse_labels_move_as_the_dense_label_does(image, sparse, name, options):
+    container = augment(*MOVING[name](), **options)
+    for label in (sparse, many_classes(sparse).to(torch.float32)):
+        planes = planes_of(label)
+        shown, made = container(image, label)
+        expected_image, expected = container(image, planes, params=container._params)
+        assert torch.equal(shown, expected_image)
+        assert isinstance(made, ts.SparseLabels)
+        assert (made.index.dtype, made.dtype, made.num_classes) == (label.index.dtype, label.dtype, label.num_classes)
+        assert torch.equal(planes_of(made), expected)
+        if name not in ("repeated", "policy"):  # whose inverse kornia has for no mask
+            _, back = container.inverse(shown, made)
+            assert torch.equal(planes_of(back), container.inverse(expected_image, expected)[1])
+        (again,) = [container(label, data_keys=["mask"], params=container._params)]
+        assert torch.equal(planes_of(again), expected)
+
+
+def test_an_image_beside_sparse_labels_is_copied(image, sparse):
+    """Each pixel of the image keeps its label: both show the same source pixels."""
+    numbers = torch.arange(BATCH * HEIGHT * WIDTH).reshape(BATCH, 1, HEIGHT, WIDTH).float()
+    container = augment(
+        TA.RandomCrop((13, 17), padding=3, fill=-1.0), TA.RandomHorizontalFlip(), TA.RandomVerticalFlip()
+    )
+    shown, made = container(numbers, sparse)
+    source = planes_of(sparse).transpose(0, 1).flatten(1)
+    inside = shown >= 0
+    expected = torch.where(
+        inside, source[:, shown.long().clamp(min=0).flatten()].unflatten(1, shown.shape)[:, :, 0].transpose(0, 1), 0
+    )
+    assert not inside.all()
+    assert torch.equal(planes_of(made), expected)
+
+
+def test_single_samples_of_sparse_labels(image, sparse):
+    flip = TA.RandomHorizontalFlip(p=1.0)
+    mirrored = planes_of(sparse).flip(-1)
+    assert torch.equal(planes_of(augment(flip)(image, sparse[0])[1]), mirrored[:1].expand(BATCH, -1, -1, -1))
+    assert torch.equal(planes_of(augment(flip)(image, sparse[1:])[1]), mirrored[1:].expand(BATCH, -1, -1, -1))
+    assert torch.equal(
+        planes_of(augment(flip, TA.CenterCrop((HEIGHT, WIDTH), num_classes=CLASSES))(image, sparse)[1]), mirrored
+    )
+    for keepdim, shape in ((False, (1, CLASSES, HEIGHT, WIDTH)), (True, (CLASSES, HEIGHT, WIDTH))):
+        container = augment(TA.RandomHorizontalFlip(p=1.0, keepdim=keepdim), keepdim=keepdim)
+        shown, made = container(image[0], sparse[0])
+        assert made.shape == shape
+        assert shown.ndim == made.ndim
+        assert torch.equal(planes_of(made), mirrored[:1])
+        assert container.inverse(shown, made)[1].shape == shape
+    named = TA.AugmentationSequential(flip, data_keys=None)({"image": image, "mask": sparse})
+    assert torch.equal(planes_of(named["mask"]), mirrored)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        K.RandomAffine(20.0, p=0.0),
+        K.RandomHorizontalFlip(),
+        K.RandomErasing(p=1.0),
+        K.RandomCutMixV2(data_keys=["input", "mask"], use_correct_lambda=True),
+        K.RandomTransplantation(),
+        K.ImageSequential(K.RandomAffine(20.0)),
+        K.auto.operations.PolicySequential(K.auto.operations.ShearX()),
+        TA.RandomHorizontalFlip(filter=None),
+        TA.RandomRotation(20.0, p=0.0),
+        TA.RandomElasticTransform(),
+        TA.RandomCrop((HEIGHT + 1, WIDTH)),
+        TA.RandomResizedCrop((HEIGHT, WIDTH), p=0.0),
+        TA.RandomScaleCrop((HEIGHT, WIDTH)),
+        TA.Resize((HEIGHT, 2 * WIDTH)),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_sparse_labels_are_refused_by_what_resamples(image, sparse, module):
+    """Whatever is drawn: by the module, and not by the sample that it first turns."""
+    name = "ShearX|RandomShear" if "Policy" in type(module).__name__ else type(module).__name__
+    name = "RandomAffine" if isinstance(module, K.ImageSequential) else name
+    with pytest.raises(TypeError, match=rf"mask must be a tensor for the ({name}) of \w+, got SparseLabels.*to_dense"):
+        augment(TA.RandomHorizontalFlip(), module)(image, sparse)
+
+
+def test_sparse_labels_that_do_not_fit_are_refused(image, sparse):
+    container = augment(TA.RandomHorizontalFlip(), TA.RandomCrop((13, 17)))
+    with pytest.raises(ValueError, match=r"mask must have the modules' num_classes=2, got SparseLabels of 3 classes"):
+        augment(TA.CenterCrop(9, num_classes=2))(image, sparse)
+    with pytest.raises(ValueError, match="Image and mask must have matching"):
+        container(image, sparse.crop(0, 0, 9, 9))
+    with pytest.raises(ValueError, match="Image and mask must have matching"):
+        container(image[:1], sparse)
     with pytest.raises((TypeError, ValueError), match="got SparseLabels"):
-        call(*[[arg[0], arg[1]] if arg is sparse else arg for arg in args], data_keys=keys, params=container._params)
+        container(image, [sparse[0], sparse[1]])
+    container(image, sparse)
+    container._params[1].data["src"] += 0.5
+    with pytest.raises(ValueError, match="params must show whole pixels"):
+        container(image, sparse, params=container._params)
+
+
+def test_what_moves_whole_pixels_fuses_with_any_filter(image):
+    calls = [TA.RandomCrop((16, 24)), TA.Resize((16, 24)), TA.Resize((8, 12), filter="triangle")]
+    container = TA.AugmentationSequential(*calls)
+    out = container(image)
+    assert torch.equal(out, ts.crop_resize(image, container.boxes, (8, 12), filter="triangle"))
+
+
+@pytest.mark.gpu
+@_ON_CUDA[1]
+def test_on_a_gpu_sparse_labels_move_without_a_synchronisation(image, sparse):
+    container = augment(TA.RandomCrop((28, 44), padding=4), TA.RandomHorizontalFlip(), TA.RandomVerticalFlip())
+    shown, expected = container(image, sparse)
+    params = copy.deepcopy(container._params)
+    there = image.cuda(), sparse.cuda()
+    container(*there)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out, made = container(*there, params=params)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(out.cpu(), shown)
+    assert torch.equal(planes_of(made.cpu()), planes_of(expected))
 
 
 # --- pictures of several sizes ---------------------------------------------------------------------------------------

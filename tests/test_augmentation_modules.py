@@ -1394,13 +1394,24 @@ def test_kornias_container_inverts_masses_of_one_class_through_modules_without_n
     assert torch.equal(back, F.pad(torch.ones(BATCH, 1, 12, 20), (10, 10, 6, 6)))
 
 
-@pytest.mark.parametrize("way", ["transform_masks", "inverse_masks"])
-def test_sparse_labels_are_refused_by_name(way):
-    module = make("horizontal-flip", num_classes=CLASSES)
+@over_geometries
+def test_sparse_labels_go_through_what_only_moves_pixels(geometry):
+    module = make(geometry, num_classes=CLASSES)
     module(picture())
-    sparse = ts.SparseLabels.from_dense(picture(channels=CLASSES), 1)
-    with pytest.raises(TypeError, match=r"mask must be a tensor, got SparseLabels.*to_dense"):
-        getattr(module, way)(sparse, module._params, module.flags)
+    sparse = ts.SparseLabels.from_dense(picture(channels=CLASSES), 2, torch.float32)
+    if geometry.startswith(("resize", "scale")) or geometry.endswith("stretched"):
+        with pytest.raises(
+            TypeError, match=r"mask must be a tensor for the .* of tritonsoft, got SparseLabels.*to_dense"
+        ):
+            module.transform_masks(sparse, module._params, module.flags)
+        return
+    made = module.transform_masks(sparse, module._params, module.flags)
+    dense = module.transform_masks(sparse.to_dense(), module._params, module.flags)
+    assert torch.equal(made.to_dense(), dense)
+    back = module.inverse_masks(made, module._params, module.flags)
+    assert torch.equal(back.to_dense(), module.inverse_masks(dense, module._params, module.flags))
+    with pytest.raises(ValueError, match="mask must have the batch of its parameters"):
+        module.transform_masks(sparse[:1], module._params, module.flags)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])

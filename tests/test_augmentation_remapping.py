@@ -126,6 +126,15 @@ def test_nested_and_listed_and_unbatched():
     assert torch.equal(one_mask, classes[0])
 
 
+@pytest.mark.parametrize("nested", [lambda module: module, K.ImageSequential])
+def test_compact_soft_labels_have_no_ids(nested):
+    image, ids, *_ = _inputs()
+    sparse = ts.soft_resize(ids.clamp(0, 2), (16, 24), 3, top_k=1, backend="reference")
+    container = TA.AugmentationSequential(nested(TA.RemapLabels(TABLE)), data_keys=["image", "mask"])
+    with pytest.raises(ValueError, match="RemapLabels needs ids, got a soft label"):
+        container(image, sparse)
+
+
 def test_alone_it_draws_nothing():
     image, ids, *_ = _inputs()
     remap = TA.RemapLabels(torch.tensor([5, 6]))

@@ -1,8 +1,11 @@
 """The command `tritonsoft`: its numbers against brute force, its options, and what it says about bad input."""
 
 import csv
+import io
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +24,15 @@ pytest.importorskip("matplotlib", reason="the command line needs matplotlib")
 pytest.importorskip("rich", reason="the command line needs rich")
 CliRunner = pytest.importorskip("typer.testing", reason="the command line needs typer").CliRunner
 
+from rich.console import Console  # noqa: E402
+
 import tritonsoft as ts  # noqa: E402
-from tritonsoft.cli import common, costs, pictures  # noqa: E402
+from tritonsoft import data  # noqa: E402
+from tritonsoft.cli import common, costs  # noqa: E402
 from tritonsoft.cli.app import app  # noqa: E402
-from tritonsoft.cli.kept import ALL_METHODS, areas_kept, cell_areas, thinnest_class  # noqa: E402
+from tritonsoft.cli.audit import audit_table  # noqa: E402
+from tritonsoft.cli.folding import folded  # noqa: E402
+from tritonsoft.cli.kept import ALL_METHODS, areas_kept, cell_areas, kept_table, thinnest_class  # noqa: E402
 
 _checkout = Path(__file__).parents[1]
 CAMVID = Path(os.environ.get("TRITONSOFT_CAMVID", _checkout.parent / "shared" / "camvid"))
@@ -140,14 +148,6 @@ def test_demo_takes_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "soft_labels.png").is_file()
 
 
-def test_label_files_hold_ids_whatever_their_kind(tmp_path: Path) -> None:
-    ids = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    for mode, offset in (("L", 0), ("P", 0), ("I;16", 1000)):
-        write_picture(tmp_path, mode, ids + offset, mode)
-        _, labels = pictures.load_picture(tmp_path / "images" / f"{mode}.jpg", tmp_path / "labels" / f"{mode}.png")
-        assert labels.tolist() == (ids + offset).tolist()
-
-
 def test_unusable_files_are_named_and_the_others_measured(tmp_path: Path) -> None:
     ids = street_ids(40, 60)
     write_picture(tmp_path, "good", ids)
@@ -167,7 +167,7 @@ def test_unusable_files_are_named_and_the_others_measured(tmp_path: Path) -> Non
         "other_size.png: 60x20 pixels, where its image has 60x40",
         "broken.png: cannot be read",
         "colours.png: a label map needs one channel of class ids, got mode RGB",
-        "out_of_range: labels must lie in 0..18",
+        "out_of_range.png: labels must lie in 0..18",
     ):
         assert named in output
     assert "good with class" in output
@@ -224,14 +224,21 @@ def test_audit_measures_every_method_and_names_unusable_files(tmp_path: Path) ->
     assert "2 label maps" in flat(both.output)
 
 
-def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> None:
-        raise TypeError("unsupported operand")
-
-    write_picture(tmp_path, "one", street_ids(8, 8))
-    monkeypatch.setattr(Image, "open", broken)
-    with pytest.raises(pictures.PictureError, match=r"one\.png: cannot be read \(unsupported operand\)"):
-        pictures.load_labels(tmp_path / "labels" / "one.png")
+def test_audit_goes_through_links_and_names_what_is_no_file(tmp_path: Path) -> None:
+    ids = street_ids(8, 8)
+    write_picture(tmp_path / "elsewhere", "one", ids)
+    write_picture(tmp_path, "deep/two", ids)
+    labels = tmp_path / "labels"
+    (labels / "linked").symlink_to(tmp_path / "elsewhere" / "labels", target_is_directory=True)
+    (labels / "deep" / "up").symlink_to(labels, target_is_directory=True)
+    (labels / "nothing.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(labels / "pipe.png")
+    result = run("audit", "--labels", labels, "--num-classes", "19", "--factors", "2", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "2 label maps; every number" in result.stdout
+    assert result.stderr.count("left out") == 2
+    for name in ("nothing.png: is no file", "pipe.png: is no file"):
+        assert name in result.stderr
 
 
 def test_audit_shows_which_classes_of_camvid_suffer(tmp_path: Path) -> None:
@@ -401,72 +408,106 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert "out: the results cannot be saved ([Errno 28] No space left on device)" in flat(result.stderr)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- label files of data sets ----------------------------------------------------------------------------------------
 
 
-def test_pictures_are_found_through_links_and_once(tmp_path: Path) -> None:
-    ids = street_ids(8, 8)
-    write_picture(tmp_path / "elsewhere", "one", ids)
-    write_picture(tmp_path, "deep/two", ids)
-    labels = tmp_path / "labels"
-    (labels / "linked").symlink_to(tmp_path / "elsewhere" / "labels", target_is_directory=True)
-    (labels / "deep" / "up").symlink_to(labels, target_is_directory=True)
-    (labels / "folder.png").mkdir()
-    (labels / "nothing.png").symlink_to(tmp_path / "nowhere.png")
-    os.mkfifo(labels / "pipe.png")
-    found = [str(path.relative_to(labels)) for path in pictures.all_pictures(labels)]
-    assert found == ["deep/two.png", "linked/one.png", "nothing.png", "pipe.png"]
-    for pattern, wanted in (
-        ("t*.png", ["deep/two.png"]),
-        ("linked/*", ["linked/one.png"]),
-        ("one*", ["linked/one.png"]),
-    ):
-        assert pictures.all_pictures(labels, pattern) == [labels / name for name in wanted]
-    result = run("audit", "--labels", labels, "--num-classes", "19", "--factors", "2", "--out", tmp_path / "out")
+def cityscapes(folder: Path) -> np.ndarray[Any, Any]:
+    """Two pictures in the layout of Cityscapes, with ids and colours; gives the classes of the first."""
+    format = data.label_format(map="cityscapes", palette="cityscapes")
+    id_of = {class_id: id for id, class_id in format.ids.items()}  # of what is ignored: 30, trailer
+    colour_of = {class_id: colour for colour, class_id in format.colours.items()}
+    classes = street_ids(32, 64)
+    for name, labels in (("train/aachen/aachen_0", classes), ("train/bochum/bochum_0", classes[:, ::-1])):
+        gt_fine, images = folder / "gtFine" / f"{name}_gtFine", folder / "leftImg8bit" / f"{name}_leftImg8bit.png"
+        gt_fine.parent.mkdir(parents=True)
+        images.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((*labels.shape, 3), np.uint8)).save(images)
+        ids = np.vectorize(id_of.get)(labels).astype(np.uint8)
+        Image.fromarray(ids).save(f"{gt_fine}_labelIds.png")
+        colours = np.array([colour_of[class_id] for class_id in labels.flatten().tolist()], np.uint8)
+        Image.fromarray(colours.reshape(*labels.shape, 3)).convert("RGBA").save(f"{gt_fine}_color.png")
+    return classes
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "color"])
+def test_audit_takes_the_folders_of_cityscapes(kind: str, tmp_path: Path) -> None:
+    classes = cityscapes(tmp_path)
+    options = ["--map", "cityscapes"] if kind == "labelIds" else ["--palette", "cityscapes"]
+    folders = ["--labels", tmp_path / "gtFine", "--images", tmp_path / "leftImg8bit"]
+    patterns = ["--label-pattern", f"*_gtFine_{kind}.png", "--image-pattern", "*_leftImg8bit.png"]
+    command = ["audit", *folders, *patterns, *options, "--factors", "4", "--out", tmp_path / "out"]
+    result = run(*command, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["command"] == "audit"
+    assert found["tritonsoft"] == ts.__version__
+    assert found["label_maps"] == 2
+    assert found["left_out"] == []
+    areas = {row["class"]: row["area"] for row in found["rows"]}
+    counts = np.bincount(classes[classes != 255], minlength=19)
+    assert areas == {scenes.CLASSES[k]: 2 * count for k, count in enumerate(counts.tolist()) if count}
+    with (tmp_path / "out" / "audit.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [list(row) for row in found["rows"]] == [list(row) for row in rows]
+    for row, printed in zip(found["rows"], rows, strict=True):
+        assert row["method"] == printed["method"]
+        assert row["in_place"] == pytest.approx(float(printed["in_place"]), abs=1e-6)
+    assert all(Path(file).is_file() for file in found["files"])
+    first = run(*command, "--json", "--limit", "1")
+    assert sum(row["area"] for row in json.loads(first.stdout)["rows"] if row["method"] == "soft") == counts.sum()
+
+
+def test_demo_takes_the_folders_of_cityscapes(tmp_path: Path) -> None:
+    cityscapes(tmp_path)
+    folders = ["--labels", tmp_path / "gtFine", "--images", tmp_path / "leftImg8bit", "--limit", "1"]
+    patterns = ["--label-pattern", "*_gtFine_labelIds.png", "--image-pattern", "*_leftImg8bit.png"]
+    options = ["--map", "cityscapes", "--factors", "4", "--thin-class", "pole", "--json", "--out", tmp_path / "out"]
+    result = run("demo", *folders, *patterns, *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["pictures"] == 1
+    assert found["shown"] == {"picture": "train/aachen/aachen_0", "classes": ["pole"]}
+    assert {row["method"] for row in found["rows"]} == {"nearest", "nearest-exact", "soft"}
+    (cost,) = found["costs"]
+    assert cost["factor"] == 4
+    assert len(cost["seconds"]) == len(cost["peak_bytes"]) == 2
+
+
+def test_a_colour_that_is_not_in_the_palette_is_named(tmp_path: Path) -> None:
+    cityscapes(tmp_path)
+    file = tmp_path / "gtFine" / "train" / "bochum" / "bochum_0_gtFine_color.png"
+    with Image.open(file) as picture:
+        picture.putpixel((5, 3), (1, 2, 3, 255))
+        picture.save(file)
+    options = ["--label-pattern", "*_color.png", "--palette", "cityscapes", "--factors", "4", "--out", tmp_path / "out"]
+    result = run("audit", "--labels", tmp_path / "gtFine", *options)
     assert result.exit_code == 1
-    assert "2 label maps; every number" in result.stdout
-    assert result.stderr.count("left out") == 2
-    for name in ("nothing.png: is no file", "pipe.png: is no file"):
-        assert name in result.stderr
+    assert "1 label maps; every number" in result.stdout
+    assert result.stderr == f"left out {file}: the colour (1, 2, 3) at row 3, column 5 is not in the palette\n"
 
 
-def save_turned(pixels: Any, file: Path, orientation: int) -> None:
-    """So that a viewer shows these pixels upright."""
-    transpose, exif = Image.Transpose, Image.Exif()
-    stored = {
-        1: (),
-        2: (transpose.FLIP_LEFT_RIGHT,),
-        3: (transpose.ROTATE_180,),
-        4: (transpose.FLIP_TOP_BOTTOM,),
-        5: (transpose.TRANSPOSE,),
-        6: (transpose.ROTATE_90,),
-        7: (transpose.TRANSVERSE,),
-        8: (transpose.ROTATE_270,),
-    }[orientation]
-    picture = Image.fromarray(pixels)
-    for each in stored:
-        picture = picture.transpose(each)
-    exif[0x0112] = orientation
-    picture.save(file, exif=exif)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_read_upright(orientation: int, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    image = random.integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    labels = random.integers(0, 19, (5, 7)).astype(np.uint8)
-    plain_image, plain_labels = tmp_path / "image.png", tmp_path / "labels.png"
-    Image.fromarray(image).save(plain_image)
-    Image.fromarray(labels).save(plain_labels)
-    for suffix, ids in ((".png", labels), (".tif", labels), (".png", labels.astype(np.uint16) + 1000)):
-        turned_image, turned_labels = tmp_path / f"turned{suffix}", tmp_path / f"turned_labels{suffix}"
-        save_turned(image, turned_image, orientation)
-        save_turned(ids, turned_labels, orientation)
-        for image_file in (plain_image, turned_image):
-            got_image, got_labels = pictures.load_picture(image_file, turned_labels)
-            assert (got_image.permute(1, 2, 0).numpy() == image).all()
-            assert (got_labels.numpy() == ids).all()
-        assert (pictures.load_picture(turned_image, plain_labels)[1].numpy() == labels).all()
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--num-classes must be given where neither map nor palette says it"),
+        (["--map", "nothing"], "--map must be one of cityscapes, ade20k, voc, camvid, or a CSV or JSON file"),
+        (["--map", "nothing.csv"], "nothing.csv: cannot be read"),
+        (["--map", "voc", "--num-classes", "20"], "--num-classes must be at least 21, as many as voc has, got 20"),
+        (["--palette", "voc", "--ignore", "0"], "--ignore holds ids, and with a palette alone"),
+        (["--map", "voc", "--ignore", "0;1"], "--ignore must be ids separated by commas, got '0;1'"),
+        (["--map", "voc", "--limit", "0"], "--limit must be at least 1, got 0"),
+        (["--map", "voc", "--image-pattern", "a*"], "--image-pattern needs --images"),
+        (
+            ["--map", "voc", "--image-pattern", "a"],
+            "--image-pattern must be that of a name or relative path with one star",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_format_is_said(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run("audit", "--labels", tmp_path, *arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in flat(result.stderr)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -485,6 +526,16 @@ def test_a_wrong_number_of_classes_stops_the_measuring(tmp_path: Path) -> None:
     ) in result.stderr.replace("\n", "")
     right = run("audit", "--labels", tmp_path / "labels", "--num-classes", "8", "--out", tmp_path / "out")
     assert right.exit_code == 0
+
+
+def test_colours_without_a_palette_stop_the_measuring(tmp_path: Path) -> None:
+    for stem in range(20):
+        write_picture(tmp_path, f"{stem:02}", np.zeros((2, 2)))
+    options = ["--num-classes", "3", "--factors", "2", "--out", tmp_path / "out"]
+    result = run("audit", "--labels", tmp_path / "images", *options)
+    assert result.exit_code == 1
+    assert "stopped: 10 of the first 10 of 20 label maps" in result.stderr
+    assert "needs one channel of class ids, got mode RGB: have its colours a palette?" in flat(result.stderr)
 
 
 def test_where_much_is_left_out_a_file_names_it(tmp_path: Path) -> None:
@@ -544,7 +595,8 @@ def test_what_no_memory_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_memory_that_cannot_be_measured_has_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "peak_memory", lambda *_: [[0, 4096], [1 << 20, 3 << 20]])
-    common.console.print(table := costs.cost_table(torch.zeros(40, 60, dtype=torch.uint8), [2, 4], 19, 255))
+    labels = torch.zeros(40, 60, dtype=torch.uint8)
+    common.console.print(table := costs.cost_table(costs.measure_costs(labels, [2, 4], 19, 255), labels, 19))
     cells = [list(map(str, column.cells)) for column in table.columns]
     rows = [row for row in zip(*cells, strict=True) if row[1] == "peak memory"]
     assert [row[2:] for row in rows] == [("below 1 MiB", "below 1 MiB", ""), ("1.0 MiB", "3.0 MiB", "3.0x")]
@@ -557,6 +609,33 @@ def test_demo_takes_pictures_of_any_shape(size: tuple[int, int], tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert not re.search(r"\d{5}\.\dx", result.output)
     assert (tmp_path / "out" / "soft_labels.png").is_file()
+
+
+# --- narrow terminals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60, 80])
+def test_no_number_of_a_table_is_cut(width: int) -> None:
+    kept = areas_kept(scenes.street_scene(64, 128).labels, 2, 19, 255, ALL_METHODS)
+    costs_of_two = [costs.Cost(factor, [0.12345, 67.8], [2**34, 2**10], 1e-7) for factor in (2.0, 123.5)]
+    for table, num_keys in (
+        (kept_table(2, kept, scenes.CLASSES), 1),
+        (
+            audit_table(2, kept, ["a class with a name that is longer than the terminal is wide", *scenes.CLASSES[1:]]),
+            1,
+        ),
+        (costs.cost_table(costs_of_two, torch.zeros(40, 60), 19), 2),
+    ):
+        numbers = [column for column in table.columns[num_keys:] if column.justify == "right"]
+        wanted = [str(cell) for column in numbers for cell in (*column.cells, column.footer) if str(cell)]
+        console = Console(width=width, file=io.StringIO(), markup=False, emoji=False, highlight=False)
+        for part in folded(table, console, num_keys):
+            part.caption = None
+            console.print(part)
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, printed.splitlines())) <= width
+        for number in set(wanted):
+            assert len(re.findall(rf"(?<!\S){re.escape(number)}(?!\S)", printed)) >= wanted.count(number), number
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
@@ -594,6 +673,17 @@ def test_doctor_shows_a_broken_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "long story" not in result.output
 
 
+def test_doctor_prints_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["tritonsoft.cli.doctor"], "self_check", lambda device, name: (float("nan"), 1.0))
+    result = run("doctor", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["passed"] is False
+    assert found["versions"]["torch"] == torch.__version__
+    assert {check["backend"]: check["result"] for check in found["checks"]}["reference"] == "FAILED"
+    assert found["devices"][0]["device"] == "cpu"
+
+
 def test_doctor_finds_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ts.crop_resize_pair
     monkeypatch.setattr(
@@ -615,6 +705,17 @@ def test_bench_times_every_way(classes: int) -> None:
     assert f"2 x 32x48 to 8x12, {classes} classes" in text
     for way in ("ts.soft_resize", "one_hot + interpolate(area)", "ts.soft_cross_entropy", "ts.area_cross_entropy"):
         assert re.search(re.escape(way) + r" \d+\.\d\d ms", text), way
+
+
+def test_bench_prints_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["tritonsoft.cli.bench"], "SECONDS_PER_ROW", 0)
+    result = run("bench", "--batch", "1", "--size", "32x48", "--classes", "3", "--factor", "4", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["size"], found["small_size"], found["classes"]) == ([32, 48], [8, 12], 3)
+    ours = found["rows"][0]
+    assert (ours["way"], ours["beside_ours"]) == ("ts.soft_resize", None)
+    assert all(row["seconds"] > 0 for row in found["rows"] if row["runs"])
 
 
 def test_bench_has_every_class_and_ignores_none_of_them() -> None:
@@ -660,9 +761,48 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
 
 
 def test_it_runs_as_a_module() -> None:
-    command = [sys.executable, "-m", "tritonsoft.cli", "--help"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=_checkout, check=False)
-    assert result.returncode == 0
-    assert "doctor" in result.stdout
-    assert "bench" in result.stdout
-    assert "demo" in result.stdout
+    for module in ("tritonsoft", "tritonsoft.cli"):
+        command = [sys.executable, "-m", module, "--help"]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=_checkout, check=False)
+        assert result.returncode == 0
+        assert "doctor" in result.stdout
+        assert "bench" in result.stdout
+        assert "demo" in result.stdout
+
+
+def test_it_tells_its_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"tritonsoft {ts.__version__}\n"
+
+
+def test_an_interrupt_ends_it_whatever_it_does_and_leaves_no_half_file(tmp_path: Path) -> None:
+    write_picture(tmp_path, "one", street_ids(8, 8))
+    options = ["audit", "--labels", tmp_path / "labels", "--num-classes", "19", "--out", tmp_path / "out"]
+    code = f"""
+import hashlib, multiprocessing, sys, time
+from tritonsoft.cli import app
+from tritonsoft.data import atomic_write
+
+def write_csv(file, *_):
+    with atomic_write(file) as temporary:
+        temporary.write_text("half")
+        multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1000,)).start()
+        print("saving", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes, in which Python raises no KeyboardInterrupt
+
+sys.modules["tritonsoft.cli.audit"].write_csv = write_csv
+sys.argv[1:] = {[str(option) for option in options]!r}
+app.main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(_checkout)}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saving\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "interrupted\n")  # its child has ended too, and closed the pipes
+        assert process.returncode == 130
+    assert list((tmp_path / "out").iterdir()) == []

@@ -494,11 +494,11 @@ def test_calls_after_the_main_thread_has_ended():
     code = """
 import threading, time, torch, tritonsoft as ts
 torch.set_num_threads(2)
-labels = torch.zeros(1, 512, 512, dtype=torch.uint8)
+image = torch.ones(1, 1, 512, 512)
 def late():
     threading.main_thread().join()
     time.sleep(0.2)
-    print(ts.soft_resize(labels, (256, 256), 3, backend="numba").sum().item())
+    print(ts.resize(image, (256, 256), backend="numba").sum().item())
 threading.Thread(target=late).start()
 """
     root = Path(__file__).parent.parent
@@ -648,13 +648,13 @@ import os, sys, threading, torch, tritonsoft as ts
 import torch._dynamo  # as torch does by itself in the first call of an operator
 from tritonsoft.backends import select as backends
 moment = threading.Event()
-labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+image = torch.ones(1, 1, 8, 8)  # the operators of images are compiled soonest
 def call():
-    return ts.soft_resize(labels, (4, 4), 2, backend="numba").sum().item()
+    return ts.resize(image, (4, 4), backend="numba").sum().item()
 if "{moment}" == "importing":
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name == "tritonsoft.backends.numba.labels":
+            if name == "tritonsoft.backends.numba.images":
                 moment.set()
     sys.meta_path.insert(0, Finder())
 else:

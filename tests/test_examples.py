@@ -18,6 +18,7 @@ import torch
 
 import tritonsoft as ts
 from tritonsoft.cli.scenes import street_scene
+from tritonsoft.data import label_format
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))  # they import what they share as programs do
@@ -127,8 +128,8 @@ def test_evaluation_of_a_network_that_knows_everything(training: ModuleType, dat
             known = ts.to_soft(next(self.labels)[None], 20)
             return torch.where(known > 0, 0.0, -30.0) + self.adjustment
 
-    data = training.Folder(dataset, "val", False)
-    weight = training.class_weights(training.Folder(dataset, "train", False), 20)
+    data = training.Folder(dataset, "val", False, label_format(20))
+    weight = training.class_weights(training.Folder(dataset, "train", False, label_format(20)), 20)
     for option in ((), ("--class-weights",)):
         arguments = training.parse(options(dataset, "--num-classes", "20", "--factor", "1", *option))
         with training.process_group(arguments):
@@ -154,15 +155,19 @@ def test_what_the_training_example_cannot_use_ends_it_with_a_sentence(
         (tmp_path / "nowhere", (), r"nowhere/images/train: there is no such folder, or nothing in it"),
         (tmp_path / "empty", (), r"empty/images/train: there is no such folder, or nothing in it"),
         (tmp_path / "no val", (), r"no val/images/val: there is no such folder, or nothing in it"),
-        (tmp_path / "odd", (), r"without partner: 3$"),
+        (tmp_path / "odd", (), r"images/train/3\.png: no label map of this name in .*labels/train$"),
         (tmp_path / "broken", (), r"labels/train/3\.png: cannot be read"),
-        (dataset, ("--num-classes", "5"), r"\d\.png: ids from \d+ to \d+ are neither in 0\.\.4 nor 255: are --num-c"),
+        (
+            dataset,
+            ("--num-classes", "5"),
+            r"\d\.png: labels must lie in 0\.\.4 or be 255, got \d+ at row \d+, .*: are --num-c",
+        ),
         (
             dataset,
             ("--loss", "upsampled", "--labels", "nearest"),
             r"--loss upsampled shrinks no label, so --labels near",
         ),
-        (dataset, ("--num-classes", "300"), r"--num-classes 300 makes 255 a class: give --ignore-index"),
+        (dataset, ("--num-classes", "300"), r"--num-classes 300 makes 255, .*, a class: give --ignore-index"),
         (dataset, ("--out", str(tmp_path / "file" / "x.json")), r"--out: .*file cannot be made a folder"),
         (dataset, ("--out", str(tmp_path)), r"--out: .* is a folder"),
     ):
@@ -192,7 +197,7 @@ def test_the_training_example_reads_pictures_upright_and_through_links(
             orientation[0x0112] = 3  # turned by 180 degrees
             turned = picture.transpose(Image.Transpose.ROTATE_180)
             turned.save(tmp_path / "real" / kind / "0.png", exif=orientation)
-    wanted, got = training.Folder(dataset, "train", False)[0], training.Folder(tmp_path, "train", False)[0]
+    wanted, got = (training.Folder(root, "train", False, label_format(19))[0] for root in (dataset, tmp_path))
     assert torch.equal(got[0], wanted[0])
     assert torch.equal(got[1], wanted[1])
 
@@ -202,8 +207,8 @@ def test_the_default_ignore_index_of_the_training_example_is_no_class(training: 
     assert training.parse(["--data", "x", "--num-classes", "256", "--ignore-index", "-1"]).ignore_index == -1
     with pytest.raises(SystemExit):
         training.parse(["--data", "x", "--num-classes", "256"])
-    with pytest.raises(ValueError, match=r"ids from 255 to 255 are neither in 0\.\.18 nor -1"):
-        training.Folder(dataset, "train", False, 19, -1)[0]
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.18 or be -1, got 255"):
+        training.Folder(dataset, "train", False, label_format(19, ignore_index=-1))[0]
 
 
 @pytest.mark.parametrize("pictures", [1, 5])
@@ -344,7 +349,7 @@ def test_the_probe_converges_with_every_label_and_keeps_what_it_has(
 def test_the_fit_of_the_probe_is_a_minimum_of_what_it_says(probe: ModuleType, dataset: Path, tmp_path: Path) -> None:
     """The objective, written with PyTorch alone, has no gradient there, for a label at the stride and at full size."""
     arguments = probe.parse(probe_options(dataset, tmp_path, "--tolerance", "1e-5"))
-    data = probe.extract(Colours(), probe.Folder(dataset, "train", False, 19, 255), 255)
+    data = probe.extract(Colours(), probe.Folder(dataset, "train", False, label_format(19)), 255)
     train, _ = probe.standardise(data, data)
     for scale in train.features:
         assert torch.allclose(scale.mean((0, 2, 3)), torch.zeros(9), atol=1e-5)
@@ -376,7 +381,7 @@ def test_numbers_of_the_probe_are_those_of_all_pictures_together(
     from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_jaccard_index
 
     arguments = probe.parse(probe_options(dataset, tmp_path))
-    data = probe.extract(Colours(), probe.Folder(dataset, "val", False, 19, 255), 255)
+    data = probe.extract(Colours(), probe.Folder(dataset, "val", False, label_format(19)), 255)
     head = probe.LinearHead([9, 9], 19, (8, 12))
     for layer in head.scales:
         torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))

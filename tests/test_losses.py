@@ -118,7 +118,7 @@ def test_area_cross_entropy(target, seed):
         case.labels, case.boxes, case.size, case.num_classes, case.ignore_index, case.filter, torch.float64
     )
     logits = torch.randn(soft.shape, generator=torch.Generator().manual_seed(seed)) * rng.choice([0.3, 5.0])
-    logits = _layout(logits.to(rng.choice(SOFT_DTYPES)), rng.choice(LAYOUTS[:-1]))
+    logits = _layout(logits.to(case.soft_dtype), rng.choice(LAYOUTS[:-1]))
     weight = torch.rand(case.num_classes) if rng.random() < 0.5 else None
     there = case.to(device)
     options = {

@@ -8,6 +8,7 @@ import pickle
 import random
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,7 +45,7 @@ def test_random_cases(target, seed):
         case.labels, case.boxes, case.size, case.num_classes, case.ignore_index, case.filter, torch.float64
     )
     k = rng.choice([1, min(2, case.num_classes), min(5, case.num_classes), min(17, case.num_classes)])
-    dtype = rng.choice([torch.float16, torch.bfloat16, torch.float32])
+    dtype = case.soft_dtype if case.soft_dtype != torch.float64 else torch.float32
     there = case.to(device)
     sparse = ts.soft_crop_resize(
         there.labels,
@@ -382,6 +383,208 @@ def test_compile_fullgraph(target):
     assert torch.equal(actual[3], expected[3])
 
 
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+_ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=_ON_CUDA)])
+def device(request):
+    return request.param
+
+
+def _random_sparse(rng, device):
+    """Of any size, number of classes and type of masses; its dense form with the rest as a last class, in float64."""
+    batch, height, width = rng.randint(0, 3), rng.randint(1, 9), rng.randint(1, 9)
+    num_classes = rng.choice([1, 5, 19, 300])
+    soft = torch.rand(batch, num_classes, height, width, generator=torch.Generator().manual_seed(rng.randrange(10**6)))
+    soft[:, :, :1] = 0  # pixels without mass
+    k, dtype = rng.randint(1, min(4, num_classes)), rng.choice([torch.float16, torch.bfloat16, torch.float32])
+    sparse = ts.SparseLabels.from_dense(soft / num_classes, k, dtype)
+    return sparse.to(device), _with_rest(sparse)
+
+
+def _with_rest(sparse):
+    return torch.cat([sparse.to_dense(torch.float64), sparse.rest.double().unsqueeze(-3)], dim=-3).cpu()
+
+
+def _windows(dense, tops, lefts, height, width):
+    """Slices of a dense label with zeros all around it."""
+    padded = torch.nn.functional.pad(dense, (30, 30, 30, 30))
+    cut = [
+        padded[sample, :, 30 + top : 30 + top + height, 30 + left : 30 + left + width]
+        for sample, (top, left) in enumerate(zip(tops, lefts, strict=True))
+    ]
+    return torch.stack(cut) if cut else dense.new_zeros(0, dense.shape[1], height, width)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_are_those_of_the_dense_label(device, seed):
+    rng = random.Random(seed)
+    sparse, dense = _random_sparse(rng, device)
+    batch, (height, width) = len(sparse), sparse.shape[2:]
+    h, w = rng.randint(1, height), rng.randint(1, width)
+    top, left = rng.randint(0, height - h), rng.randint(0, width - w)
+    window = sparse.crop(top, left, h, w)
+    assert torch.equal(_with_rest(window), dense[:, :, top : top + h, left : left + w])
+    assert window.dtype == sparse.dtype
+    assert window.index.dtype == sparse.index.dtype
+    tops, lefts = ([rng.randint(0, most) for _ in range(batch)] for most in (height - h, width - w))
+    expected = _windows(dense, tops, lefts, h, w)
+    there = torch.tensor(tops, dtype=rng.choice([torch.uint8, torch.int32]), device=device)
+    for starts in ((tops, lefts), (there, torch.tensor(lefts, dtype=torch.int64)), (np.array(tops, int), lefts)):
+        assert torch.equal(_with_rest(sparse.crop(*starts, h, w)), expected)
+    for sample, starts in enumerate(zip(tops, lefts, strict=True)):
+        assert torch.equal(_with_rest(sparse[sample].crop(*starts, h, w)), expected[sample])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_crops_may_reach_outside(device, seed):
+    rng = random.Random(seed)
+    sparse, dense = _random_sparse(rng, device)
+    h, w = rng.randint(1, 12), rng.randint(1, 12)
+    tops, lefts = ([rng.randint(-12, 12) for _ in range(len(sparse))] for _ in "yx")
+    expected = _windows(dense, tops, lefts, h, w)
+    assert torch.equal(_with_rest(sparse.crop(tops, lefts, h, w, pad=True)), expected)
+    for sample, starts in enumerate(zip(tops, lefts, strict=True)):
+        assert torch.equal(_with_rest(sparse[sample].crop(*starts, h, w, pad=True)), expected[sample])
+    if len(sparse):
+        far = sparse.crop([10**9] * len(sparse), -(10**12), h, w, pad=True)
+        assert not _with_rest(far).any()
+        assert (far.argmax(-1) == -1).all()
+        before = _windows(dense, [tops[0]] * len(sparse), [lefts[0]] * len(sparse), h, w)
+        assert torch.equal(_with_rest(sparse.crop(tops[0], lefts[0], h, w, pad=True)), before)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_flips_are_those_of_the_dense_label(device, seed):
+    rng = random.Random(seed)
+    sparse, dense = _random_sparse(rng, device)
+    chosen = [rng.random() < 0.5 for _ in range(len(sparse))]
+    for dims in ((-1,), (2,), (-2, 3), ([-1, -2],), ((3,),)):
+        flat = dims if isinstance(dims[0], int) else dims[0]
+        expected = dense.flip(flat)
+        assert torch.equal(_with_rest(sparse.flip(*dims)), expected)
+        partly = torch.where(torch.tensor(chosen, dtype=torch.bool).view(-1, 1, 1, 1), expected, dense)
+        assert torch.equal(_with_rest(sparse.flip(*dims, where=chosen)), partly)
+        there = torch.tensor(chosen, dtype=torch.bool, device=device)
+        assert torch.equal(_with_rest(sparse.flip(*dims, where=there)), partly)
+    for sample in range(len(sparse)):
+        assert torch.equal(_with_rest(sparse[sample].flip(2)), dense[sample].flip(2))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_argmax_is_that_of_the_dense_label(device, seed):
+    sparse, dense = _random_sparse(random.Random(seed), device)
+    soft, labels = dense[:, :-1], sparse.argmax(-1).cpu().long()
+    assert torch.equal(labels >= 0, soft.amax(1) > 0)
+    assert torch.equal(soft.gather(1, labels[:, None].clamp(min=0))[:, 0], soft.amax(1))
+    if sparse.dtype == torch.float32:  # others round, and what became equal stays in the order it had
+        assert torch.equal(labels, torch.where(soft.amax(1) > 0, soft.argmax(1), -1))
+    for sample in range(len(sparse)):
+        assert torch.equal(sparse[sample].argmax(-1).cpu().long(), labels[sample])
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "ignore_index", "dtype"),
+    [
+        (255, None, torch.uint8),
+        (256, 255, torch.uint8),
+        (19, 300, torch.int16),
+        (19, -1, torch.int16),
+        (300, -100, torch.int16),
+        (19, 2**20, torch.int32),
+        (19, -(2**40), torch.int64),
+    ],
+)
+def test_type_of_the_argmax(num_classes, ignore_index, dtype):
+    soft = torch.zeros(1, num_classes, 1, 2)
+    soft[0, num_classes - 1, 0, 0] = 1
+    labels = ts.SparseLabels.from_dense(soft, 1).argmax(ignore_index)
+    assert labels.dtype == dtype
+    assert labels.tolist() == [[[num_classes - 1, 255 if ignore_index is None else ignore_index]]]
+
+
+def test_a_window_is_a_view_until_it_is_made_contiguous():
+    sparse = _sparse()
+    window = sparse.crop(1, 2, 2, 3)
+    assert window.mass.untyped_storage().data_ptr() == sparse.mass.untyped_storage().data_ptr()
+    whole = window.contiguous()
+    assert whole.mass.is_contiguous()
+    assert whole.mass.untyped_storage().nbytes() < sparse.mass.untyped_storage().nbytes()
+    assert_same(whole, window)
+
+
+def test_pixels_are_moved_without_reading_a_value():
+    """A meta tensor has none to read; what waits for a GPU would raise here."""
+    sparse = _sparse().to("meta")
+    place, chosen = torch.zeros(2, dtype=torch.int64, device="meta"), torch.ones(2, dtype=torch.bool, device="meta")
+    assert sparse.crop(place, place, 2, 3).shape == sparse.crop(place, 5, 2, 3, pad=True).shape == (2, 150, 2, 3)
+    assert sparse.flip(-1, where=chosen).device.type == "meta"
+    assert sparse.argmax().shape == (2, 4, 6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gpu_pixels_are_moved_without_a_synchronisation():
+    sparse = _sparse("cuda")
+    place, chosen = torch.tensor([1, 2], device="cuda"), torch.tensor([True, False], device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outside = sparse.crop(place + 100, [0, 1], 2, 3)  # not looked at, and without mass
+        made = sparse.crop(place, [0, 1], 2, 3).flip(-1, where=chosen)
+        labels = made.argmax()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not outside.mass.any()
+    assert torch.equal(labels.cpu(), _sparse().crop([1, 2], [0, 1], 2, 3).flip(-1, where=[True, False]).argmax())
+
+
+def test_losses_metrics_and_files_take_what_was_cropped_and_flipped(target):
+    from tritonsoft.metrics import LabelEntropy, SoftIoU, SoftNegativeLogLikelihood
+
+    device, backend = target
+    sparse = ts.soft_resize(_labels(device=device), (4, 6), 5, top_k=3, backend=backend)
+    views = [
+        sparse.crop(1, 2, 2, 3),
+        sparse.flip(-2, -1).crop(0, 1, 2, 3),
+        sparse.crop([0, 3], [-1, 4], 2, 3, pad=True),
+    ]
+    logits = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0)).to(device)
+    for view in views:
+        dense = view.to_dense()
+        for loss in (ts.soft_cross_entropy, ts.soft_dice_loss):
+            expected = loss(logits, dense, backend="reference")
+            assert_close(loss(logits, view, validate=True, backend=backend), expected, 1e-5, loss.__name__)
+        for metric, *scores in (
+            (SoftIoU(5), logits.softmax(1)),
+            (SoftNegativeLogLikelihood(), logits),
+            (LabelEntropy(),),
+        ):
+            results = []
+            for soft in (view, dense):
+                metric.to(device).reset()
+                metric.update(*scores, soft)
+                results.append(metric.compute())
+            assert torch.equal(*results)
+        assert_same(torch.utils.data.default_collate(list(view)), view)
+        tensors = view.to_tensors()
+        assert all(tensor.is_contiguous() for tensor in tensors.values())
+        assert_same(ts.SparseLabels.from_tensors(tensors), view)
+
+
+def test_compiled_crops_and_flips():
+    def step(sparse, place, chosen):
+        return sparse.crop(place, 1, 2, 3), sparse.flip(-1, where=chosen).crop(-1, 0, 3, 3, pad=True).argmax()
+
+    torch._dynamo.reset()
+    arguments = _sparse(), torch.tensor([0, 2]), torch.tensor([True, False])
+    actual = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=False)(*arguments)
+    expected = step(*arguments)
+    assert_same(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+
+
 # --- pyramid ---------------------------------------------------------------------------------------------------------
 
 
@@ -476,6 +679,33 @@ def test_bad_argument_of_the_constructor(changes, error, words):
             lambda: torch.utils.data.default_collate([ts.SparseLabels.from_dense(MASS, k)[0] for k in (1, 2)]),
             ValueError,
             ["one k", "k=1", "k=2"],
+        ),
+        (lambda: _sparse().crop(3, 0, 2, 2), ValueError, ["top", "0..2", "pad=True", "3"]),
+        (lambda: _sparse().crop(0, -1, 2, 2), ValueError, ["left", "0..4", "pad=True", "-1"]),
+        (lambda: _sparse().crop([0, 3], 0, 2, 2), ValueError, ["top", "0..2", "pad=True", "3"]),
+        (lambda: _sparse().crop(0, 0, 5, 2), ValueError, ["height", "at most", "4", "pad=True", "5"]),
+        (lambda: _sparse().crop(0, 0, 2, 0, pad=True), ValueError, ["width", "at least 1", "0"]),
+        (lambda: _sparse().crop(0.0, 0, 2, 2), TypeError, ["top", "int", "float"]),
+        (lambda: _sparse().crop(0, True, 2, 2), TypeError, ["left", "int", "bool"]),
+        (lambda: _sparse().crop(0, [0.0, 1.0], 2, 2), TypeError, ["left", "int64", "float32"]),
+        (lambda: _sparse().crop("01", 0, 2, 2), TypeError, ["top", "each sample", "'01'"]),
+        (lambda: _sparse().crop([0], 0, 2, 2), ValueError, ["top", "(B,) = (2,)", "(1,)"]),
+        (lambda: _sparse().crop(torch.zeros(2, 2).long(), 0, 2, 2), ValueError, ["top", "(2,)", "(2, 2)"]),
+        (lambda: _sparse()[0].crop([0], 0, 2, 2), TypeError, ["one sample"]),
+        (lambda: _sparse().crop(torch.zeros(2, device="meta").long(), 0, 2, 2), ValueError, ["top", "device", "meta"]),
+        (lambda: _sparse().crop(0, 0, 2, 2, pad=0), TypeError, ["pad", "0"]),
+        (lambda: _sparse().flip(), ValueError, ["dims", "left-right", "top-bottom"]),
+        (lambda: _sparse().flip(1), ValueError, ["dims", "[1]"]),
+        (lambda: _sparse().flip(-1, 3), ValueError, ["dims", "[-1, 3]"]),
+        (lambda: _sparse().flip("h"), TypeError, ["dims", "str"]),
+        (lambda: _sparse().flip(-1, where=[1, 0]), TypeError, ["where", "bool", "int64"]),
+        (lambda: _sparse().flip(-1, where=[True]), ValueError, ["where", "(2,)", "(1,)"]),
+        (lambda: _sparse()[0].flip(-1, where=[True]), TypeError, ["one sample"]),
+        (lambda: _sparse().argmax(0.5), TypeError, ["ignore_index", "float"]),
+        (
+            lambda: ts.SparseLabels.from_dense(MASS.repeat(1, 100, 1, 1), 1).argmax(),
+            ValueError,
+            ["ignore_index", "255"],
         ),
         (lambda: ts.soft_pyramid(_labels(), 5, (2, 3)), ValueError, ["factors", "(8, 12)", "3", "soft_resize"]),
         (lambda: ts.soft_pyramid(_labels(), 5, (4, 2)), ValueError, ["factors", "ascending", "(4, 2)"]),

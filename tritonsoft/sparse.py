@@ -1,16 +1,28 @@
 """Soft labels of many classes in few bytes: the largest classes of each pixel alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from tritonsoft._validation import check_top_k, names_of, plain
+from tritonsoft._validation import (
+    LABEL_DTYPES,
+    check_ignore_index,
+    check_top_k,
+    is_int,
+    name_of,
+    names_of,
+    plain,
+    should_validate,
+)
 from tritonsoft.backends import reference
+from tritonsoft.ops import images
 
 _TENSORS = ("index", "mass", "rest")
 MASS_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -33,7 +45,8 @@ class SparseLabels:
     ignored pixels.
 
     A batch has the axis B; a sample, as a data set returns it, has none. `torch.utils.data.default_collate` makes a
-    batch of samples, indexing a batch by an int gives a sample.
+    batch of samples, indexing a batch by an int gives a sample. Whole pixels are moved by `crop` and `flip`, and by
+    `tritonsoft.augmentation.AugmentationSequential` together with an image.
 
     Attributes:
         index: ``(B, k, h, w)`` or ``(k, h, w)``, the classes: uint8 up to 256 classes, int16 above. Largest mass first;
@@ -82,6 +95,11 @@ class SparseLabels:
         return torch.Size((*self.index.shape[:-3], self.num_classes, *self.index.shape[-2:]))
 
     @property
+    def ndim(self) -> int:
+        """That of the dense soft label: 4 of a batch, 3 of a sample."""
+        return self.index.ndim
+
+    @property
     def device(self) -> torch.device:
         """Where all tensors are."""
         return self.index.device
@@ -126,6 +144,173 @@ class SparseLabels:
         index, mass = (self.index, self.mass) if self.index.ndim == 4 else (self.index[None], self.mass[None])
         soft = reference.dense(index, mass.to(dtype or mass.dtype), self.num_classes)
         return soft if self.index.ndim == 4 else soft[0]
+
+    # --- pixels ---
+
+    def crop(
+        self,
+        top: int | Sequence[int] | Tensor,
+        left: int | Sequence[int] | Tensor,
+        height: int,
+        width: int,
+        *,
+        pad: bool = False,
+    ) -> "SparseLabels":
+        """A window of whole pixels, ``(height, width)`` large, whose first pixel is the one at ``top`` and ``left``.
+
+        One window for all samples shares memory with the label, as a slice of a tensor does. A window for each sample,
+        or one that reaches outside, is a copy; nothing waits for a GPU.
+
+        Args:
+            top, left: an int, or one for each sample of a batch: integers ``(B,)``, a tensor or a list.
+            height, width: of the window in pixels, at least 1.
+            pad: let windows reach outside of the label, where no class has mass; otherwise that is an error.
+
+        Raises:
+            TypeError, ValueError: naming the argument. Where tensors of ``top`` and ``left`` cannot be read without
+                waiting (on a GPU, but with ``TRITONSOFT_VALIDATE=1``; in a compiled graph), what is outside has no
+                mass instead.
+
+        Example:
+            >>> sparse = SparseLabels.from_dense(torch.eye(3).view(1, 3, 1, 3).repeat(2, 1, 1, 1), 1)
+            >>> sparse.argmax()[:, 0]
+            tensor([[0, 1, 2],
+                    [0, 1, 2]], dtype=torch.uint8)
+            >>> sparse.crop(0, [0, 1], 1, 2).argmax()[:, 0]
+            tensor([[0, 1],
+                    [1, 2]], dtype=torch.uint8)
+            >>> sparse.crop(0, 2, 1, 2, pad=True).argmax()[:, 0]
+            tensor([[  2, 255],
+                    [  2, 255]], dtype=torch.uint8)
+        """
+        check_sparse_labels(self)
+        if not isinstance(pad, bool):
+            raise TypeError(f"pad must be True or False, got {pad!r}")
+        size = self._length(height, "height", -2, pad), self._length(width, "width", -1, pad)
+        rows, columns = self._starts(top, "top", -2, size[0], pad), self._starts(left, "left", -1, size[1], pad)
+        if isinstance(rows, int) and isinstance(columns, int):
+            bottom, right = rows + size[0], columns + size[1]
+            if rows >= 0 and bottom <= self.shape[-2] and columns >= 0 and right <= self.shape[-1]:
+                return self._of_each(lambda tensor: tensor[..., rows:bottom, columns:right])
+        # A box of a batch is a window of each sample, in float64 and so exactly; its outside is 0, which is no mass.
+        batch = self.index.shape[0] if self.ndim == 4 else 1
+        starts = [
+            torch.full((batch,), start, dtype=torch.float64, device=self.device)
+            if isinstance(start, int)
+            else start.to(self.device, torch.float64, non_blocking=True)
+            for start in (columns, rows)
+        ]
+        boxes = torch.stack([*starts, starts[0] + size[1], starts[1] + size[0]], dim=1)
+        return self._of_planes(lambda planes: _windows(planes, boxes, size))
+
+    def flip(self, *dims: int | Sequence[int], where: Tensor | Sequence[bool] | None = None) -> "SparseLabels":
+        """Mirrored left-right (-1), top-bottom (-2) or both, as `torch.Tensor.flip` does.
+
+        Args:
+            dims: -1, -2, or the same axes counted from the front.
+            where: which samples of a batch, booleans ``(B,)``, a tensor or a list; None: all. Nothing waits for a GPU.
+
+        Example:
+            >>> sparse = SparseLabels.from_dense(torch.eye(3).view(1, 3, 1, 3).repeat(2, 1, 1, 1), 1)
+            >>> sparse.flip(-1, where=[False, True]).argmax()[:, 0]
+            tensor([[0, 1, 2],
+                    [2, 1, 0]], dtype=torch.uint8)
+        """
+        check_sparse_labels(self)
+        axes = _flipped_axes(dims, self.ndim)
+        if where is None:
+            return self._of_each(lambda tensor: tensor.flip(axes))
+        chosen = self._per_sample(where, "where", (torch.bool,)).to(self.device, non_blocking=True)
+        return self._of_each(
+            lambda tensor: torch.where(chosen.view(-1, *[1] * (tensor.ndim - 1)), tensor.flip(axes), tensor)
+        )
+
+    def argmax(self, ignore_index: int | None = None) -> Tensor:
+        """The class of the largest mass in each pixel, as a label map.
+
+        It is that of the dense soft label: no class of the rest has more mass than any class that is kept. Of equal
+        masses, which the smaller class wins, a rounding to half precision may make some more.
+
+        Args:
+            ignore_index: the label of pixels without mass; None is 255, and an error where C > 255.
+
+        Returns:
+            ``(B, h, w)``, or ``(h, w)`` of a sample: uint8 where that holds all classes and ``ignore_index``, else
+            int16 or wider.
+
+        Example:
+            >>> soft = torch.tensor([[0.25, 0.0], [0.5, 0.0]]).view(1, 2, 1, 2)
+            >>> SparseLabels.from_dense(soft, 1).argmax()
+            tensor([[[  1, 255]]], dtype=torch.uint8)
+        """
+        check_sparse_labels(self)
+        ignore_index = check_ignore_index(ignore_index, self.num_classes)
+        dtype = next(
+            dtype
+            for dtype in LABEL_DTYPES
+            if torch.iinfo(dtype).min <= ignore_index
+            and max(ignore_index, self.num_classes - 1) <= torch.iinfo(dtype).max
+        )
+        largest, mass = self.index[..., 0, :, :], self.mass[..., 0, :, :]
+        return torch.where(mass > 0, largest.to(dtype), ignore_index)
+
+    def contiguous(self) -> "SparseLabels":
+        """With tensors that are contiguous: after a crop, in memory of their own."""
+        return self._of_each(Tensor.contiguous)
+
+    def _length(self, value: Any, argument: str, axis: int, pad: bool) -> int:
+        """How long windows are along an axis."""
+        length, extent = _as_int(value, argument), self.shape[axis]
+        if length < 1:
+            raise ValueError(f"{argument} must be at least 1, got {length}")
+        if length > extent and not pad:
+            raise ValueError(f"{argument} must be at most the label's, {extent}, unless pad=True, got {length}")
+        return length
+
+    def _starts(self, value: Any, argument: str, axis: int, length: int, pad: bool) -> int | Tensor:
+        """Where windows of this length start along an axis, for all samples or for each of them."""
+        extent = self.shape[axis]
+        if not isinstance(value, (Tensor, Sequence, np.ndarray)):
+            start = _as_int(value, argument)
+            if not pad:
+                _check_starts(start, start, argument, extent - length)
+            return max(-length, min(start, extent))  # what lies further outside has no mass either
+        starts = self._per_sample(value, argument, (torch.int8, *LABEL_DTYPES))
+        can_be_read = should_validate(starts.device, None) and not torch.compiler.is_compiling()
+        if not pad and can_be_read and starts.numel():
+            _check_starts(int(starts.min()), int(starts.max()), argument, extent - length)
+        return starts.long().clamp(-length, extent)
+
+    def _per_sample(self, value: Any, argument: str, dtypes: tuple[torch.dtype, ...]) -> Tensor:
+        """One value for each sample, as a tensor ``(B,)``, on the label's device or the CPU."""
+        self._check_batch()
+        try:
+            values = plain(value) if isinstance(value, Tensor) else torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{argument} must hold one value for each sample, got {value!r}") from None
+        if values.numel() == 0 and not isinstance(value, Tensor):  # an empty list is of no type
+            values = values.to(dtypes[0])
+        if values.dtype not in dtypes:
+            kind = "bool" if dtypes == (torch.bool,) else names_of(dtypes)
+            raise TypeError(f"{argument} must be {kind}, got {name_of(values.dtype)}")
+        if values.shape != (len(self),):
+            raise ValueError(f"{argument} must have shape (B,) = ({len(self)},), got {tuple(values.shape)}")
+        if values.device.type != "cpu" and values.device != self.device:
+            raise ValueError(f"{argument} must be on the device of the label, {self.device}, got {values.device}")
+        return values
+
+    def _of_each(self, function: Callable[[Tensor], Tensor]) -> "SparseLabels":
+        """A label of what a function makes of each tensor."""
+        return SparseLabels(function(self.index), function(self.mass), function(self.rest), self.num_classes)
+
+    def _of_planes(self, function: Callable[[Tensor], Tensor]) -> "SparseLabels":
+        """A label of what a function of images ``(B, K, h, w)`` makes of each tensor."""
+        if self.ndim == 3:
+            return SparseLabels(self.index[None], self.mass[None], self.rest[None], self.num_classes)._of_planes(
+                function
+            )[0]
+        rest = function(self.rest[:, None])[:, 0]
+        return SparseLabels(function(self.index), function(self.mass), rest, self.num_classes)
 
     # --- moving ---
 
@@ -201,6 +386,44 @@ class SparseLabels:
 
     def __repr__(self) -> str:
         return f"SparseLabels(shape={tuple(self.shape)}, k={self.k}, dtype={self.dtype}, device='{self.device}')"
+
+
+def _windows(planes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """A box of whole pixels of each image ``(B, K, h, w)``; zeros outside."""
+    if 0 in planes.shape[2:]:
+        return planes.new_zeros((*planes.shape[:2], *size))
+    if planes.dtype == torch.int16:  # no type of an image: its numbers are exact in float32
+        return _windows(planes.float(), boxes, size).to(torch.int16)
+    return images.crop_resize(None, None, plain(planes), boxes, size, "nearest", 0.0, planes.dtype)
+
+
+def _as_int(value: Any, argument: str) -> int:
+    if is_int(value):
+        return cast(int, value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)  # NumPy's integers, for one
+    except TypeError:
+        raise TypeError(f"{argument} must be an int, got {type(value).__name__}") from None
+
+
+def _check_starts(least: int, most: int, argument: str, largest: int) -> None:
+    if least < 0 or most > largest:
+        raise ValueError(
+            f"{argument} must lie in 0..{largest}, or the window reaches outside of the label (pad=True fills it "
+            f"without mass), got {least if least < 0 else most}"
+        )
+
+
+def _flipped_axes(dims: tuple[Any, ...], ndim: int) -> list[int]:
+    """The axes down and across, counted from the back."""
+    given = list(dims[0]) if len(dims) == 1 and isinstance(dims[0], Sequence) else list(dims)
+    axes = [_as_int(axis, "dims") for axis in given]
+    axes = [axis - ndim if axis >= 0 else axis for axis in axes]
+    if not axes or len(set(axes)) < len(axes) or not set(axes) <= {-1, -2}:
+        raise ValueError(f"dims must be -1 (left-right), -2 (top-bottom) or both, got {given}")
+    return axes
 
 
 def check_sparse_labels(labels: SparseLabels) -> None:

@@ -83,6 +83,7 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
         "_transform_matrices",
         "_update_transform_matrix_by_module",
         "_update_transform_matrix_for_valid_op",
+        "_validate_args_datakeys",
         "clear_state",
         "extra_args",
         "forward_parameters",
@@ -102,7 +103,7 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
 PARAMETERS: Final[dict[type, tuple[str, ...]]] = {
     K.CenterCrop: ("batch_prob", "forward_input_shape"),
     K.RandomAffine: ("batch_prob", "forward_input_shape"),
-    K.RandomCrop: ("batch_prob", "forward_input_shape", "padding_size", "src"),
+    K.RandomCrop: ("batch_prob", "forward_input_shape", "output_size", "padding_size", "src"),
     K.RandomElasticTransform: ("batch_prob", "forward_input_shape", "noise"),
     K.RandomHorizontalFlip: ("batch_prob", "forward_input_shape"),
     K.RandomPerspective: ("batch_prob", "forward_input_shape"),
@@ -206,6 +207,10 @@ class ContainerHooks(K.AugmentationSequential):
         """Whether a matrix was recorded for the module that has just been applied; if not, kornia does it."""
         return False
 
+    def as_tensor(self, arg: Any) -> Any:
+        """What kornia is shown of an argument where it looks at shapes: a tensor of that shape for what is none."""
+        return arg
+
     def receive_mask(self, mask: Any, image_batch: int | None) -> Any:
         """A mask as it enters the modules."""
         raise NotImplementedError
@@ -221,6 +226,9 @@ class ContainerHooks(K.AugmentationSequential):
     def _update_transform_matrix_for_valid_op(self, module: nn.Module) -> None:
         if torch.compiler.is_exporting() or not self.record_matrix(module):
             super()._update_transform_matrix_for_valid_op(module)
+
+    def _validate_args_datakeys(self, *args: Any, **kwargs: Any) -> None:
+        super()._validate_args_datakeys(*map(self.as_tensor, args), **kwargs)
 
     def _preproc_mask(self, arg: Any, dtype: torch.dtype | None, image_batch: int | None = None) -> Any:
         return self.receive_mask(arg, image_batch)

@@ -15,13 +15,14 @@ import torch
 from kornia.constants import DataKey
 from torch import Tensor, nn
 
+import tritonsoft as ts
 from tritonsoft.augmentation import _kornia
 from tritonsoft.augmentation._kornia import ContainerHooks, ParamItem
 from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
-from tritonsoft.augmentation.masks import SoftLabel, check_mask
-from tritonsoft.augmentation.pending import LabelSettings, PendingInputs, Value, are_pending, values_of
+from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_sample
+from tritonsoft.augmentation.pending import LabelSettings, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 
@@ -74,6 +75,10 @@ class AugmentationSequential(ContainerHooks):
         is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
         ``(B, 1, h, w)`` of the type it came in.
 
+        A `tritonsoft.SparseLabels` is a mask too, and stays one, where all modules only move whole pixels: flips,
+        `CenterCrop`, and `RandomCrop` of a window that fits into the (padded) image, whose padding has no mass. Modules
+        of kornia's that leave masks alone may stand between them.
+
         Several images of one call may differ in size. Flips, resizes and rotations treat each by its own; crops and
         other warps are drawn for the first one's size, and no other can follow them. Boxes, keypoints, `boxes` and
         `matrices` are those of the first.
@@ -81,7 +86,8 @@ class AugmentationSequential(ContainerHooks):
     Raises:
         ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
             neither 1 nor C channels; a crop or warp of an image or mask of another size than it was drawn for.
-        TypeError: a mask is no tensor (a `tritonsoft.SparseLabels`, for one).
+        TypeError: a mask is neither a tensor nor a `tritonsoft.SparseLabels`, or it is one of these and a module
+            resamples.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -205,17 +211,24 @@ class AugmentationSequential(ContainerHooks):
 
     # kornia turns every mask into floats here and back below. Ours stay what they are.
 
-    def receive_mask(self, mask: Value, image_batch: int | None) -> Value:
-        for each in mask if isinstance(mask, list) else [mask]:
-            check_mask(each)
+    def as_tensor(self, arg: Any) -> Any:
+        return arg.mass[..., :1, :, :].expand(arg.shape) if isinstance(arg, ts.SparseLabels) else arg
+
+    def receive_mask(self, mask: Value | ts.SparseLabels, image_batch: int | None) -> Value | ts.SparseLabels:
+        check_mask(mask)
+        if isinstance(mask, ts.SparseLabels):
+            return repeat_single_sample(mask, image_batch)
         return mask if isinstance(mask, list) else _kornia.repeat_single_mask(mask, image_batch)
 
-    def return_mask(self, mask: Value, given: Value) -> Value:
+    def return_mask(self, mask: Any, given: Any) -> Value | ts.SparseLabels:
+        if isinstance(mask, ts.SparseLabels):
+            return mask
         if isinstance(mask, list):
             all_given = given if isinstance(given, list) else [given] * len(mask)
             return [cast(Tensor, self.return_mask(*pair)) for pair in zip(mask, all_given, strict=True)]
         before = (given[0] if isinstance(given, list) else given).dtype
-        return mask if mask.is_floating_point() and not before.is_floating_point else mask.to(before)
+        kept = mask.is_floating_point() and not before.is_floating_point
+        return cast(Tensor, mask if kept else mask.to(before))
 
     def return_arguments(self, given: list[Any], results: list[Any], data_keys: list[DataKey]) -> list[Any]:
         materialized = self.transform_op.materialize(list(results), data_keys)
@@ -228,7 +241,7 @@ class AugmentationSequential(ContainerHooks):
         return out
 
 
-def _marked(value: Value, masks: PendingInputs) -> Value:
+def _marked(value: Any, masks: Any) -> Any:
     """Masks that leave a container, those of them that are soft labels as `SoftLabel`."""
     if isinstance(value, list):
         each = masks if isinstance(masks, list) else [masks] * len(value)

@@ -150,6 +150,13 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         x0, y0 = x0.clamp(0, width - w) - left, y0.clamp(0, height - h) - top
         return torch.stack([x0, y0, x0 + w, y0 + h], dim=1)
 
+    def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
+        left, right, top, bottom = self._border(source, params, flags)
+        h, w = flags["size"]
+        # Flags of a call may ask for another size than was drawn. (On a GPU, looking would wait.)
+        drawn = recorded(params, "output_size") if params["src"].device.type == "cpu" else None
+        return h <= source[0] + top + bottom and w <= source[1] + left + right and drawn in (None, [h, w])
+
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         return max(self._border(source, params, flags)) > 0, fill_of(flags)
 
@@ -173,7 +180,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         image = pad_by_repeating(image, border, flags["padding_mode"])
         x0, y0, x1, y1 = view.transform.unbind(1)
         boxes = torch.stack([x0 + left, y0 + top, x1 + left, y1 + top], dim=1)
-        return image, View(size_of(image), view.size, boxes, view.filter, view.crops)
+        return image, View(size_of(image), view.size, boxes, view.filter, view.whole_pixels, view.crops)
 
     def recorded_source(self, params: Params) -> Size:
         height, width = super().recorded_source(params)
@@ -205,7 +212,6 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
 
     crops = True
     drawn_for_size = True
-    resamples = False
 
     def __init__(
         self,
@@ -230,6 +236,9 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         top, left = (height - h) // 2, (width - w) // 2
         box = torch.tensor([[left, top, left + w, top + h]], dtype=torch.float64, device="cpu")
         return expand_transform(box, params["batch_prob"].shape[0], params["batch_prob"].device)
+
+    def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
+        return True
 
 
 class _ScaleCropGenerator(RandomGeneratorBase):

@@ -1,7 +1,7 @@
 """Applies a container's modules one by one, as kornia calls for it, and lets modules of this package fuse."""
 
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import kornia.augmentation as K
 import torch
@@ -15,15 +15,19 @@ from tritonsoft.augmentation._kornia import (
     ParamItem,
     override_parameters,
 )
-from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask, remap
+from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask, move_sparse
+from tritonsoft.augmentation.masks import refuse_sparse
 from tritonsoft.augmentation.pending import (
     FusedGroup,
     LabelSettings,
     PendingInput,
+    PendingInputs,
+    PendingSparse,
     all_pending,
     apply_to_each,
     are_pending,
     as_pending,
+    as_sparse,
     batched_image,
     image_of,
     materialize,
@@ -33,6 +37,8 @@ from tritonsoft.augmentation.pending import (
 from tritonsoft.augmentation.remapping import RemapLabels
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 from tritonsoft.augmentation.view import Size, View, expand_transform, whole
+
+_Pending = TypeVar("_Pending", PendingInput, PendingSparse)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class FusingOps(AugmentationSequentialOps):
             raise ValueError(f"{what} are those of the last call with an image: call the container first")
         view = steps[0].view
         for step in steps[1:]:
-            only_moves = view.filter is None or step.view.filter is None
+            only_moves = view.only_moves or step.view.only_moves
             if not only_moves or not step.view.can_compose(view):
                 raise ValueError(f"{what} need one resample: the last call's modules did not fold into one")
             view = step.view.compose(view)
@@ -125,7 +131,7 @@ class FusingOps(AugmentationSequentialOps):
         if is_plain_container(module):
             return self._through_container(args, keys, module, param, extra_args)
         if isinstance(module, RemapLabels):
-            return self._remapped(args, keys, module, param)
+            return self._remapped(args, keys, module, param, extra_args)
         return self._applied(self.materialize(args, keys), keys, module, param, extra_args)
 
     def _through_container(
@@ -161,7 +167,7 @@ class FusingOps(AugmentationSequentialOps):
         if "batch_prob" not in params:  # kornia's rule: then all samples are transformed
             params["batch_prob"] = torch.ones(1 if image is None else batched_image(image).shape[0], dtype=torch.bool)
         out: list[Any] = [
-            classify(arg, image, param, self.labels)
+            as_sparse(arg) or classify(arg, image, param, self.labels)
             if key == DataKey.MASK
             else as_pending(arg)
             if key == DataKey.INPUT
@@ -169,12 +175,15 @@ class FusingOps(AugmentationSequentialOps):
             for arg, key in zip(args, keys, strict=True)
         ]
         inputs = all_pending(out)
+        for each in inputs:
+            if isinstance(each, PendingSparse):
+                module.check_sparse(each.value, each.size, params, flags)
         views = _views_by_size(inputs, module, params, flags)
         if any(each.pending_group and not views[each.size].can_compose(each.pending_group.view) for each in inputs):
             out = self._materialize_pending(out, keys)
         groups: dict[tuple[int, Size], FusedGroup] = {}  # inputs of one size and history share one
 
-        def extended(pending: PendingInput) -> PendingInput:
+        def extended(pending: _Pending) -> _Pending:
             key = (id(pending.pending_group), pending.size)
             if key not in groups:
                 group = FusedGroup(
@@ -188,7 +197,7 @@ class FusingOps(AugmentationSequentialOps):
                     unbatched=image is not None and image.ndim < 4,
                 )
                 groups[key] = group if pending.pending_group is None else pending.pending_group.then(group)
-            return PendingInput(pending.value, pending.kind, groups[key])
+            return replace(pending, pending_group=groups[key])
 
         first = next((arg for arg, key in zip(out, keys, strict=True) if key == DataKey.INPUT), None)
         if first is not None:
@@ -201,14 +210,16 @@ class FusingOps(AugmentationSequentialOps):
             for arg, key in zip(out, keys, strict=True)
         ]
 
-    def _remapped(self, args: list[Any], keys: list[DataKey], module: RemapLabels, param: ParamItem) -> list[Any]:
+    def _remapped(
+        self, args: list[Any], keys: list[DataKey], module: RemapLabels, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
         """Masks get new values, and nothing becomes less pending."""
         image = image_of(args, keys)
         if image is not None:
             module.record_call(cast(dict[str, Tensor], param.data), image)
             self._record_step(module, image)
         return [
-            remap(apply_to_each(as_pending, arg), image, module, param, self.labels) if key == DataKey.MASK else arg
+            self._moved_mask(arg, image, "transform", module, param, extra_args) if key == DataKey.MASK else arg
             for arg, key in zip(args, keys, strict=True)
         ]
 
@@ -220,6 +231,8 @@ class FusingOps(AugmentationSequentialOps):
         if image is not None:
             self._record_step(module, image)
         if isinstance(module, K.RandomTransplantation):  # it draws its parameters from image and masks together
+            if any(map(as_sparse, args)):
+                refuse_sparse(module)
             floats = [as_floats(values_of(arg), image) if are_pending(arg) else arg for arg in args]
             out = super().transform(*floats, module=module, param=param, extra_args=extra_args, data_keys=keys)
             pairs = zip(args, out, strict=True)
@@ -231,11 +244,18 @@ class FusingOps(AugmentationSequentialOps):
             order = sorted(range(len(args)), key=lambda index: (keys[index] != DataKey.INPUT, -index))
         for index in order:
             if keys[index] == DataKey.MASK:
-                masks = apply_to_each(as_pending, args[index])
-                out[index] = move_mask(masks, image, "transform", module, param, extra_args, self.labels)
+                out[index] = self._moved_mask(args[index], image, "transform", module, param, extra_args)
             else:
                 out[index] = self._moved(args[index], keys[index], module, param, extra_args)
         return out
+
+    def _moved_mask(
+        self, arg: Any, image: Tensor | None, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs
+    ) -> PendingInputs | PendingSparse:
+        sparse = as_sparse(arg)
+        if sparse is not None:
+            return move_sparse(sparse, way, module, param, extra_args)
+        return move_mask(apply_to_each(as_pending, arg), image, way, module, param, extra_args, self.labels)
 
     def _record_step(self, module: nn.Module, image: Tensor) -> None:
         source = (image.shape[-2], image.shape[-1])
@@ -261,8 +281,7 @@ class FusingOps(AugmentationSequentialOps):
         image = image_of(args, keys)
         for index, key in enumerate(keys):
             if key == DataKey.MASK:
-                masks = apply_to_each(as_pending, args[index])
-                out[index] = move_mask(masks, image, "inverse", module, param, extra_args, self.labels)
+                out[index] = self._moved_mask(args[index], image, "inverse", module, param, extra_args)
             else:
                 out[index] = _kornia.operation_of(self, key).inverse(
                     args[index], module, param=param, extra_args=extra_args.get(key, {})
@@ -277,7 +296,10 @@ def is_plain_container(module: nn.Module) -> bool:
 
 
 def _views_by_size(
-    inputs: list[PendingInput], module: ResamplingAugmentation, params: dict[str, Tensor], flags: dict[str, Any]
+    inputs: list[PendingInput | PendingSparse],
+    module: ResamplingAugmentation,
+    params: dict[str, Tensor],
+    flags: dict[str, Any],
 ) -> dict[Size, View]:
     """What the module shows of the images and masks of each size."""
     views: dict[Size, View] = {}

@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import tritonsoft as ts
 from tritonsoft.augmentation._kornia import MatrixHooks, input_metadata_only, override_parameters
 from tritonsoft.augmentation.masks import (
+    Mask,
     SoftLabel,
     asks_for_interpolation,
     batched,
     invert_mask,
+    invert_sparse,
     restore_rank,
     unmarked,
 )
@@ -62,14 +65,18 @@ class GeometricAugmentation(ResamplingAugmentation, MatrixHooks):
 
     def inverse_masks(
         self,
-        input: Tensor,
+        input: Mask,
         params: Params,
         flags: Flags,
         transform: Tensor | None = None,
         is_soft: bool | None = None,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Mask:
         """Masks back like their image; ``is_soft`` as in `transform_masks`, but one channel of floats holds masses."""
+        if isinstance(input, ts.SparseLabels):
+            view = self._recorded_view(input.mass, params, flags)
+            labels = invert_sparse(self._checked_sparse(input, view.source, params, flags), view)
+            return labels[0] if self.keepdim and input.ndim == 3 else labels
         if self.filter is None:
             return super().inverse_masks(input, params, flags, transform, **kwargs)
         _refuse_padding_mode(kwargs)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from tritonsoft.augmentation import _kornia
 from tritonsoft.augmentation._kornia import ImageSequentialBase, MaskSequentialOps, OperationBase, ParamItem
-from tritonsoft.augmentation.masks import batched
+from tritonsoft.augmentation.masks import batched, refuse_sparse
 from tritonsoft.augmentation.pending import (
     Kind,
     LabelSettings,
     PendingInput,
     PendingInputs,
+    PendingSparse,
     Value,
     apply_to_each,
     values_of,
@@ -51,8 +52,8 @@ def move_mask(
     is_video = isinstance(module, K.VideoSequential) and isinstance(masks, PendingInput)
     if is_video or getattr(type(module), "transform_masks", None) is ImageSequentialBase.transform_masks:
         return _move_through_children(masks, image, way, module, param, extra_args, labels)
-    if getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask:
-        # A colour operation: the mask need not become floats and back for it.
+    if _changes_colours(module):
+        # The mask need not become floats and back for it.
         if module.keepdim:
             return masks
         batch = 1 if isinstance(masks, list) else cast(dict[str, Tensor], param.data)["batch_prob"].numel()
@@ -81,6 +82,29 @@ def remap(
         return replace(mask, value=module.remap(mask.value))
 
     return apply_to_each(remapped, classify(masks, image, param, labels))
+
+
+def move_sparse(labels: PendingSparse, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs) -> PendingSparse:
+    """A `SparseLabels` through what moves no pixels, and through the modules of this package that move whole ones."""
+    if isinstance(module, OperationBase):
+        module = module.op
+    if not isinstance(module, TAKE_MASKS):
+        return labels
+    if getattr(type(module), "transform_masks", None) is ImageSequentialBase.transform_masks:
+        children = cast(list[ParamItem], param.data)
+        for child in children if way == "transform" else reversed(children):
+            labels = move_sparse(labels, way, module.get_submodule(child.name), child, extra_args)
+        return labels
+    if isinstance(module, RemapLabels) and way == "transform":
+        module.refuse_soft_label()
+    if _changes_colours(module):
+        return labels if module.keepdim else replace(labels, value=batched(labels.value, 1))
+    if not isinstance(module, ResamplingAugmentation):
+        refuse_sparse(module)
+    operate = getattr(MaskSequentialOps, way)
+    return replace(
+        labels, value=operate(labels.value, module, param=param, extra_args=extra_args.get(DataKey.MASK, {}))
+    )
 
 
 def classify(
@@ -161,6 +185,11 @@ def _move_through_children(
         return masks
     clip = cast(PendingInput, masks)
     return replace(clip, value=_kornia.batch_as_frames(module, clip.value, frames))
+
+
+def _changes_colours(module: Any) -> bool:
+    """Whether a module of kornia's leaves masks as they are."""
+    return getattr(type(module), "apply_transform_mask", None) is K.IntensityAugmentationBase2D.apply_transform_mask
 
 
 def _extra_of_soft(extra: dict[str, Any], flags: dict[str, Any], labels: LabelSettings) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Masks as kornia hands them around, and the label maps and soft labels that they are."""
 
 import copy
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from kornia.constants import Resample
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.augmentation.sampling import invert, sample_hard, sample_labels, sample_soft
+from tritonsoft.augmentation.sampling import can_be_read, invert, sample_hard, sample_labels, sample_soft
 from tritonsoft.augmentation.view import View
 from tritonsoft.functional import LABEL_DTYPES
+
+Mask = TypeVar("Mask", Tensor, ts.SparseLabels)
 
 _CASTS = (Tensor.to, Tensor.type, Tensor.type_as, Tensor.long, Tensor.int, Tensor.short, Tensor.byte, Tensor.bool)
 
@@ -57,15 +60,15 @@ class SoftLabel(Tensor):
 
 
 def check_mask(mask: Any) -> None:
-    """A tensor, or a TypeError that says what to give."""
-    if isinstance(mask, Tensor):
-        return
-    if isinstance(mask, ts.SparseLabels):
-        raise TypeError(
-            "mask must be a tensor, got SparseLabels: a few classes of each pixel cannot be resampled. Give the label "
-            "map that they were made of, or dense masses, sparse.to_dense()"
-        )
-    raise TypeError(f"mask must be a tensor, got {type(mask).__name__}")
+    """A tensor or a `SparseLabels`, alone or a list of tensors, or a TypeError that says what to give."""
+    for each in mask if isinstance(mask, list) else [mask]:
+        if isinstance(each, ts.SparseLabels) and each is not mask:
+            raise TypeError(
+                "mask must be a tensor in a list of masks, got SparseLabels: a batch of samples, as "
+                "torch.utils.data.default_collate makes it, is one mask"
+            )
+        if not isinstance(each, (Tensor, ts.SparseLabels)):
+            raise TypeError(f"mask must be a tensor or a SparseLabels, got {type(each).__name__}")
 
 
 def looks_soft(mask: Tensor, num_classes: int | None) -> bool:
@@ -80,9 +83,14 @@ def unmarked(mask: Tensor) -> Tensor:
     return mask.as_subclass(Tensor) if isinstance(mask, SoftLabel) else mask
 
 
-def batched(mask: Tensor, batch: int) -> Tensor:
-    """``(B, K, H, W)`` from (H, W), (K, H, W), (B, H, W) or (B, K, H, W), by kornia's rule: B first where it fits."""
+def batched(mask: Mask, batch: int) -> Mask:
+    """``(B, K, H, W)`` from (H, W), (K, H, W), (B, H, W) or (B, K, H, W), by kornia's rule: B first where it fits.
+
+    A sample of `SparseLabels` becomes a batch of one.
+    """
     check_mask(mask)
+    if isinstance(mask, ts.SparseLabels):
+        return mask if mask.ndim == 4 else _of_each(mask, lambda tensor: tensor[None])
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim == 3:
@@ -99,6 +107,78 @@ def restore_rank(out: Tensor, rank: int, batch_first: bool) -> Tensor:
     while out.ndim > max(rank, 2) and out.shape[0] == 1:
         out = out.squeeze(0)
     return out
+
+
+# --- a few classes of each pixel -------------------------------------------------------------------------------------
+
+
+def refuse_sparse(module: Any) -> NoReturn:
+    """The error for a `SparseLabels` on its way to a module that would resample it."""
+    kind = type(module)
+    raise TypeError(
+        f"mask must be a tensor for the {kind.__name__} of {kind.__module__.split('.')[0]}, got SparseLabels: a few "
+        "classes of each pixel cannot be resampled. The flips and CenterCrop of tritonsoft.augmentation take them, and "
+        "its RandomCrop where the window fits into the image, all with a filter other than None. For others, give the "
+        "label map that they were made of, or dense masses, sparse.to_dense()"
+    )
+
+
+def check_num_classes(labels: ts.SparseLabels, num_classes: int | None) -> None:
+    """That a label has the classes of the modules it meets."""
+    if num_classes not in (None, labels.num_classes):
+        raise ValueError(
+            f"mask must have the modules' num_classes={num_classes}, got SparseLabels of {labels.num_classes} classes"
+        )
+
+
+def repeat_single_sample(labels: ts.SparseLabels, batch: int | None) -> ts.SparseLabels:
+    """A label for all images of a batch, once for each; a batch as it is."""
+    if batch in (None, 1) or (labels.ndim == 4 and len(labels) != 1):
+        return labels
+    return _of_each(batched(labels, 1), lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
+
+
+def resample_sparse(labels: ts.SparseLabels, view: View) -> ts.SparseLabels:
+    """The pixels of a batch that ``view`` shows, which only moves them; outside, no class has mass."""
+    return map_planes(labels, lambda planes: move_planes(planes, view))
+
+
+def invert_sparse(labels: ts.SparseLabels, view: View) -> ts.SparseLabels:
+    """Back onto the source of ``view``; no class has mass where it hid the source."""
+    _check_whole_pixels(view)
+    return map_planes(labels, lambda planes: invert(planes, view, 0.0))
+
+
+def move_planes(planes: Tensor, view: View) -> Tensor:
+    """Images ``(B, K, H, W)`` of any type through a view that only moves pixels; zeros outside."""
+    _check_whole_pixels(view)
+    return sample_hard(planes, view, 0.0)
+
+
+def map_planes(labels: ts.SparseLabels, function: Callable[[Tensor], Tensor]) -> ts.SparseLabels:
+    """A batch of what a function of images ``(B, K, H, W)`` makes of its classes, their masses and the rest."""
+    index, mass, rest = (function(planes) for planes in (labels.index, labels.mass, labels.rest[:, None]))
+    return ts.SparseLabels(index, mass, rest[:, 0], labels.num_classes)
+
+
+def _of_each(labels: ts.SparseLabels, function: Callable[[Tensor], Tensor]) -> ts.SparseLabels:
+    return ts.SparseLabels(function(labels.index), function(labels.mass), function(labels.rest), labels.num_classes)
+
+
+def _check_whole_pixels(view: View) -> None:
+    """That a caller has not edited the parameters of crops into fractions, where looking waits for no device."""
+    boxes, (h, w) = view.transform, view.size
+    if boxes is None or boxes.device.type != "cpu" or not can_be_read(boxes):
+        return
+    for x0, y0, x1, y1 in boxes.tolist():
+        if not (x0.is_integer() and y0.is_integer() and abs(x1 - x0) == w and abs(y1 - y0) == h):
+            raise ValueError(
+                f"params must show whole pixels of a SparseLabels at their own size, got the box {(x0, y0, x1, y1)} at "
+                f"{(h, w)}: it cannot be resampled"
+            )
+
+
+# --- class ids -------------------------------------------------------------------------------------------------------
 
 
 def label_map(mask: Tensor, num_classes: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from kornia.constants import DataKey
 from torch import Tensor
 
+import tritonsoft as ts
 from tritonsoft.augmentation.masks import (
     asks_for_interpolation,
     batched,
@@ -20,6 +21,7 @@ from tritonsoft.augmentation.masks import (
     looks_soft,
     mask_fill,
     resample_hard,
+    resample_sparse,
     resample_to_soft,
     restore_rank,
     unmarked,
@@ -69,9 +71,24 @@ class PendingInput:
     @property
     def size(self) -> Size:
         """(H, W) of what the modules have made of it."""
-        if self.pending_group is not None:
-            return self.pending_group.view.size
-        return self.value.shape[-2], self.value.shape[-1]
+        return _size_after(self.value, self.pending_group)
+
+
+@dataclass(frozen=True)
+class PendingSparse:
+    """A mask of a few classes of each pixel; what the modules have left to be done to it only moves pixels."""
+
+    value: ts.SparseLabels
+    pending_group: FusedGroup | None = None
+
+    @property
+    def size(self) -> Size:
+        """(H, W) of what the modules have made of it."""
+        return _size_after(self.value, self.pending_group)
+
+
+def _size_after(value: Tensor | ts.SparseLabels, group: FusedGroup | None) -> Size:
+    return (value.shape[-2], value.shape[-1]) if group is None else group.view.size
 
 
 PendingInputs = PendingInput | list[PendingInput]  # a list of masks, one per sample, is a list of pending inputs
@@ -143,6 +160,8 @@ def materialize(args: list[Any], keys: list[DataKey], labels: LabelSettings) -> 
         if isinstance(out[index], list):
             dtype = labels.dtype_of_soft(values_of(out[index]), first)
             out[index] = [_resample_mask(mask, dtype, labels, sample) for sample, mask in enumerate(out[index])]
+        elif isinstance(out[index], PendingSparse):
+            out[index] = _move_sparse(out[index])
         elif out[index].pending_group is not None:
             out[index] = _resample_mask(out[index], labels.dtype_of_soft(out[index].value, first), labels)
     return out
@@ -184,6 +203,14 @@ def _resample_mask(
     return PendingInput(_restore_mask_rank(out, pending.value, group), kind)
 
 
+def _move_sparse(pending: PendingSparse) -> PendingSparse:
+    group = pending.pending_group
+    if group is None:
+        return pending
+    moved = resample_sparse(batched(pending.value, group.batch), group.view)
+    return PendingSparse(moved[0] if group.keepdim and pending.value.ndim == 3 else moved)
+
+
 def _restore_mask_rank(out: Tensor, mask: Tensor, group: FusedGroup) -> Tensor:
     if not group.keepdim:
         return out
@@ -200,16 +227,23 @@ def as_pending(arg: Any) -> PendingInput:
     return arg if isinstance(arg, PendingInput) else PendingInput(arg)
 
 
+def as_sparse(arg: Any) -> PendingSparse | None:
+    """An argument that is a `SparseLabels`, or was one."""
+    if isinstance(arg, ts.SparseLabels):
+        return PendingSparse(arg)
+    return arg if isinstance(arg, PendingSparse) else None
+
+
 def are_pending(arg: Any) -> bool:
     """Whether an argument is an image or masks that a module has seen."""
-    return isinstance(arg, PendingInput) or (
+    return isinstance(arg, (PendingInput, PendingSparse)) or (
         isinstance(arg, list) and len(arg) > 0 and isinstance(arg[0], PendingInput)
     )
 
 
-def all_pending(args: list[Any]) -> list[PendingInput]:
+def all_pending(args: list[Any]) -> list[PendingInput | PendingSparse]:
     """The images and masks among the arguments, those of lists one by one."""
-    found: list[PendingInput] = []
+    found: list[PendingInput | PendingSparse] = []
     for arg in args:
         if are_pending(arg):
             found += arg if isinstance(arg, list) else [arg]

@@ -1,7 +1,7 @@
 """The module that turns ids into classes: a change of values, where all others of this package move pixels."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class RemapLabels(PointwiseHooks):
     def remap(self, mask: Tensor) -> Tensor:
         """A mask of ids as one of classes, of its shape and type."""
         check_mask(mask)
-        if isinstance(mask, SoftLabel):
+        if isinstance(mask, (SoftLabel, ts.SparseLabels)):
             self.refuse_soft_label()
         if mask.ndim not in (2, 3) and not (mask.ndim == 4 and mask.shape[1] == 1):
             raise ValueError(
@@ -85,7 +85,7 @@ class RemapLabels(PointwiseHooks):
         remapped = ts.remap_labels(ids, self.table, ignore_index=self.ignore_index, unknown=self.unknown, dtype=dtype)
         return remapped.to(mask.dtype)
 
-    def refuse_soft_label(self) -> None:
+    def refuse_soft_label(self) -> NoReturn:
         raise ValueError("RemapLabels needs ids, got a soft label: it must stand before the module with num_classes")
 
     def _check_fit(self, dtype: torch.dtype) -> None:

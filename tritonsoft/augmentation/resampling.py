@@ -6,19 +6,25 @@ import torch
 from kornia.constants import Resample
 from torch import Tensor
 
+import tritonsoft as ts
 from tritonsoft.augmentation._kornia import ModuleHooks
 from tritonsoft.augmentation.masks import (
+    Mask,
     SoftLabel,
     asks_for_interpolation,
     batched,
+    check_num_classes,
     looks_soft,
+    map_planes,
     mask_fill,
+    move_planes,
+    refuse_sparse,
     resample_hard,
     resample_to_soft,
     restore_rank,
     unmarked,
 )
-from tritonsoft.augmentation.sampling import sample_image, sample_soft
+from tritonsoft.augmentation.sampling import can_be_read, sample_image, sample_soft
 from tritonsoft.augmentation.view import Fill, Size, View, to_device, unmoved
 from tritonsoft.functional import check_ignore_index
 from tritonsoft.geometry import FILTERS, Filter
@@ -36,7 +42,6 @@ class ResamplingAugmentation(ModuleHooks):
     """
 
     crops = False  # whether it may hide a part of the image, as a box does
-    resamples = True  # whether it moves content by fractions of pixels
     keeps_size = False  # whether the output is as large as the image
     drawn_for_size = False  # whether the parameters are positions in an image of the size that they were drawn for
     has_matrix = True  # whether there is a matrix that moves boxes and keypoints
@@ -93,6 +98,10 @@ class ResamplingAugmentation(ModuleHooks):
         """(h, w) that an image of (H, W) becomes with these parameters, which may be replayed."""
         return self.output_size(source, flags)
 
+    def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
+        """Whether it moves the pixels of an image of (H, W) by whole ones, whatever is drawn."""
+        return False
+
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         """Whether the output may show what lies outside of the image, and what an image has there."""
         return False, 0.0
@@ -136,8 +145,9 @@ class ResamplingAugmentation(ModuleHooks):
                     )
                 return View(source, source)
         pads, fill = self.padding(source, params, flags)
-        filter = self.filter if self.resamples else None
-        return View(source, size, transform, filter, self.crops, pads, fill)
+        assert self.filter is not None  # that is kornia's own sampling, which has no view
+        whole_pixels = self.only_moves(source, params, flags)
+        return View(source, size, transform, self.filter, whole_pixels, self.crops, pads, fill)
 
     @property
     def can_fuse(self) -> bool:
@@ -172,18 +182,25 @@ class ResamplingAugmentation(ModuleHooks):
 
     def transform_masks(
         self,
-        input: Tensor,
+        input: Mask,
         params: Params,
         flags: Flags,
         transform: Tensor | None = None,
         is_soft: bool | None = None,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Mask:
         """Masks of any type, integers included; with ``num_classes`` they become (or stay) soft labels.
 
         ``is_soft`` says whether the mask is a soft label. None: it is one if it has ``num_classes`` channels of floats,
         more than one; of one class the modules return a `SoftLabel`, which each of them knows.
+
+        A `SparseLabels` stays one, through flips and crops of whole pixels; others refuse it.
         """
+        if isinstance(input, ts.SparseLabels):
+            params, flags = self.with_overrides(params, flags)
+            labels = self._checked_sparse(input, size_of(input), params, flags)
+            moved = map_planes(labels, lambda planes: move_planes(*self._image_and_view(planes, params, flags)))
+            return moved[0] if self.keepdim and input.ndim == 3 else moved
         if self.filter is None:
             return super().transform_masks(input, params, flags, transform=transform, **kwargs)
         self.check_mask_options(kwargs)
@@ -218,6 +235,21 @@ class ResamplingAugmentation(ModuleHooks):
         if self.num_classes is None:
             return input
         return self._sample_mask(input, View(size_of(input), size_of(input)), linear=False, fill=None)
+
+    def check_sparse(self, labels: ts.SparseLabels, source: Size, params: Params, flags: Flags) -> None:
+        """An error where this module cannot show a label that is (H, W) by now."""
+        if self.filter is None or not self.only_moves(source, params, flags):
+            refuse_sparse(self)
+        check_num_classes(labels, self.num_classes)
+
+    def _checked_sparse(self, labels: ts.SparseLabels, source: Size, params: Params, flags: Flags) -> ts.SparseLabels:
+        """A label, or one sample, as a batch that this module can show."""
+        self.check_sparse(labels, source, params, flags)
+        batch = params["batch_prob"].numel()
+        labels = batched(labels, batch)
+        if len(labels) != batch:
+            raise ValueError(f"mask must have the batch of its parameters, {batch}, got {labels!r}")
+        return labels
 
     def _sample_mask(
         self, mask: Tensor, view: View, linear: bool, fill: float | None, is_soft: bool | None = None
@@ -265,12 +297,7 @@ def recorded(params: Params, name: str) -> list[int] | None:
     return None if kept is None or kept.shape[0] == 0 or not can_be_read(kept) else kept[0].tolist()
 
 
-def can_be_read(tensor: Tensor) -> bool:
-    """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
-    return type(tensor) is Tensor and not torch.compiler.is_compiling()
-
-
-def size_of(image: Tensor) -> Size:
+def size_of(image: Tensor | ts.SparseLabels) -> Size:
     return image.shape[-2], image.shape[-1]
 
 

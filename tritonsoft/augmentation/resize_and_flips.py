@@ -63,6 +63,9 @@ class Resize(BoxAugmentation, K.Resize):
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         return None
 
+    def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
+        return self.drawn_size(source, params, flags) == source
+
     def output_size(self, source: Size, flags: Flags) -> Size:
         if not isinstance(flags["size"], int):
             return super().output_size(source, flags)
@@ -82,7 +85,6 @@ class Resize(BoxAugmentation, K.Resize):
 class _RandomFlip(BoxAugmentation):
     """What the flips share; the box is the subclass's."""
 
-    resamples = False
     keeps_size = True
 
     def __init__(
@@ -97,6 +99,9 @@ class _RandomFlip(BoxAugmentation):
     ) -> None:
         super().__init__(p, p_batch, same_on_batch, keepdim)
         self._configure(num_classes, ignore_index, filter)
+
+    def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
+        return True
 
 
 class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):

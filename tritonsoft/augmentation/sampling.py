@@ -18,6 +18,11 @@ _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, tor
 _SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
+def can_be_read(tensor: Tensor) -> bool:
+    """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
+    return type(tensor) is Tensor and not torch.compiler.is_compiling()
+
+
 def _resample(image: Tensor, view: View, filter: Filter, fill: float) -> Tensor:
     transform = expand_transform(view.transform, image.shape[0], image.device)
     if view.is_box:
@@ -29,14 +34,13 @@ def _resample(image: Tensor, view: View, filter: Filter, fill: float) -> Tensor:
 def sample_labels(labels: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
     """Class ids ``(B, H, W)`` -> the soft label ``(B, C, h, w)`` that the view shows."""
     transform = expand_transform(view.transform, labels.shape[0], labels.device)
-    filter = view.filter or "area"
     if view.is_box:
         return ts.soft_crop_resize(
-            labels, transform, view.size, num_classes, ignore_index=ignore_index, filter=filter, dtype=dtype
+            labels, transform, view.size, num_classes, ignore_index=ignore_index, filter=view.filter, dtype=dtype
         )
     assert transform is not None
     return ts.soft_warp(
-        labels, transform, view.size, num_classes, ignore_index=ignore_index, filter=filter, dtype=dtype
+        labels, transform, view.size, num_classes, ignore_index=ignore_index, filter=view.filter, dtype=dtype
     )
 
 
@@ -46,7 +50,6 @@ def sample_pair(
     """An image with its class ids ``(B, H, W)``, at once; the view's fill is one value."""
     assert not isinstance(view.fill, tuple)
     transform = expand_transform(view.transform, image.shape[0], image.device)
-    filter = view.filter or "area"
     if view.is_box:
         return ts.crop_resize_pair(
             image,
@@ -55,7 +58,7 @@ def sample_pair(
             view.size,
             num_classes,
             ignore_index=ignore_index,
-            filter=filter,
+            filter=view.filter,
             fill=view.fill,
             soft_dtype=dtype,
         )
@@ -67,7 +70,7 @@ def sample_pair(
         view.size,
         num_classes,
         ignore_index=ignore_index,
-        filter=filter,
+        filter=view.filter,
         fill=view.fill,
         soft_dtype=dtype,
     )
@@ -77,17 +80,16 @@ def sample_image(image: Tensor, view: View) -> Tensor:
     """``(B, K, H, W)`` -> ``(B, K, h, w)``; a view that changes nothing gives the image itself."""
     if view.is_identity:
         return image
-    filter = view.filter or "area"
     if not isinstance(view.fill, tuple):
-        return _resample(image, view, filter, view.fill)
+        return _resample(image, view, view.filter, view.fill)
     # One fill per channel: it weighs what the pixels inside of the image leave of the total weight of 1.
-    inside = _resample(_ones(image), view, filter, 0.0)
-    return _resample(image, view, filter, 0.0) + (1 - inside) * channels(view.fill, image)
+    inside = _resample(_ones(image), view, view.filter, 0.0)
+    return _resample(image, view, view.filter, 0.0) + (1 - inside) * channels(view.fill, image)
 
 
 def sample_soft(soft: Tensor, view: View) -> Tensor:
     """A soft label through the image's own filter; what lies outside has no mass."""
-    return soft if view.is_identity else _resample(soft, view, view.filter or "area", 0.0)
+    return soft if view.is_identity else _resample(soft, view, view.filter, 0.0)
 
 
 def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:

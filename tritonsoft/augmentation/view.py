@@ -29,7 +29,8 @@ class View:
     source: Size  # (H, W) of the image
     size: Size  # (h, w) that it becomes
     transform: Tensor | None = None  # boxes and matrices in float64, on the parameters' device; fields on the image's
-    filter: Filter | None = None  # None: pixels are only moved, so every filter gives the same
+    filter: Filter = "area"
+    whole_pixels: bool = False  # whether pixels are only moved, by whole ones, so that every filter gives the same
     crops: bool = False  # whether a box may hide a part of the image
     pads: bool = False  # whether it may show what lies outside of the image
     fill: Fill = 0.0  # what an image has there, one value or one per channel
@@ -37,6 +38,11 @@ class View:
     @property
     def is_identity(self) -> bool:
         return self.transform is None and self.size == self.source
+
+    @property
+    def only_moves(self) -> bool:
+        """Whether each pixel shown is one of the image's, or lies outside of it."""
+        return self.whole_pixels or self.is_identity
 
     @property
     def is_box(self) -> bool:
@@ -66,7 +72,7 @@ class View:
         """
         if first.is_field:
             return self.is_identity
-        same_filter = self.filter is None or first.filter is None or self.filter == first.filter
+        same_filter = self.only_moves or first.only_moves or self.filter == first.filter
         same_fill = not (first.pads and self.pads) or first.fill == self.fill
         return same_filter and same_fill and not (first.crops and self.pads and self.is_box)
 
@@ -76,7 +82,8 @@ class View:
             source=first.source,
             size=self.size,
             transform=_composed(self, first),
-            filter=first.filter if self.filter is None else self.filter,
+            filter=first.filter if self.only_moves else self.filter,
+            whole_pixels=first.only_moves and self.only_moves,
             crops=first.crops or self.crops,
             pads=first.pads or self.pads,
             fill=self.fill if self.pads else first.fill,
@@ -89,12 +96,13 @@ class View:
     def inverse(self) -> "View":
         """From what is shown back to the image; what was hidden becomes padding. A field has none."""
         if self.transform is None:
-            return View(source=self.size, size=self.source, filter=self.filter)
+            return View(self.size, self.source, None, self.filter, self.whole_pixels)
         return View(
             source=self.size,
             size=self.source,
             transform=_inverse_boxes(self.transform, self) if self.is_box else inverse_matrix(self.transform),
             filter=self.filter,
+            whole_pixels=self.whole_pixels,
             crops=self.pads,
             pads=True,
         )

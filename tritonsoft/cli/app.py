@@ -3,6 +3,7 @@ checks an installation, `bench` times it."""
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
@@ -10,6 +11,8 @@ from tritonsoft.cli.audit import audit
 from tritonsoft.cli.bench import bench
 from tritonsoft.cli.demo import demo
 from tritonsoft.cli.doctor import doctor
+from tritonsoft.cli.interrupt import ending_on_interrupt
+from tritonsoft.version import __version__
 
 app = typer.Typer(
     add_completion=False,
@@ -21,8 +24,24 @@ for command in (demo, audit, doctor, bench):
     app.command()(command)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tritonsoft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """The console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that its encoding lacks becomes a question mark, no error
         sys.stdout.reconfigure(errors="replace")
-    app()
+    with ending_on_interrupt():
+        app()

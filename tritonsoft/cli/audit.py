@@ -10,22 +10,38 @@ from rich.table import Table
 from torch import Tensor
 
 from tritonsoft.cli.common import (
+    IMAGE_PATTERN_HELP,
+    LABEL_PATTERN_HELP,
+    AsJson,
+    ClassNames,
+    Device,
+    Factors,
+    Ignore,
+    IgnoreIndex,
+    LabelMap,
+    Limit,
+    NumClasses,
+    Palette,
     console,
     fail,
+    format_options,
     need,
     need_folder,
+    need_limit,
+    need_pattern,
     need_writable,
-    parse_classes,
     parse_device,
     parse_factors,
-    parse_ignore_index,
+    parse_format,
     percent,
+    print_json,
     saving,
+    show,
     table_of,
 )
 from tritonsoft.cli.figure import pyplot, save_figure
-from tritonsoft.cli.kept import ALL_METHODS, Kept, coloured, measure, report, short
-from tritonsoft.cli.pictures import PictureError, all_pictures, load_labels, load_picture, pairs
+from tritonsoft.cli.kept import ALL_METHODS, Kept, coloured, kept_rows, measure, report, short
+from tritonsoft.data import DataError, LabelFormat, atomic_write, find_files, pair_files, read_pair
 
 CAPTION = (
     "in place: the share of the class's true area that it is given in the very low-resolution pixels where it lies, "
@@ -38,72 +54,95 @@ MOST_CLASSES_DRAWN = 30
 
 def audit(
     labels: Annotated[
-        Path, typer.Option(help="Folder of label maps, searched recursively: grey or palette ids of 8 or 16 bits.")
+        Path,
+        typer.Option(help="Folder of label maps, searched recursively: ids of 1 to 16 bits, colours, or .npy files."),
     ],
-    num_classes: Annotated[int, typer.Option(help="Number of classes.")],
-    factors: Annotated[str, typer.Option(help="How much to shrink by, separated by commas; at least 1.")] = "2,4,8",
-    ignore_index: Annotated[
-        int | None, typer.Option(help="Id of unlabelled pixels.", show_default="255, unless that is a class")
-    ] = None,
-    class_names: Annotated[str | None, typer.Option(help="Names of the classes, separated by commas.")] = None,
-    pattern: Annotated[str, typer.Option(help="Which files are label maps, such as '*_labelTrainIds.png'.")] = "*",
+    num_classes: NumClasses = None,
+    map: LabelMap = None,
+    palette: Palette = None,
+    ignore: Ignore = None,
+    ignore_index: IgnoreIndex = None,
+    class_names: ClassNames = None,
+    label_pattern: Annotated[str, typer.Option("--label-pattern", "--pattern", help=LABEL_PATTERN_HELP)] = "*",
     images: Annotated[
-        Path | None, typer.Option(help="Folder of their images: each must have the path, stem and size of its labels.")
+        Path | None,
+        typer.Option(
+            help="Folder of their images: each must have the name and size of its labels.", show_default=False
+        ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.")
-    ] = None,
+    image_pattern: Annotated[str, typer.Option(help=IMAGE_PATTERN_HELP)] = "*",
+    limit: Limit = None,
+    factors: Factors = "2,4,8",
+    device: Device = None,
     out: Annotated[Path, typer.Option(help="Folder for audit.csv and audit.png.")] = Path("audit"),
+    as_json: AsJson = False,
 ) -> None:
     """Measure what a dataset loses when its label maps are shrunk, for each class, factor and usual method.
 
     Files that cannot be used are named and left out, and the exit code is then 1.
     """
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
-    names, ignored = parse_classes(num_classes, class_names), parse_ignore_index(ignore_index, num_classes)
+    format = parse_format(num_classes, map, palette, ignore, ignore_index, class_names)
     need("demo", "PIL", "matplotlib")
+    need_pattern("--label-pattern or --pattern", label_pattern)
+    need_pattern("--image-pattern", image_pattern)
+    need_limit(limit)
     need_folder("--labels", labels)
     if images is not None:
         need_folder("--images", images)
-    try:
-        next(labels.glob(pattern), None)
-    except (ValueError, NotImplementedError):
-        raise typer.BadParameter(f"--pattern must be that of a name or relative path, got {pattern!r}") from None
+    elif image_pattern != "*":
+        raise typer.BadParameter("--image-pattern needs --images")
     table, figure = out / "audit.csv", out / "audit.png"
     need_writable("--out", out, table.name, figure.name)
-    load: Callable[[Path], Tensor] = load_labels
     try:
-        if images is None:
-            files, problems = all_pictures(labels, pattern), list[PictureError]()
-        else:
-            of_pairs, problems = pairs(images, labels, pattern)
-            image_of = {label_file: image_file for image_file, label_file in of_pairs.values()}
-            files, load = list(image_of), lambda file: load_picture(image_of[file], file)[1]
+        files, problems, load = find_label_maps(labels, label_pattern, images, image_pattern, limit, format)
         kept, usable = measure(
             [str(file) for file in files],
-            lambda index: load(files[index]),
-            num_classes,
-            ignored,
+            load,
+            format.num_classes,
+            format.ignore_index,
             shrink_by,
             chosen_device,
             problems,
             ALL_METHODS,
+            format_options(map, palette),
         )
-    except PictureError as error:
+    except DataError as error:
         fail(str(error))
     if not kept[0].area.any():
         report(problems, out)
         fail(f"nothing to measure: {len(files)} label maps found, none usable with a labelled pixel")
+    names = format.class_names
     with saving(out):
         write_csv(table, shrink_by, kept, names)
         draw(figure, shrink_by, kept, names, f"{len(usable)} label maps")
-    for factor, each in zip(shrink_by, kept, strict=True):
-        console.print(audit_table(factor, each, names))
-    console.print(CAPTION, style="dim")
-    console.print(f"{len(usable)} label maps; every number is in {table}, drawn in {figure}.", soft_wrap=True)
+    if as_json:
+        print_json(
+            "audit",
+            label_maps=len(usable),
+            left_out=[str(problem) for problem in problems],
+            rows=list(kept_rows(shrink_by, kept, names)),
+            files=[str(table), str(figure)],
+        )
+    else:
+        for factor, each in zip(shrink_by, kept, strict=True):
+            show(audit_table(factor, each, names))
+        console.print(CAPTION, style="dim")
+        console.print(f"{len(usable)} label maps; every number is in {table}, drawn in {figure}.", soft_wrap=True)
     if problems:
         report(problems, out)
         raise typer.Exit(1)
+
+
+def find_label_maps(
+    labels: Path, label_pattern: str, images: Path | None, image_pattern: str, limit: int | None, format: LabelFormat
+) -> tuple[list[Path], list[DataError], Callable[[int], Tensor]]:
+    """Label files, what is wrong with others, and how one is read; where there are images, those with an image only."""
+    if images is None:
+        files = find_files(labels, label_pattern, labels=True)[:limit]
+        return files, [], lambda index: format.read(files[index])
+    pairs, problems = pair_files(images, labels, image_pattern, label_pattern)
+    return [pair.labels for pair in pairs][:limit], problems, lambda index: read_pair(pairs[index], format)[1]
 
 
 def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:
@@ -128,20 +167,13 @@ def audit_table(factor: float, kept: Kept, class_names: Sequence[str]) -> Table:
 
 
 def write_csv(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_names: Sequence[str]) -> None:
-    """One row per factor, class and method; areas in source pixels."""
-    with file.open("w", encoding="utf-8", newline="") as stream:
+    """The rows of `kept_rows`."""
+    digits = {"factor": "g", "area": ".0f", "kept": ".6f", "in_place": ".6f", "distance": ".6f"}
+    rows = list(kept_rows(factors, kept, class_names))
+    with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        shares_of_area = ["kept", "in_place", "distance"]
-        writer.writerow(["factor", "class_id", "class", "method", "area", *shares_of_area, "label_maps", "gone"])
-        for factor, each in zip(factors, kept, strict=True):
-            for class_id in each.area.nonzero().flatten().tolist():
-                area = float(each.area[class_id])
-                for row, method in enumerate(each.methods):
-                    sums = (each.given[row, class_id], each.placed[row, class_id], each.distance[row, class_id])
-                    shares = (f"{float(value) / area:.6f}" for value in sums)
-                    counts = (f"{each.maps[class_id]:.0f}", f"{each.lost[row, class_id]:.0f}")
-                    name = class_names[class_id]
-                    writer.writerow([f"{factor:g}", class_id, name, method, f"{area:.0f}", *shares, *counts])
+        writer.writerow(rows[0])
+        writer.writerows([f"{value:{digits.get(name, '')}}" for name, value in row.items()] for row in rows)
 
 
 def draw(file: Path, factors: Sequence[float], kept: Sequence[Kept], class_names: Sequence[str], title: str) -> None:

@@ -1,11 +1,12 @@
 """`tritonsoft bench`: this device, the user's shapes, and what is written today beside what this library does."""
 
+import dataclasses
 import functools
 import importlib.util
+import itertools
 import re
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -16,15 +17,29 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.cli import scenes
-from tritonsoft.cli.common import console, describe, fail, free_bytes, parse_device, seconds_of, table_of, working
+from tritonsoft.cli.common import (
+    AsJson,
+    Device,
+    describe,
+    fail,
+    free_bytes,
+    parse_device,
+    print_json,
+    seconds_of,
+    show,
+    table_of,
+    working,
+)
 from tritonsoft.cli.costs import one_hot_interpolate, soft_resize
 from tritonsoft.cli.kept import shrunken
 
 SECONDS_PER_ROW, FEWEST_RUNS, MOST_RUNS = 1.5, 3, 50
 SLOW_SECONDS = 3.0  # what takes longer than this is timed once
 
+CROPPING = "random crop of image and label map"
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Inputs:
     """One batch on the device."""
 
@@ -39,7 +54,7 @@ class Inputs:
         return self.labels.shape[0] * self.size[0] * self.size[1]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Way:
     """One way to do a task; ``planes`` is how many full-size float32 label maps it holds at once, at least."""
 
@@ -47,6 +62,25 @@ class Way:
     call: Callable[[], Any]
     remark: str = ""
     planes: float = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What came of a way to do a task."""
+
+    task: str
+    way: str
+    seconds: float | None = None  # median, where it ran
+    runs: int = 0
+    beside_ours: float | None = None  # the ratio to ours, where it is another's
+    remark: str = ""
+
+    def cells(self) -> list[str]:
+        """Of its row in the table."""
+        remarks = [self.remark, "one run" if self.runs == 1 else ""]
+        ratio = "" if self.beside_ours is None else f"{self.beside_ours:.3g}x"
+        time = "" if self.seconds is None else f"{1e3 * self.seconds:.2f} ms"
+        return [f"  {self.way}", time, ratio, ", ".join(filter(None, remarks))]
 
 
 def street_batch(
@@ -69,7 +103,7 @@ def tasks(inputs: Inputs) -> Iterator[tuple[str, list[Way]]]:
     """Each with our way first."""
     yield "label map to soft label", list(shrinking(inputs))
     if importlib.util.find_spec("kornia") is not None:
-        yield "random crop of image and label map", list(cropping(inputs))
+        yield CROPPING, list(cropping(inputs))
     yield "loss of the soft label and its gradient", list(soft_losses(inputs))
     yield "loss of the label map and its gradient", list(label_losses(inputs))
 
@@ -164,9 +198,8 @@ def bench(
     size: Annotated[str, typer.Option(help="Height x width of images and label maps.")] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     factor: Annotated[float, typer.Option(help="How much to shrink by; at least 1.")] = 4,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.")
-    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time this library beside what is written today, on your device and at your shapes, in about a minute."""
     match = re.fullmatch(r"(\d+)x(\d+)", size)
@@ -189,7 +222,27 @@ def bench(
         ignore_index = scenes.IGNORE_INDEX if classes <= scenes.IGNORE_INDEX else -1  # where 255 is a class
         image, labels = street_batch(batch, height, width, classes, ignore_index, chosen)
     inputs = Inputs(image, labels, small, classes, ignore_index)
+    timings = []
+    for task, ways in tasks(inputs):
+        for way in ways:
+            with working(f"{task}: {way.name}"):
+                timings.append(timed(task, way, inputs, None if way is ways[0] else ways[0].call, chosen))
+    if importlib.util.find_spec("kornia") is None:
+        timings.append(Timing(CROPPING, "", remark="kornia is not installed"))
     backend, _ = ts.backend_info()[str(chosen)]
+    if as_json:
+        print_json(
+            "bench",
+            batch=batch,
+            size=[height, width],
+            small_size=list(small),
+            classes=classes,
+            device=str(chosen),
+            what=describe(chosen),
+            backend=backend,
+            rows=[dataclasses.asdict(timing) for timing in timings],
+        )
+        return
     table = table_of(
         f"{batch} x {height}x{width} to {small[0]}x{small[1]}, {classes} classes, float32",
         caption=f"median of {FEWEST_RUNS} to {MOST_RUNS} runs after a warm-up; one run where it takes over "
@@ -201,26 +254,21 @@ def bench(
     table.add_column("time", justify="right")
     table.add_column("beside ours", justify="right")
     table.add_column("")
-    for task, ways in tasks(inputs):
+    for task, of_task in itertools.groupby(timings, lambda timing: timing.task):
         table.add_row(Text(task, "bold"))
-        for way in ways:
-            with working(f"{task}: {way.name}"):
-                row = timed(way, inputs, None if way is ways[0] else ways[0].call, chosen)
-            table.add_row(f"  {way.name}", *row, end_section=way is ways[-1])
-    if importlib.util.find_spec("kornia") is None:
-        table.add_row("random crop of image and label map", "", "", "kornia is not installed")
-    console.print(table)
+        for timing in of_task:
+            table.add_row(*timing.cells())
+        table.add_section()
+    show(table)
 
 
-def timed(way: Way, inputs: Inputs, ours: Callable[[], Any] | None, device: torch.device) -> list[str]:
-    """A row of the table."""
+def timed(task: str, way: Way, inputs: Inputs, ours: Callable[[], Any] | None, device: torch.device) -> Timing:
     needed, free = 4 * way.planes * inputs.labels.numel(), free_bytes(device)
     if needed > 0.8 * free:
-        return ["", "", f"not run: needs over {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"]
+        return Timing(task, way.name, remark=f"not run: needs over {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
     try:
         seconds, runs, seconds_of_ours = median_seconds(way.call, device, ours)
     except torch.OutOfMemoryError:
-        return ["", "", "out of memory"]
-    remarks = [way.remark, "one run" if runs == 1 else ""]
-    ratio = "" if seconds_of_ours is None else f"{seconds / seconds_of_ours:.3g}x"
-    return [f"{1e3 * seconds:.2f} ms", ratio, ", ".join(filter(None, remarks))]
+        return Timing(task, way.name, remark="out of memory")
+    ratio = None if seconds_of_ours is None else seconds / seconds_of_ours
+    return Timing(task, way.name, seconds, runs, ratio, way.remark)

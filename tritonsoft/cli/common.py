@@ -1,7 +1,8 @@
-"""What several commands need: the console, tables, devices."""
+"""What several commands need: options, the console, tables, devices."""
 
 import contextlib
 import importlib.util
+import json
 import math
 import os
 import platform
@@ -9,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -21,18 +22,74 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
+from tritonsoft.cli.folding import folded
+from tritonsoft.data import LabelFormat, label_format
+from tritonsoft.data.pairing import check_pattern
+from tritonsoft.data.tables import DATA_SETS
 
 # Names of classes, files and devices are the user's or the machine's: brackets and colons in them are no markup.
 console = Console(markup=False, emoji=False, highlight=False)
 # What is no result goes to the standard error, so that a pipe holds results alone.
 errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
-MAX_CLASSES = 2**16  # as many ids as a label map of 16 bits can hold
+
+# --- options that commands share ---------------------------------------------------------------------------------
+
+NumClasses = Annotated[
+    int | None, typer.Option(help="Number of classes; --map and --palette say it too.", show_default=False)
+]
+LabelMap = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        help=f"Which class each id of a label file is: {', '.join(DATA_SETS)}, or a CSV or JSON file. "
+        "Default: ids are classes.",
+        show_default=False,
+    ),
+]
+Palette = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Which class each colour of a label file is: "
+        f"{', '.join(name for name, data_set in DATA_SETS.items() if data_set.colours)}, or a CSV or JSON file.",
+        show_default=False,
+    ),
+]
+Ignore = Annotated[
+    str | None, typer.Option(help="More ids without a class, separated by commas: 0,255.", show_default=False)
+]
+IgnoreIndex = Annotated[
+    int | None, typer.Option(help="What unlabelled pixels are.", show_default="255, unless that is a class")
+]
+ClassNames = Annotated[str | None, typer.Option(help="Names of the classes, separated by commas.", show_default=False)]
+IMAGE_PATTERN_HELP = "Which files are images, and by its star which labels they have, such as '*_leftImg8bit.png'."
+LABEL_PATTERN_HELP = "Which files are label maps, such as '*_gtFine_labelIds.png'."
+Limit = Annotated[int | None, typer.Option(help="Take the first N files only.", metavar="N", show_default=False)]
+Factors = Annotated[str, typer.Option(help="How much to shrink by, separated by commas; at least 1.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in the place of tables.")]
+
+# --- printing ----------------------------------------------------------------------------------------------------
 
 
 def table_of(title: str, *headings: str, caption: str | None = None, show_footer: bool = False) -> Table:
     """As narrow as its contents, so that it fits 80 columns."""
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 0, 0, 1)}
     return Table(*headings, title=title, caption=caption, show_footer=show_footer, title_style="bold", **style)
+
+
+def show(table: Table, num_keys: int = 1) -> None:
+    """Print a table, on a narrow terminal in parts that share the first columns."""
+    for part in folded(table, console, num_keys):
+        console.print(part)
+
+
+def print_json(command: str, **content: Any) -> None:
+    """What a command found, as one JSON object on the standard output, with the versions that found it."""
+    versions = {"tritonsoft": ts.__version__, "torch": torch.__version__}
+    # Letters beyond ASCII are escaped: any encoding of the output holds them.
+    typer.echo(json.dumps({"command": command, **versions, **content}, indent=2, allow_nan=False))
 
 
 def percent(share: Tensor | float, digits: int = 1) -> str:
@@ -68,7 +125,8 @@ def need_writable(option: str, directory: Path, *files: str) -> None:
     except OSError as error:
         raise typer.BadParameter(f"{option}: {directory} cannot be made a folder ({error.strerror})") from None
     for file in (directory / name for name in files):
-        if file.is_dir() or not os.access(file if file.exists() else directory, os.W_OK):
+        needed = (directory, file) if file.exists() else (directory,)
+        if file.is_dir() or not all(os.access(path, os.W_OK) for path in needed):
             raise typer.BadParameter(f"{option}: {file} cannot be written")
 
 
@@ -91,32 +149,50 @@ def parse_factors(text: str) -> list[float]:
     return factors
 
 
-def parse_classes(num_classes: int, text: str | None) -> list[str]:
-    """The names of the classes."""
-    if num_classes < 1:
-        raise typer.BadParameter(f"--num-classes must be at least 1, got {num_classes}")
-    if num_classes > MAX_CLASSES:
-        raise typer.BadParameter(f"--num-classes must be at most {MAX_CLASSES}, got {num_classes}")
-    if text is None:
-        return [f"class {class_id}" for class_id in range(num_classes)]
-    # Bytes that the command line could not decode stand in a string as halves of characters, which no figure draws.
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    names = [name.strip() for name in text.split(",")]
-    if len(names) != num_classes:
-        raise typer.BadParameter(f"--class-names must hold --num-classes={num_classes} names, got {len(names)}")
-    return names
-
-
-def parse_ignore_index(ignore_index: int | None, num_classes: int) -> int:
-    """255 where none is given, but never silently where 255 is a class."""
-    if ignore_index is None and num_classes > 255:
-        raise typer.BadParameter(
-            f"--num-classes {num_classes} makes 255, the default of --ignore-index, a class: "
-            "give --ignore-index, -1 where every pixel is labelled"
+def parse_format(
+    num_classes: int | None,
+    map: str | None,
+    palette: str | None,
+    ignore: str | None,
+    ignore_index: int | None,
+    class_names: str | None,
+) -> LabelFormat:
+    """What the options say of the label files."""
+    names = None
+    if class_names is not None:
+        # Bytes that the command line could not decode stand in a string as halves of characters, which no figure draws.
+        text = class_names.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        names = [name.strip() for name in text.split(",")]
+    try:
+        ignored = [] if ignore is None else [int(part) for part in ignore.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--ignore must be ids separated by commas, got {ignore!r}") from None
+    try:
+        return label_format(
+            num_classes, map=map, palette=palette, ignore=ignored, ignore_index=ignore_index, class_names=names
         )
-    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
-        raise typer.BadParameter(f"--ignore-index must fit 64 bits, got {ignore_index}")
-    return 255 if ignore_index is None else ignore_index
+    except ValueError as error:  # it calls the arguments by their names in Python
+        arguments = r"\b(num_classes|ignore_index|class_names)\b|^(map|palette|ignore)\b"
+        message = re.sub(arguments, lambda argument: "--" + argument[0].replace("_", "-"), str(error))
+        raise typer.BadParameter(message) from None
+
+
+def format_options(map: str | None, palette: str | None) -> str:
+    """The options that are wrong where label files hold what is no class."""
+    given = [option for option, value in (("--map", map), ("--palette", palette)) if value is not None]
+    return f"{' and '.join(given)} (or --ignore)" if given else "--num-classes and --ignore-index"
+
+
+def need_pattern(option: str, pattern: str) -> None:
+    try:
+        check_pattern(pattern, option)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def need_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise typer.BadParameter(f"--limit must be at least 1, got {limit}")
 
 
 def parse_device(name: str | None) -> torch.device:

@@ -1,6 +1,7 @@
 """Time and memory of shrinking a label map, here and as it is done today."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import multiprocessing
 import platform
@@ -38,12 +39,41 @@ def one_hot_interpolate(labels: Tensor, size: tuple[int, int], num_classes: int,
     return F.interpolate(planes, size, mode="area")
 
 
-RIVALS = (soft_resize, one_hot_interpolate)
+RIVALS = {"ts.soft_resize": soft_resize, "one_hot + interpolate(area)": one_hot_interpolate}
 
 
-def cost_table(labels: Tensor, factors: Sequence[float], num_classes: int, ignore_index: int) -> Table:
-    """Time and memory of both rivals on one label map ``(H, W)``, or on as much of it as `RIVAL_BYTES` allow."""
-    labels = labels[: max(RIVAL_BYTES // (12 * (num_classes + 1) * labels.shape[1]), 1)]
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What each of `RIVALS` costs at one factor, ours first."""
+
+    factor: float
+    seconds: list[float]
+    peak_bytes: list[int]
+    largest_difference: float  # of their masses
+
+
+def measure_costs(labels: Tensor, factors: Sequence[float], num_classes: int, ignore_index: int) -> list[Cost]:
+    """On one label map ``(H, W)``, or on as much of it as `RIVAL_BYTES` allow."""
+    labels = measurable(labels, num_classes)
+    costs = []
+    all_peaks = peak_memory(labels, factors, num_classes, ignore_index)
+    for factor, peaks in zip(factors, all_peaks, strict=True):
+        arguments = (labels[None], shrunken(labels.shape, factor), num_classes, ignore_index)
+        ours, theirs = (rival(*arguments) for rival in RIVALS.values())
+        difference = float((ours - theirs).abs().max())
+        del ours, theirs
+        seconds = median_times([functools.partial(rival, *arguments) for rival in RIVALS.values()], labels.device)
+        costs.append(Cost(factor, seconds, peaks, difference))
+    return costs
+
+
+def measurable(labels: Tensor, num_classes: int) -> Tensor:
+    return labels[: max(RIVAL_BYTES // (12 * (num_classes + 1) * labels.shape[1]), 1)]
+
+
+def cost_table(costs: Sequence[Cost], labels: Tensor, num_classes: int) -> Table:
+    """What `measure_costs` says of a label map."""
+    labels = measurable(labels, num_classes)
     device, (height, width) = labels.device, labels.shape
     backend, _ = ts.backend_info()[str(device)]
     how = (
@@ -58,19 +88,16 @@ def cost_table(labels: Tensor, factors: Sequence[float], num_classes: int, ignor
     )
     table.add_column("factor", justify="right")
     table.add_column()
-    for heading in ("ts.soft_resize", "one_hot + interpolate(area)", "ratio"):
+    for heading in (*RIVALS, "ratio"):
         table.add_column(heading, justify="right")
-    all_peaks = peak_memory(labels, factors, num_classes, ignore_index)
-    for factor, peaks in zip(factors, all_peaks, strict=True):
-        arguments = (labels[None], shrunken(labels.shape, factor), num_classes, ignore_index)
-        ours, theirs = (rival(*arguments) for rival in RIVALS)
-        difference = float((ours - theirs).abs().max())
-        del ours, theirs
-        seconds = median_times([functools.partial(rival, *arguments) for rival in RIVALS], device)
-        table.add_row(f"{factor:g}", "time", *(f"{1e3 * value:.2f} ms" for value in seconds), ratio(*seconds))
-        measurable = all(peak >= LEAST_BYTES for peak in peaks)
-        table.add_row("", "peak memory", *map(mebibytes, peaks), ratio(*peaks) if measurable else "")
-        table.add_row("", "largest difference", "", f"{difference:.2g}", "", end_section=factor != factors[-1])
+    for cost in costs:
+        times = (f"{1e3 * value:.2f} ms" for value in cost.seconds)
+        table.add_row(f"{cost.factor:g}", "time", *times, ratio(*cost.seconds))
+        measurable_peaks = all(peak >= LEAST_BYTES for peak in cost.peak_bytes)
+        peaks = map(mebibytes, cost.peak_bytes)
+        table.add_row("", "peak memory", *peaks, ratio(*cost.peak_bytes) if measurable_peaks else "")
+        difference = f"{cost.largest_difference:.2g}"
+        table.add_row("", "largest difference", "", difference, "", end_section=cost is not costs[-1])
     return table
 
 
@@ -96,7 +123,9 @@ def peak_memory(labels: Tensor, factors: Sequence[float], num_classes: int, igno
     """The most bytes that each of `RIVALS` held at once above its inputs, result included, for each factor."""
     classes = num_classes, ignore_index
     if labels.device.type != "cpu":
-        return [[_peak_device_memory(rival, labels, factor, *classes) for rival in RIVALS] for factor in factors]
+        return [
+            [_peak_device_memory(rival, labels, factor, *classes) for rival in RIVALS.values()] for factor in factors
+        ]
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
     if forkserver:
@@ -104,7 +133,7 @@ def peak_memory(labels: Tensor, factors: Sequence[float], num_classes: int, igno
     # A process is fresh only once: what a first call frees, a second could take without asking the system for more.
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
         jobs = [
-            [pool.submit(_peak_resident_memory, rival, labels.numpy(), factor, *classes) for rival in RIVALS]
+            [pool.submit(_peak_resident_memory, rival, labels.numpy(), factor, *classes) for rival in RIVALS.values()]
             for factor in factors
         ]
         return [[job.result() for job in row] for row in jobs]

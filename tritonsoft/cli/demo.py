@@ -1,6 +1,8 @@
 """`tritonsoft demo`."""
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,81 +12,113 @@ from torch import Tensor
 
 from tritonsoft.cli import scenes
 from tritonsoft.cli.common import (
+    IMAGE_PATTERN_HELP,
+    LABEL_PATTERN_HELP,
+    AsJson,
+    ClassNames,
+    Device,
+    Factors,
+    Ignore,
+    IgnoreIndex,
+    LabelMap,
+    Limit,
+    NumClasses,
+    Palette,
     console,
     fail,
+    format_options,
     free_bytes,
     need,
     need_folder,
+    need_limit,
+    need_pattern,
     need_writable,
-    parse_classes,
     parse_device,
     parse_factors,
-    parse_ignore_index,
+    parse_format,
     percent,
+    print_json,
     saving,
+    show,
     working,
 )
-from tritonsoft.cli.costs import cost_table
+from tritonsoft.cli.costs import cost_table, measure_costs
 from tritonsoft.cli.figure import draw_figure
-from tritonsoft.cli.kept import KEPT_CAPTION, kept_table, measure, report, thinnest_class
-from tritonsoft.cli.pictures import PictureError, Pictures, folder, street
+from tritonsoft.cli.kept import KEPT_CAPTION, kept_rows, kept_table, measure, report, thinnest_class
+from tritonsoft.cli.pictures import Pictures, folder, street
+from tritonsoft.data import DataError, LabelFormat, pair_files
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the figure.")] = Path("demo"),
-    factors: Annotated[str, typer.Option(help="How much to shrink by, separated by commas; at least 1.")] = "2,4,8",
+    factors: Factors = "2,4,8",
     thin_class: Annotated[
         list[str] | None,
         typer.Option(
             help="Name or id of a class to draw; may be repeated. Default: pole; in a folder, the class that "
-            "nearest-exact misplaces most."
+            "nearest-exact misplaces most.",
+            show_default=False,
         ),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, searched recursively.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images, searched recursively.", show_default=False)
+    ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Folder of label maps of the same paths and stems: grey or palette ids of 8 or 16 bits."),
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes in the folder's label maps.")] = None,
-    ignore_index: Annotated[
-        int | None,
         typer.Option(
-            help="Id of unlabelled pixels in the folder's label maps.", show_default="255, unless that is a class"
+            help="Folder of label maps of the same names: ids of 1 to 16 bits, colours, or .npy files.",
+            show_default=False,
         ),
     ] = None,
-    class_names: Annotated[str | None, typer.Option(help="Names of the folder's classes, separated by commas.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the GPU where there is one.")
-    ] = None,
+    num_classes: NumClasses = None,
+    map: LabelMap = None,
+    palette: Palette = None,
+    ignore: Ignore = None,
+    ignore_index: IgnoreIndex = None,
+    class_names: ClassNames = None,
+    image_pattern: Annotated[str, typer.Option(help=IMAGE_PATTERN_HELP)] = "*",
+    label_pattern: Annotated[str, typer.Option(help=LABEL_PATTERN_HELP)] = "*",
+    limit: Limit = None,
+    device: Device = None,
     height: Annotated[int, typer.Option(help="Height of the built-in scene.")] = 1024,
     width: Annotated[int, typer.Option(help="Width of the built-in scene.")] = 2048,
     seed: Annotated[int, typer.Option(help="Which built-in scene.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Shrink pictures with their labels, and show what nearest and what a soft label keeps.
 
-    Without --images it draws a street scene. With --images, --labels and --num-classes it takes a folder; files that
-    cannot be used are named and left out, and the exit code is then 1.
+    Without --images it draws a street scene. With --images, --labels and --num-classes, --map or --palette it takes a
+    folder; files that cannot be used are named and left out, and the exit code is then 1.
     """
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
     need("demo", "PIL", "matplotlib")
+    file = out / "soft_labels.png"
+    find: Callable[[], tuple[Pictures, list[DataError]]]
+    if images is None:
+        described = (labels, num_classes, map, palette, ignore, ignore_index, class_names, limit)
+        if any(option is not None for option in described) or (image_pattern, label_pattern) != ("*", "*"):
+            raise typer.BadParameter(
+                "--labels, --num-classes, --map, --palette, --ignore, --ignore-index, --class-names, --image-pattern, "
+                "--label-pattern and --limit describe a folder: they need --images"
+            )
+        _need_drawable(height, width, seed)
+        names: Sequence[str] = scenes.CLASSES
+        find = functools.partial(_street, height, width, seed)
+    else:
+        if labels is None or (num_classes, map, palette) == (None, None, None):
+            raise typer.BadParameter("--images needs --labels and --num-classes, --map or --palette")
+        need_folder("--images", images)
+        need_folder("--labels", labels)
+        need_pattern("--image-pattern", image_pattern)
+        need_pattern("--label-pattern", label_pattern)
+        need_limit(limit)
+        format = parse_format(num_classes, map, palette, ignore, ignore_index, class_names)
+        names = format.class_names
+        find = functools.partial(_folder, images, labels, image_pattern, label_pattern, limit, format)
+    thin = [_parse_class(name, names) for name in thin_class or ([] if images else ["pole"])]
+    need_writable("--out", out, file.name)
     try:
-        if images is None:
-            if labels is not None or num_classes is not None or class_names is not None or ignore_index is not None:
-                raise typer.BadParameter(
-                    "--labels, --num-classes, --ignore-index and --class-names describe a folder: they need --images"
-                )
-            pictures, problems = _street(height, width, seed), list[PictureError]()
-        else:
-            if labels is None or num_classes is None:
-                raise typer.BadParameter("--images needs --labels and --num-classes")
-            need_folder("--images", images)
-            need_folder("--labels", labels)
-            names, ignored = parse_classes(num_classes, class_names), parse_ignore_index(ignore_index, num_classes)
-            pictures, problems = folder(images, labels, names, ignored)
-        thin = [_parse_class(name, pictures.class_names) for name in thin_class or ([] if images else ["pole"])]
-        file = out / "soft_labels.png"
-        need_writable("--out", out, file.name)
-
+        pictures, problems = find()
         kept, true_areas = measure(
             pictures.names,
             lambda index: pictures.load(index)[1],
@@ -93,8 +127,9 @@ def demo(
             shrink_by,
             chosen_device,
             problems,
+            options=format_options(map, palette),
         )
-    except PictureError as error:
+    except DataError as error:
         fail(str(error))
     if not kept[0].area.any():
         report(problems, out)
@@ -109,24 +144,48 @@ def demo(
     image, ids = pictures.load(example)
     with working("drawing the figure"), saving(out):
         draw_figure(file, image, ids, shrink_by, thin, pictures)
-    for factor, each in zip(shrink_by, kept, strict=True):
-        console.print(kept_table(factor, each, pictures.class_names))
-    console.print(KEPT_CAPTION, style="dim")
-    if images is None:
-        console.print(_sampling_error(kept[0].area / (height * width), seed), style="dim")
-    console.print()
+    if not as_json:
+        for factor, each in zip(shrink_by, kept, strict=True):
+            show(kept_table(factor, each, names))
+        console.print(KEPT_CAPTION, style="dim")
+        if images is None:
+            console.print(_sampling_error(kept[0].area / (height * width), seed), style="dim")
+        console.print()
     with working("measuring time and memory"):
-        costs = cost_table(ids.to(chosen_device), shrink_by, pictures.num_classes, pictures.ignore_index)
-    console.print(costs)
-    shown = " and ".join(pictures.class_names[k] for k in thin)
-    console.print(f"{file} shows {pictures.names[example]} with {shown}{chosen}.", soft_wrap=True)
+        costs = measure_costs(ids.to(chosen_device), shrink_by, pictures.num_classes, pictures.ignore_index)
+    if as_json:
+        print_json(
+            "demo",
+            pictures=len(true_areas),
+            left_out=[str(problem) for problem in problems],
+            rows=list(kept_rows(shrink_by, kept, names)),
+            costs=[dataclasses.asdict(cost) for cost in costs],
+            shown={"picture": pictures.names[example], "classes": [names[k] for k in thin]},
+            files=[str(file)],
+        )
+    else:
+        show(cost_table(costs, ids.to(chosen_device), pictures.num_classes), num_keys=2)
+        shown = " and ".join(names[k] for k in thin)
+        console.print(f"{file} shows {pictures.names[example]} with {shown}{chosen}.", soft_wrap=True)
     if problems:
         report(problems, out)
         raise typer.Exit(1)
 
 
-def _street(height: int, width: int, seed: int) -> Pictures:
-    """The built-in scene, where its size is one that can be drawn."""
+def _street(height: int, width: int, seed: int) -> tuple[Pictures, list[DataError]]:
+    with working("drawing the street scene"):
+        return street(height, width, seed), []
+
+
+def _folder(
+    images: Path, labels: Path, image_pattern: str, label_pattern: str, limit: int | None, format: LabelFormat
+) -> tuple[Pictures, list[DataError]]:
+    pairs, problems = pair_files(images, labels, image_pattern, label_pattern)
+    return folder(pairs[:limit], format), problems
+
+
+def _need_drawable(height: int, width: int, seed: int) -> None:
+    """A size of the built-in scene that can be drawn."""
     if min(height, width) < 8 or seed < 0:
         raise typer.BadParameter(f"the scene needs 8x8 pixels and seed >= 0, got {height}x{width} and {seed}")
     needed, free = scenes.BYTES_PER_PIXEL * height * width, free_bytes(torch.device("cpu"))
@@ -135,8 +194,6 @@ def _street(height: int, width: int, seed: int) -> Pictures:
             f"a scene of {height}x{width} pixels needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
             "a smaller --height or --width"
         )
-    with working("drawing the street scene"):
-        return street(height, width, seed)
 
 
 def _sampling_error(shares: Tensor, seed: int) -> str:

@@ -1,67 +1,102 @@
 """`tritonsoft doctor`."""
 
+import dataclasses
 import importlib.metadata
 import platform
 import time
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 import typer
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.backends import reference
 from tritonsoft.backends import select as backends
-from tritonsoft.cli.common import console, describe, one_thread, table_of
+from tritonsoft.cli.common import AsJson, describe, one_thread, print_json, show, table_of
 from tritonsoft.geometry import FILTERS
 
+PACKAGES = ("tritonsoft", "torch", "numpy", "triton", "numba", "kornia")
 
-def doctor() -> None:
+
+def doctor(as_json: AsJson = False) -> None:
     """Versions, devices and backends, and a check of every backend against the reference; exit code 1 if one fails."""
-    versions = table_of("Versions", "package", "version")
-    versions.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in ("tritonsoft", "torch", "numpy", "triton", "numba", "kornia"):
-        versions.add_row(package, _version(package))
-    versions.add_row("torch's CUDA / ROCm", f"{torch.version.cuda or 'none'} / {torch.version.hip or 'none'}")
-    console.print(versions)
-
-    devices = table_of("Devices", "device", "what", "backend", "why")
-    for name, (backend, reason) in ts.backend_info().items():
-        try:
-            what = describe(torch.device(name))
-        except Exception as exception:  # a driver that is there and fails
-            what = f"{type(exception).__name__}: {_first_line(exception)}"
-        devices.add_row(name, what, backend, reason)
-    console.print(devices)
-
-    checks = table_of(
-        "Every backend against the float64 reference",
-        *("device", "backend", "result", "detail"),
-        caption="Images in [0, 1] and soft labels, float32, all filters: random fractional, mirrored, outlying boxes, "
-        "and whole images by 2 and 3.3. Allowed: one float32 rounding for each pixel under a footprint, and 8 more.",
-    )
-    passed = True
-    for name in ts.backend_info():
-        for backend in backends.BACKENDS:
-            available, reason = backends.explain_backend(torch.device(name).type, backend)
-            if available is None:
-                checks.add_row(name, backend, Text("not available", "yellow"), reason)
-                continue
-            start = time.perf_counter()
-            try:
-                with one_thread():
-                    error, allowed = self_check(torch.device(name), backend)
-                right = error <= allowed
-                elapsed = time.perf_counter() - start
-                detail = f"largest error {error:.1e}, allowed {allowed:.1e}; took {elapsed:.1f} s"
-            except Exception as exception:  # whatever a broken installation raises belongs in the table
-                right, detail = False, f"{type(exception).__name__}: {_first_line(exception)}"
-            checks.add_row(name, backend, Text("pass", "green") if right else Text("FAILED", "bold red"), detail)
-            passed &= right
-    console.print(checks)
+    versions = {
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{package: _version(package) for package in PACKAGES},
+        "torch's CUDA / ROCm": f"{torch.version.cuda or 'none'} / {torch.version.hip or 'none'}",
+    }
+    devices = [
+        {"device": name, "what": _describe(name), "backend": backend, "why": reason}
+        for name, (backend, reason) in ts.backend_info().items()
+    ]
+    if not as_json:
+        show(_table("Versions", ["package", "version"], versions.items()))
+        show(_table("Devices", ["device", "what", "backend", "why"], (device.values() for device in devices)))
+    checks = [check(name, backend) for name in ts.backend_info() for backend in backends.BACKENDS]
+    passed = all(check.result != FAILED for check in checks)
+    if as_json:
+        found = [dataclasses.asdict(check) for check in checks]
+        print_json("doctor", passed=passed, versions=versions, devices=devices, checks=found)
+    else:
+        rows = (
+            (check.device, check.backend, Text(check.result, STYLES[check.result]), check.detail) for check in checks
+        )
+        table = _table("Every backend against the float64 reference", ["device", "backend", "result", "detail"], rows)
+        table.caption = (
+            "Images in [0, 1] and soft labels, float32, all filters: random fractional, mirrored, outlying boxes, "
+            "and whole images by 2 and 3.3. Allowed: one float32 rounding for each pixel under a footprint, and 8 more."
+        )
+        show(table)
     if not passed:
         raise typer.Exit(1)
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Iterable[str | Text]]) -> Table:
+    table = table_of(title, *headings)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _describe(device: str) -> str:
+    try:
+        return describe(torch.device(device))
+    except Exception as exception:  # a driver that is there and fails
+        return f"{type(exception).__name__}: {_first_line(exception)}"
+
+
+PASSED, FAILED, MISSING = "pass", "FAILED", "not available"
+STYLES = {PASSED: "green", FAILED: "bold red", MISSING: "yellow"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Of one backend on one device."""
+
+    device: str
+    backend: str
+    result: str
+    detail: str
+
+
+def check(device: str, backend: str) -> Check:
+    """Against the reference, where the backend is available."""
+    available, reason = backends.explain_backend(torch.device(device).type, backend)
+    if available is None:
+        return Check(device, backend, MISSING, reason)
+    start = time.perf_counter()
+    try:
+        with one_thread():
+            error, allowed = self_check(torch.device(device), backend)
+    except Exception as exception:  # whatever a broken installation raises belongs in the table
+        return Check(device, backend, FAILED, f"{type(exception).__name__}: {_first_line(exception)}")
+    elapsed = time.perf_counter() - start
+    detail = f"largest error {error:.1e}, allowed {allowed:.1e}; took {elapsed:.1f} s"
+    return Check(device, backend, PASSED if error <= allowed else FAILED, detail)
 
 
 def self_check(device: torch.device, backend: str) -> tuple[float, float]:

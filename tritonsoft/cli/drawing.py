@@ -8,15 +8,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-CLASSES: Final = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-)  # fmt: skip
-PALETTE: Final = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
-    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
-    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-)  # fmt: skip
+from tritonsoft.data.tables import DATA_SETS
+
+_CITYSCAPES: Final = DATA_SETS["cityscapes"]
+CLASSES: Final = _CITYSCAPES.class_names
+PALETTE: Final = tuple(
+    next(colour for colour, class_id in _CITYSCAPES.colours.items() if class_id == wanted)
+    for wanted in range(len(CLASSES))
+)
 IGNORE_INDEX: Final = 255
 
 ASPECT: Final = 2.0  # a drawing spans x in [0, 2] and y in [0, 1], whatever the resolution

@@ -13,6 +13,7 @@ from torch import Tensor
 import tritonsoft as ts
 from tritonsoft.cli.kept import hard_labels, shrunken
 from tritonsoft.cli.pictures import Array, Pictures
+from tritonsoft.data import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +110,8 @@ def save_figure(figure: "Figure", file: Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     dpi = min(160, MAX_PIXELS / max(figure.get_size_inches()))
-    figure.savefig(file, dpi=dpi)
+    with atomic_write(file) as temporary:
+        figure.savefig(temporary, dpi=dpi)
     plt.close(figure)
 
 

@@ -2,8 +2,9 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.cli.common import errors, free_bytes, one_thread, percent, saving, table_of
-from tritonsoft.cli.pictures import PictureError, WrongIdsError
+from tritonsoft.data import DataError, UnknownLabelError, atomic_write
 
 HARD = ("nearest", "nearest-exact")  # the modes of F.interpolate; the first, PyTorch's default, shifts by half a cell
 METHODS = (*HARD, "soft")
@@ -76,7 +77,7 @@ def areas_kept(
     """
     size = shrunken(labels.shape, factor)
     cell = labels.numel() / (size[0] * size[1])
-    soft = ts.soft_resize(labels[None], size, num_classes, ignore_index=ignore_index, validate=True)[0]  # (C, h, w)
+    soft = ts.soft_resize(labels[None], size, num_classes, ignore_index=ignore_index)[0]  # (C, h, w)
     hard = {mode: hard_labels(labels, size, mode) for mode in methods if mode in HARD}
     if "majority" in methods:
         largest, winner = soft.max(0)
@@ -109,74 +110,94 @@ def measure(
     ignore_index: int,
     factors: Sequence[float],
     device: torch.device,
-    problems: list[PictureError],
+    problems: list[DataError],
     methods: Sequence[str] = METHODS,
+    options: str = "--num-classes and --ignore-index",
 ) -> tuple[list[Kept], dict[int, Tensor]]:
     """What is kept at each factor, summed over the label maps that can be used, and the true areas of each of those.
 
-    PictureError as soon as most label maps hold ids that are no class, which a wrong number of classes looks like.
+    DataError as soon as most label maps hold ids that are no class, which a wrong number of classes looks like, or what
+    else ``options`` say.
     """
 
-    def of_one(index: int) -> list[Kept] | PictureError:
+    def of_one(index: int) -> list[Kept] | DataError:
         try:
             ids = load(index)
             need_memory(names[index], ids, min(factors), num_classes, device)
             ids = ids.to(device)
             return [areas_kept(ids, factor, num_classes, ignore_index, methods) for factor in factors]
-        except PictureError as problem:
+        except DataError as problem:
             return problem
         except (MemoryError, torch.OutOfMemoryError):
-            return PictureError(f"{names[index]}: there is not enough memory for its soft label")
-        except ValueError as error:
-            return WrongIdsError(f"{names[index]}: {error}")
+            return DataError(f"{names[index]}: there is not enough memory for its soft label")
 
     kept = [Kept.none(methods, num_classes) for _ in factors]
-    true_areas, wrong = {}, list[WrongIdsError]()
+    true_areas, wrong = {}, list[UnknownLabelError]()
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # The label maps share out the cores; but Triton's interpreter knows one thread only.
     workers = 1 if ts.backend_info()[str(device)][0] == "triton" else torch.get_num_threads()
     with (
         one_thread(),
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        Progress(*columns, console=errors, transient=True) as progress,
+        Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress,
     ):
         count = len(names)
         try:
             for index, each in enumerate(progress.track(pool.map(of_one, range(count)), total=count)):
-                if isinstance(each, PictureError):
+                if isinstance(each, DataError):
                     problems.append(each)
                 else:
                     true_areas[index] = each[0].area
                     kept = [total + more for total, more in zip(kept, each, strict=True)]
-                if isinstance(each, WrongIdsError):
+                if isinstance(each, UnknownLabelError):
                     wrong.append(each)
                     if len(wrong) >= MIN_WRONG and 2 * len(wrong) > index + 1:
-                        raise PictureError(
+                        raise DataError(
                             f"stopped: {len(wrong)} of the first {index + 1} of {count} label maps hold ids that are "
-                            f"no class; are --num-classes and --ignore-index right? The first: {wrong[0]}"
+                            f"no class; are {options} right? The first: {wrong[0]}"
                         )
         finally:
             pool.shutdown(cancel_futures=True)
     return kept, true_areas
 
 
+def kept_rows(factors: Sequence[float], kept: Sequence[Kept], class_names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each factor, class and method, as tables in files have them; areas in source pixels, shares of them."""
+    for factor, each in zip(factors, kept, strict=True):
+        for class_id in each.area.nonzero().flatten().tolist():
+            area = float(each.area[class_id])
+            for row, method in enumerate(each.methods):
+                yield {
+                    "factor": factor,
+                    "class_id": class_id,
+                    "class": class_names[class_id],
+                    "method": method,
+                    "area": area,
+                    "kept": float(each.given[row, class_id]) / area,
+                    "in_place": float(each.placed[row, class_id]) / area,
+                    "distance": float(each.distance[row, class_id]) / area,
+                    "label_maps": int(each.maps[class_id]),
+                    "gone": int(each.lost[row, class_id]),
+                }
+
+
 def need_memory(name: str, labels: Tensor, factor: float, num_classes: int, device: torch.device) -> None:
-    """PictureError where the soft label of a label map ``(H, W)`` cannot fit: a system might end the process for it."""
+    """DataError where the soft label of a label map ``(H, W)`` cannot fit: a system might end the process for it."""
     height, width = shrunken(labels.shape, factor)
     needed, free = 4 * num_classes * height * width, free_bytes(device)
     if needed > free:
         size = f"{num_classes} classes of {height}x{width} pixels"
-        raise PictureError(f"{name}: {size} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+        raise DataError(f"{name}: {size} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
-def report(problems: Sequence[PictureError], out: Path) -> None:
+def report(problems: Sequence[DataError], out: Path) -> None:
     """What was left out, by name; where that is much, the first by name and all in a file."""
     for problem in problems[:MAX_LINES]:
         errors.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
     if len(problems) > MAX_LINES:
         file = out / "left_out.txt"
-        with saving(out):
-            file.write_text("".join(f"{problem}\n" for problem in problems), "utf-8", "surrogateescape")
+        with saving(out), atomic_write(file) as temporary:
+            temporary.write_text("".join(f"{problem}\n" for problem in problems), "utf-8", "surrogateescape")
         errors.print(f"and {len(problems) - MAX_LINES} more: all {len(problems)} are named in {file}", soft_wrap=True)
 
 

@@ -1,0 +1,5 @@
+"""``python -m tritonsoft``."""
+
+from tritonsoft.cli import main
+
+main()

@@ -1,0 +1,24 @@
+"""Data sets in folders: pictures and label files as people have them, found, paired and read into classes.
+
+Pillow, of the extra ``data``, reads the pictures; it is imported when the first is read. `tritonsoft` itself does not
+import this module.
+"""
+
+from tritonsoft.data.errors import DataError, UnknownLabelError
+from tritonsoft.data.label_files import LabelFormat, label_format
+from tritonsoft.data.pairing import Pair, find_files, pair_files
+from tritonsoft.data.pictures import read_image, read_pair
+from tritonsoft.data.saving import atomic_write
+
+__all__ = [
+    "DataError",
+    "LabelFormat",
+    "Pair",
+    "UnknownLabelError",
+    "atomic_write",
+    "find_files",
+    "label_format",
+    "pair_files",
+    "read_image",
+    "read_pair",
+]

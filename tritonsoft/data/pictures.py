@@ -1,0 +1,84 @@
+"""Pixels of picture files, as they are and upright."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tritonsoft.data.errors import DataError
+from tritonsoft.data.pairing import Pair
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tritonsoft.data.label_files import LabelFormat
+
+Array = np.ndarray[Any, Any]
+
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow, with more than 8 bits, which it would cut off
+
+
+def read_image(file: str | os.PathLike[str]) -> Tensor:
+    """A picture ``(3, H, W)`` uint8, upright as viewers show it; grey and palette pictures become coloured.
+
+    Raises:
+        DataError: a file that is missing, broken, no picture, or of more than 8 bits.
+        ImportError: Pillow is not installed.
+    """
+    with open_picture(Path(file)) as picture:
+        turn_upright(picture)
+        if picture.mode in DEEP_MODES:
+            raise DataError(f"{file}: an image needs 8 bits for each channel, got mode {picture.mode}")
+        pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))  # (H, W, 3)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
+    """The image ``(3, H, W)`` uint8 of a pair, and its label map ``(H, W)`` as `LabelFormat.read` gives it.
+
+    Raises:
+        DataError: either cannot be read, or they differ in size.
+        ImportError: Pillow is not installed.
+    """
+    image, labels = read_image(pair.image), format.read(pair.labels)
+    if image.shape[1:] != labels.shape:
+        (image_height, image_width), (height, width) = image.shape[1:], labels.shape
+        raise DataError(f"{pair.labels}: {width}x{height} pixels, where its image has {image_width}x{image_height}")
+    return image, labels
+
+
+@contextlib.contextmanager
+def open_picture(file: Path) -> Iterator["Image"]:
+    """A picture that is not decoded yet; whatever is wrong with the file is a DataError, in the block too."""
+    need_file(file)
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(f"{error}: reading pictures needs Pillow: pip install '.[data]' in a checkout") from None
+    try:
+        # Of a stream: plain TIFF files that it opens by name Pillow maps, and takes turned ones for the wrong shape.
+        with file.open("rb") as stream, Image.open(stream) as picture:
+            yield picture
+    except DataError:
+        raise
+    except Exception as error:  # of a broken file Pillow's decoders may raise anything
+        raise DataError(f"{file}: cannot be read ({error})") from None
+
+
+def turn_upright(picture: "Image") -> None:
+    """As viewers show it, where its EXIF orientation says so."""
+    from PIL import ImageOps
+
+    ImageOps.exif_transpose(picture, in_place=True)
+
+
+def need_file(file: Path) -> None:
+    """DataError where there is none; a link to nothing says where it leads."""
+    if not file.is_file():
+        link = f", but a link to {file.readlink()}" if file.is_symlink() else ""
+        raise DataError(f"{file}: is no file{link}")
