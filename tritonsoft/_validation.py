@@ -21,6 +21,8 @@ from tritonsoft.geometry import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64)
 LABEL_DTYPES = (torch.bool, *INTEGER_DTYPES)
+# Of label maps that functions make: PyTorch computes with all of them. The smallest first.
+OUTPUT_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMAGE_DTYPES = (torch.uint8, *FLOAT_DTYPES)
 LARGEST_SIZE = 2**31 - 1

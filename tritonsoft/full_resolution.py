@@ -143,9 +143,6 @@ def upsampled_dice_loss(
     return value if reduction != "none" or per_sample else value.squeeze(0)
 
 
-_DECODED_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
-
-
 def decode(
     logits: Tensor,
     size: Sequence[int],
@@ -194,8 +191,8 @@ def decode(
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
     if not isinstance(scores, bool):
         raise TypeError(f"scores must be True or False, got {scores!r}")
-    if dtype not in _DECODED_DTYPES:
-        raise TypeError(f"dtype must be {_validation.names_of(_DECODED_DTYPES)}, got {dtype}")
+    if dtype not in _validation.OUTPUT_LABEL_DTYPES:
+        raise TypeError(f"dtype must be {_validation.names_of(_validation.OUTPUT_LABEL_DTYPES)}, got {dtype}")
     info = torch.iinfo(dtype)
     if num_classes - 1 > info.max:
         raise ValueError(f"dtype must hold the classes 0..{num_classes - 1}, got {name_of(dtype)}")

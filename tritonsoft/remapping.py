@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tritonsoft._validation import (
     INTEGER_DTYPES,
+    OUTPUT_LABEL_DTYPES,
     check_backend,
     check_ignore_index,
     check_labels,
@@ -31,7 +32,6 @@ Unknown = Literal["ignore", "error"]
 # As long as ids lie no farther apart than this (or than four times their number) their classes stand in a list with
 # gaps; else the ids are searched.
 _MAX_SPAN = 1 << 16
-_SMALL_FIRST = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class LabelTable:
@@ -235,7 +235,7 @@ def _dtype_of_tensor(table: torch.dtype, ignore_index: int, dtype: torch.dtype |
 def _dtype_of_numbers(table: LabelTable, ignore_index: int, dtype: torch.dtype | None) -> torch.dtype:
     numbers = (table.smallest_class, table.largest_class, ignore_index)
     if dtype is None:
-        return next(each for each in _SMALL_FIRST if _holds(each, *numbers))
+        return next(each for each in OUTPUT_LABEL_DTYPES if _holds(each, *numbers))
     if not _holds(dtype, *numbers):
         raise ValueError(
             f"dtype={name_of(dtype)} must hold ignore_index={ignore_index} and the table's classes, from {numbers[0]} "
