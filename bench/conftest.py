@@ -10,8 +10,9 @@ import torch
 
 from bench import floor, measure, report
 from bench.cases import cases
-from bench.report import Busy, Overhead, Point, Row
+from bench.report import Busy, DataSetTime, Overhead, Point, Row
 from bench.test_busy import ROWS as BUSY_ROWS
+from bench.test_data_sets import ROWS as DATA_SET_ROWS
 from bench.test_overhead import CALLS
 from bench.test_scaling import POINTS
 
@@ -19,6 +20,7 @@ ROWS = pytest.StashKey[list[Row]]()
 SCALING = pytest.StashKey[list[Point]]()
 OVERHEADS = pytest.StashKey[list[Overhead]]()
 BUSY = pytest.StashKey[list[Busy]]()
+DATA_SETS = pytest.StashKey[list[DataSetTime]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS], config.stash[SCALING], config.stash[OVERHEADS], config.stash[BUSY] = [], [], [], []
+    config.stash[DATA_SETS] = []
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch")
     config.option.reportchars = "fE"  # the table lists what is missing
     if importlib.util.find_spec("pytest_benchmark") is not None:
@@ -60,13 +63,19 @@ def busy(request: pytest.FixtureRequest) -> list[Busy]:
     return request.config.stash[BUSY]
 
 
+@pytest.fixture
+def data_sets(request: pytest.FixtureRequest) -> list[DataSetTime]:
+    return request.config.stash[DATA_SETS]
+
+
 def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
     results = config.getoption("--results")
     for device in ("cpu", "cuda"):
-        rows, points, overheads, busy = (
-            [row for row in config.stash[key] if row.device == device] for key in (ROWS, SCALING, OVERHEADS, BUSY)
+        rows, points, overheads, busy, data_sets = (
+            [row for row in config.stash[key] if row.device == device]
+            for key in (ROWS, SCALING, OVERHEADS, BUSY, DATA_SETS)
         )
-        if rows or points or overheads or busy:
+        if rows or points or overheads or busy or data_sets:
             report.print_machine(report.machine(device))
         if rows or points:
             memory = report.memory_rates(device)
@@ -85,6 +94,9 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         if busy:
             report.print_busy(busy)
             write(busy, "-busy", len(BUSY_ROWS), exitstatus, results)
+        if data_sets:
+            report.print_data_sets(data_sets)
+            write(data_sets, "-data-sets", len(DATA_SET_ROWS), exitstatus, results)
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("cpu: not timed, pytest-benchmark is not installed")
     if not torch.cuda.is_available():

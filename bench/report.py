@@ -136,6 +136,23 @@ class Busy:
     ratio: float  # to one thread
 
 
+@dataclass
+class DataSetTime:
+    """A way to shrink a data set, on as many threads as torch has, or to read a sample, on one; for each picture."""
+
+    device: str
+    data_set: str
+    task: str  # shrink or read
+    way: str
+    pictures: int = 0
+    milliseconds: float | None = None  # median
+    ratio: float | None = None  # to ours, which took turns with it: above 1 is slower
+    image_bytes: float | None = None  # written, on average
+    label_bytes: float | None = None
+    source_label_bytes: float | None = None  # of the full-size label file
+    note: str = ""  # why it is missing
+
+
 @dataclass(frozen=True)
 class Machine:
     """What the numbers hold for: written beside each of them."""
@@ -334,6 +351,19 @@ def print_busy(rows: Sequence[Busy]) -> None:
             ways = ("" if time is None else f"{time:.2f}" for time in (row.openmp, row.own_threads))
             lines.append((row.call, *first, *ways, f"{row.mean:.2f}", f"{row.mean_one_thread:.2f}"))
         print_lines(f"beside {spinning} spinning processes", columns, (42, 7, 10, 6, 7, 7, 7, 7), lines)
+
+
+def print_data_sets(rows: Sequence[DataSetTime]) -> None:
+    """A table for each data set and task."""
+    columns = ("", "ms", "x ours", "image kB", "label kB", "label kB before")
+    for (data_set, task), group in groupby(rows, key=lambda row: (row.data_set, row.task)):
+        lines = []
+        for row in group:
+            numbers = (row.milliseconds, row.ratio, *(row.image_bytes, row.label_bytes, row.source_label_bytes))
+            scales = (1, 1, 1e3, 1e3, 1e3)
+            cells = ("" if x is None else f"{x / scale:.2f}" for x, scale in zip(numbers, scales, strict=True))
+            lines.append((f"{row.way}: {row.note}" if row.note else row.way, *cells))
+        print_lines(f"{data_set}, {task}, for each picture", columns, (42, 7, 7, 9, 9, 16), lines)
 
 
 def print_lines(title: str, columns: Sequence[str], widths: Sequence[int], lines: Sequence[tuple[str, ...]]) -> None:

@@ -170,8 +170,8 @@ class Evaluation:
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="images/ and labels/, each with train/ and val/")
+def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--data", type=Path, required=required, help="images/ and labels/, each with train/ and val/")
     parser.add_argument("--num-classes", type=int, help="needed where neither --map nor --palette says it")
     parser.add_argument("--map", help="the class of each id: cityscapes, ade20k, voc, camvid, or a CSV or JSON file")
     parser.add_argument("--palette", help="the class of each colour: likewise")

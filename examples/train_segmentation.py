@@ -13,6 +13,15 @@ everything else is the same:
 * ``torch-nearest``: PyTorch's ``mode="nearest"``, half a low-resolution pixel away from the image;
 * ``majority``: the class with most area.
 
+With ``--shrunk DIR`` the network learns from what ``tritonsoft shrink`` has made of images/ and labels/, or of any
+other folders in which each path begins with ``train/`` or ``val/``: no full-size picture is read, only flips and
+colours change. It is measured on DIR's own small validation pictures, and with ``--data`` beside it on those at full
+resolution.
+
+    tritonsoft shrink --images leftImg8bit --labels gtFine --map cityscapes --factor 4 --out cityscapes-4 \\
+        --image-pattern "*_leftImg8bit.png" --label-pattern "*_gtFine_labelIds.png"
+    python examples/train_segmentation.py --shrunk cityscapes-4
+
 With ``--grid random`` every step sees another crop, scaled by ``--scale``, and so another sample of the label map. With
 ``--grid fixed`` pictures and labels are shrunk once, as data sets are that are stored small: only flips and colours
 change. With ``--loss upsampled`` no label is shrunk: the logits are enlarged to the label map, without the memory of
@@ -22,12 +31,13 @@ and compared with the full-size label map. Same arguments, same number of proces
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,11 +57,12 @@ from segmentation import (
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torchmetrics import Metric
 
 import tritonsoft as ts
 import tritonsoft.augmentation as TA
 from tritonsoft import metrics
-from tritonsoft.data import DataError
+from tritonsoft.data import DataError, ShrunkDataset
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
@@ -115,11 +126,18 @@ class UNet(nn.Module):
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int, ignore_index: int = 255) -> Tensor:
+Sample = tuple[Tensor, Tensor | ts.SparseLabels]  # an image, and its label map or what it was shrunk to
+
+
+def class_weights(data: Dataset[Sample], num_classes: int, ignore_index: int = 255) -> Tensor:
     """``(C,)``: 1 / sqrt(share of the labelled area), 1 on average over that area."""
     area = torch.zeros(num_classes, dtype=torch.float64)
     for index in range(len(data)):  # type: ignore[arg-type]
-        ids, counts = data[index][1].long().unique(return_counts=True)
+        labels = data[index][1]
+        if isinstance(labels, ts.SparseLabels):
+            area.index_add_(0, labels.index.flatten().long(), labels.mass.flatten().double())
+            continue
+        ids, counts = labels.long().unique(return_counts=True)
         known = (ids != ignore_index) & (ids >= 0) & (ids < num_classes)
         area[ids[known]] += counts[known]
     share = area / area.sum()
@@ -127,19 +145,17 @@ def class_weights(data: Dataset[tuple[Tensor, Tensor]], num_classes: int, ignore
     return (weight / (weight * share).sum()).float()
 
 
-def train(
-    arguments: argparse.Namespace, model: nn.Module, data: Dataset[tuple[Tensor, Tensor]], weight: Tensor
-) -> Iterator[float]:
+def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample], weight: Tensor) -> Iterator[float]:
     """Yields the mean loss of each epoch."""
-    device, num_classes = torch.device(arguments.device), arguments.num_classes
-    height, width = data[0][1].shape
-    h, w = round(height / arguments.factor), round(width / arguments.factor)
+    device = torch.device(arguments.device)
+    size = low_resolution_size(arguments, *data[0][1].shape[-2:])
     low, high = (scale / arguments.factor for scale in arguments.scale)
+    shrink = TA.Resize(size) if arguments.grid == "fixed" else TA.RandomScaleCrop(size, scale=(low, high))
     augment = TA.AugmentationSequential(
-        TA.Resize((h, w)) if arguments.grid == "fixed" else TA.RandomScaleCrop((h, w), scale=(low, high)),
+        *([] if arguments.shrunk else [shrink]),
         TA.RandomHorizontalFlip(),
         K.ColorJiggle(0.2, 0.2, 0.2, 0.05),
-        data_keys=["image"],
+        data_keys=["image", "mask"] if arguments.shrunk else ["image"],
     )
     loss_weight = weight.to(device) if arguments.class_weights else None
     sampler = DistributedSampler(data, seed=arguments.seed)  # one process is a world of one
@@ -168,30 +184,13 @@ def train(
         total = torch.zeros((), device=device)
         for image, labels in loader:
             image, labels = image.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            small = augment(image.float() / 255)
+            if arguments.shrunk:
+                small, labels = augment(image.float() / 255, labels)
+            else:
+                small = augment(image.float() / 255)
             with autocast:
                 logits = model(small.to(memory_format=torch.channels_last))
-            if arguments.loss == "area":  # straight from the label map, no soft label anywhere
-                filter = "nearest" if arguments.labels == "nearest" else "area"
-                loss = ts.area_cross_entropy(
-                    logits,
-                    labels,
-                    augment.boxes,
-                    ignore_index=arguments.ignore_index,
-                    filter=filter,
-                    weight=loss_weight,
-                )
-            elif arguments.loss == "upsampled":  # at the size of the label map, no enlarged logits anywhere
-                loss = ts.upsampled_cross_entropy(
-                    logits, labels, augment.boxes, ignore_index=arguments.ignore_index, weight=loss_weight
-                )
-            else:
-                target = low_resolution_label(
-                    labels, augment.boxes, (h, w), arguments.labels, num_classes, arguments.ignore_index
-                )
-                loss = ts.soft_cross_entropy(logits, target, weight=loss_weight)
-                if arguments.loss == "cross-entropy+dice":
-                    loss = loss + ts.soft_dice_loss(logits, target)
+            loss = loss_of(arguments, logits, labels, augment.boxes, loss_weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -201,31 +200,94 @@ def train(
         yield float(total) / len(loader) / distributed.get_world_size()
 
 
+def low_resolution_size(arguments: argparse.Namespace, height: int, width: int) -> tuple[int, int]:
+    """The size of what the network sees of full-size pictures."""
+    return round(height / arguments.factor), round(width / arguments.factor)
+
+
+def loss_of(
+    arguments: argparse.Namespace,
+    logits: Tensor,
+    labels: Tensor | ts.SparseLabels,
+    boxes: Tensor | None,
+    weight: Tensor | None,
+) -> Tensor:
+    """The loss of a batch: its label maps are of full-size pictures, of which the network saw ``boxes``."""
+    ignore_index = arguments.ignore_index
+    if arguments.loss == "area":  # straight from the label map, no soft label anywhere
+        filter = "nearest" if arguments.labels == "nearest" else "area"
+        return ts.area_cross_entropy(logits, labels, boxes, ignore_index=ignore_index, filter=filter, weight=weight)
+    if arguments.loss == "upsampled":  # at the size of the label map, no enlarged logits anywhere
+        return ts.upsampled_cross_entropy(logits, labels, boxes, ignore_index=ignore_index, weight=weight)
+    if isinstance(labels, ts.SparseLabels):
+        target: Tensor | ts.SparseLabels = labels
+    else:
+        size = logits.shape[2], logits.shape[3]
+        target = low_resolution_label(labels, boxes, size, arguments.labels, arguments.num_classes, ignore_index)
+    loss = ts.soft_cross_entropy(logits, target, weight=weight)
+    return loss + ts.soft_dice_loss(logits, target) if arguments.loss == "cross-entropy+dice" else loss
+
+
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
+def share_of(data: Dataset[Sample], model: nn.Module) -> Subset[Sample]:
+    """This process's part of the pictures that all together evaluate a model on."""
+    model.eval()
+    for buffer in model.buffers():  # those of batch normalisation differ since the last step
+        distributed.broadcast(buffer, 0)
+    return Subset(data, range(distributed.get_rank(), len(data), distributed.get_world_size()))  # type: ignore[arg-type]
+
+
 @torch.no_grad()
-def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weight: Tensor) -> dict[str, object]:
-    """The metrics at full resolution, over all processes.
+def evaluate_shrunk(
+    arguments: argparse.Namespace, model: nn.Module, data: ShrunkDataset, weight: Tensor
+) -> dict[str, object]:
+    """The metrics of the small pictures alone, over all processes."""
+    device = torch.device(arguments.device)
+    adjustment = torch.where(weight > 0, weight, 1).log().to(device)[:, None, None]
+    found: dict[str, Metric] = {
+        "soft_nll": metrics.SoftNegativeLogLikelihood(),
+        "soft_calibration_error": metrics.SoftCalibrationError(),
+        "soft_iou": metrics.SoftIoU(arguments.num_classes),
+    }
+    for metric in found.values():
+        metric.to(device)
+    for image, labels in DataLoader(share_of(data, model), 1, num_workers=arguments.workers):
+        small, soft = image.to(device).float() / 255, labels.to(device).to_dense()
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+            logits = model(small.to(memory_format=torch.channels_last)).float()
+        if arguments.class_weights:  # see `evaluate`
+            logits = logits - adjustment
+        for name, metric in found.items():
+            metric.update(logits if name == "soft_nll" else logits.softmax(1), soft)
+    return {name: float(metric.compute()) for name, metric in found.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    arguments: argparse.Namespace,
+    model: nn.Module,
+    data: Folder,
+    weight: Tensor,
+    size_of: Callable[[int, int], tuple[int, int]] | None = None,
+) -> dict[str, object]:
+    """The metrics at full resolution, over all processes; ``size_of`` says in which size the network sees a picture.
 
     Class weights w make a network predict ``w q`` in place of a distribution q: a network that was trained with them
     has them taken out again. Then two ways to decode are measured: the likeliest class, the largest q, which leaves out
     a pole that is nowhere likelier than what stands behind it; and the largest ``w q``, which gives rare classes more.
     """
     device, num_classes, ignore_index = torch.device(arguments.device), arguments.num_classes, arguments.ignore_index
-    rank, world = distributed.get_rank(), distributed.get_world_size()
-    own = Subset(data, range(rank, len(data), world))  # type: ignore[arg-type]
-    model.eval()
-    for buffer in model.buffers():  # those of batch normalisation differ since the last step
-        distributed.broadcast(buffer, 0)
+    size_of = size_of or functools.partial(low_resolution_size, arguments)
+    own = share_of(data, model)
     adjustment = torch.where(weight > 0, weight, 1).log()
     evaluation = Evaluation(num_classes, ignore_index, adjustment, device)
     adjustment = adjustment.to(device)[:, None, None]
     area_error = metrics.AreaError(num_classes).to(device)
     for image, labels in DataLoader(own, 1, num_workers=arguments.workers):
         image, labels = image.to(device), labels.to(device)
-        size = round(labels.shape[1] / arguments.factor), round(labels.shape[2] / arguments.factor)
-        small = ts.resize(image, size, dtype=torch.float32)
+        small = ts.resize(image, size_of(*labels.shape[1:]), dtype=torch.float32)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             logits = model(small.to(memory_format=torch.channels_last)).float()
         if arguments.class_weights:
@@ -245,7 +307,8 @@ def evaluate(arguments: argparse.Namespace, model: nn.Module, data: Folder, weig
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, required=False)
+    parser.add_argument("--shrunk", type=Path, help="a data set of `tritonsoft shrink`, with names in train/ and val/")
     parser.add_argument("--labels", choices=LABELS, default="soft")
     parser.add_argument("--factor", type=float, default=4, help="how much smaller the network's pictures are")
     parser.add_argument("--seed", type=int, default=0)
@@ -274,7 +337,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--loss area takes the label map itself: --labels soft or nearest, not {arguments.labels}")
     if arguments.loss == "upsampled" and arguments.labels != "soft":
         parser.error(f"--loss upsampled shrinks no label, so --labels {arguments.labels} has nothing to say")
-    check_data_arguments(parser, arguments)
+    if arguments.shrunk is None and arguments.data is None:
+        parser.error("give --data, --shrunk, or both")
+    if arguments.shrunk is not None:
+        if arguments.labels != "soft":
+            parser.error(f"--shrunk holds soft labels: --labels {arguments.labels} has nothing to say")
+        if arguments.loss in ("area", "upsampled"):
+            parser.error(f"--loss {arguments.loss} takes the label map itself, which --shrunk does not hold")
+    if arguments.data is not None:
+        check_data_arguments(parser, arguments)
     if arguments.out is not None:  # before the training, whose result it is to hold
         try:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +379,18 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
-    training, validation = folder_of(arguments, "train", arguments.cache), folder_of(arguments, "val")
+    small_validation, size_of = None, None
+    if arguments.shrunk is None:
+        training: Dataset[Sample] = folder_of(arguments, "train", arguments.cache)
+    else:
+        training = small = ShrunkDataset(arguments.shrunk, split="train")
+        if arguments.data is None:
+            small_validation = ShrunkDataset(arguments.shrunk, split="val")
+        elif small.num_classes != arguments.num_classes:
+            raise SystemExit(f"{arguments.shrunk}: has {small.num_classes} classes, --data {arguments.num_classes}")
+        arguments.num_classes, arguments.ignore_index = small.num_classes, small.settings.ignore_index
+        size_of = small.settings.size_of
+    full_size = None if arguments.data is None else folder_of(arguments, "val")
     started = time.perf_counter()
     with process_group(arguments) as rank:
         torch.manual_seed(arguments.seed)  # the same weights everywhere ...
@@ -326,7 +408,10 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
                 seconds = time.perf_counter() - started
                 print(f"epoch {epoch}/{arguments.epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
         trained = time.perf_counter()
-        result = evaluate(arguments, network, validation, weight)
+        if small_validation is not None:
+            result = evaluate_shrunk(arguments, network, small_validation, weight)
+        else:
+            result = evaluate(arguments, network, full_size, weight, size_of)
     result |= {
         "seconds_training": trained - started,
         "seconds_evaluation": time.perf_counter() - trained,

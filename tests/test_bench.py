@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import importlib.util
 import os
 from pathlib import Path
 
@@ -107,6 +108,43 @@ def test_a_call_beside_busy_processes(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr().out
     assert "beside 2 spinning processes" in printed
     assert "1.50" in printed
+
+
+def test_ways_to_shrink_a_data_set_give_what_ours_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("PIL", "safetensors"):
+        pytest.importorskip(package, reason=f"pictures and labels need {package}")
+    import numpy as np
+    from PIL import Image
+
+    from bench import test_data_sets as ways
+    from tritonsoft.data import ShrunkDataset, pair_files
+
+    for kind, shape in (("images", (32, 48, 3)), ("labels", (32, 48))):
+        for number in range(2):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 5, shape, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
+    pairs, _ = pair_files(tmp_path / "images", tmp_path / "labels")
+    small = {pair.name: Image.new("RGB", (12, 8)) for pair in pairs}
+    for way in ways.SHRINKING:
+        package = ways.PACKAGES.get(way)
+        if package is None or importlib.util.find_spec(package) is not None:
+            ways.shrink_all(way, pairs, 5, 255, tmp_path / "out" / way, small)
+    image, labels = ShrunkDataset(tmp_path / "out" / ways.OURS)[0]
+    for way, call in ways.OF_PACKAGE.items():
+        if importlib.util.find_spec(ways.PACKAGES[way]) is not None:
+            theirs, soft = call(pairs[0], 5)
+            torch.testing.assert_close(image.permute(1, 2, 0), torch.from_numpy(theirs), rtol=0, atol=1)
+            # Ours keeps four of the five classes.
+            error = (labels.to_dense() - torch.from_numpy(soft) / 255).abs().max()
+            assert error <= 1 / 255 + labels.rest.max()
+    report.print_data_sets(
+        [
+            report.DataSetTime("cpu", "pictures", "shrink", "tritonsoft", 2, 3.0, 1.0, 2e3, 1e3, 4e3),
+            report.DataSetTime("cpu", "pictures", "shrink", "absent", note="absent is not installed"),
+        ]
+    )
+    assert "absent: absent is not installed" in capsys.readouterr().out
 
 
 def test_the_readme_shows_what_the_results_hold() -> None:

@@ -1,5 +1,5 @@
-"""The command `tritonsoft`: `demo` shows what shrinking does to labels, `audit` measures it on a dataset, `doctor`
-checks an installation, `bench` times it."""
+"""The command `tritonsoft`: `demo` shows what shrinking does to labels, `audit` measures it on a dataset, `shrink`
+shrinks one, `doctor` checks an installation, `bench` times it."""
 
 import contextlib
 import errno
@@ -14,15 +14,16 @@ from tritonsoft.cli.bench import bench
 from tritonsoft.cli.demo import demo
 from tritonsoft.cli.doctor import doctor
 from tritonsoft.cli.interrupt import ending_on_interrupt
+from tritonsoft.cli.shrink import shrink
 from tritonsoft.version import __version__
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Soft labels for semantic segmentation: see what they keep, audit a dataset, check an installation, time it.",
+    help="Soft labels for semantic segmentation: see what they keep, audit or shrink a dataset, check and time this.",
 )
-for command in (demo, audit, doctor, bench):
+for command in (demo, audit, shrink, doctor, bench):
     app.command()(command)
 
 

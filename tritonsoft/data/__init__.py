@@ -6,19 +6,39 @@ import this module.
 
 from tritonsoft.data.errors import DataError, UnknownLabelError
 from tritonsoft.data.label_files import LabelFormat, label_format
+from tritonsoft.data.manifest import Manifest, Sample, ShrinkSettings
 from tritonsoft.data.pairing import Pair, find_files, pair_files
 from tritonsoft.data.pictures import read_image, read_pair
 from tritonsoft.data.saving import atomic_write
+from tritonsoft.data.shrinking import (
+    OutputError,
+    ShrinkEstimate,
+    ShrinkResult,
+    estimate_shrinking,
+    shrink_dataset,
+    shrink_settings,
+)
+from tritonsoft.data.shrunk_dataset import ShrunkDataset
 
 __all__ = [
     "DataError",
     "LabelFormat",
+    "Manifest",
+    "OutputError",
     "Pair",
+    "Sample",
+    "ShrinkEstimate",
+    "ShrinkResult",
+    "ShrinkSettings",
+    "ShrunkDataset",
     "UnknownLabelError",
     "atomic_write",
+    "estimate_shrinking",
     "find_files",
     "label_format",
     "pair_files",
     "read_image",
     "read_pair",
+    "shrink_dataset",
+    "shrink_settings",
 ]

@@ -104,6 +104,12 @@ class LabelFormat:
         return self._sorted(self.ids)
 
     @functools.cached_property
+    def _of_bytes(self) -> tuple[bytes, bytes]:
+        """The ids of one byte that have a class, and the class of each of the 256, for `bytes.translate`."""
+        known = [id for id in self.ids if 0 <= id <= 255]
+        return bytes(known), bytes(self.ids.get(id, 0) for id in range(256))
+
+    @functools.cached_property
     def _of_colours(self) -> tuple[Array, Array]:
         return self._sorted(
             {red | green << 8 | blue << 16: value for (red, green, blue), value in self.colours.items()}
@@ -121,6 +127,12 @@ class LabelFormat:
         line = values.ravel()
         if not line.size:
             raise DataError(f"{file}: holds no pixel")
+        if values.dtype == classes.dtype == np.uint8 and table is self._of_ids:
+            known_bytes, class_of_byte = self._of_bytes
+            content = values.tobytes()
+            if not content.translate(None, known_bytes):  # nothing is left without what is known
+                translated = np.frombuffer(bytearray(content).translate(class_of_byte), np.uint8)
+                return torch.from_numpy(translated.reshape(values.shape))
         # Label maps are long runs of one value: only the first of each run is looked up.
         starts = np.concatenate(([0], np.flatnonzero(line[1:] != line[:-1]) + 1))
         first = line[starts].astype(np.int64)

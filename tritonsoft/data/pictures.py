@@ -30,13 +30,18 @@ def read_image(file: str | os.PathLike[str]) -> Tensor:
         DataError: a file that is missing, broken, no picture, or of more than 8 bits.
         ImportError: Pillow is not installed.
     """
-    with open_picture(Path(file)) as picture:
+    return _read_image(Path(file)).contiguous()
+
+
+def _read_image(file: Path) -> Tensor:
+    """The same in the memory of its decoder: channels last."""
+    with open_picture(file) as picture:
         deep = deep_mode(picture)
         if deep is not None:
             raise DataError(f"{file}: an image needs 8 bits for each channel, got mode {deep}")
         turn_upright(picture)
         pixels = np.array(coloured(picture))  # (H, W, 3)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
@@ -46,7 +51,13 @@ def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
         DataError: either cannot be read, or they differ in size.
         ImportError: Pillow is not installed.
     """
-    image, labels = read_image(pair.image), format.read(pair.labels)
+    image, labels = read_pair_as_decoded(pair, format)
+    return image.contiguous(), labels
+
+
+def read_pair_as_decoded(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
+    """`read_pair` without a copy: the image's memory is channels last, which the operators take as it is."""
+    image, labels = _read_image(pair.image), format.read(pair.labels)
     if image.shape[1:] != labels.shape:
         (image_height, image_width), (height, width) = image.shape[1:], labels.shape
         raise DataError(f"{pair.labels}: {width}x{height} pixels, where its image has {image_width}x{image_height}")

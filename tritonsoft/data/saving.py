@@ -41,6 +41,32 @@ def atomic_write(file: str | os.PathLike[str]) -> Iterator[Path]:
         _temporary_files.discard(temporary)
 
 
+def write_bytes(file: Path, content: bytes) -> None:
+    """`atomic_write` of a new file in a folder of our own, which is made where it is missing; in half of the time.
+
+    Raises:
+        OSError: the folder cannot be made, or the file not be written.
+    """
+    temporary = file.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{file.suffix}")
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    _temporary_files.add(temporary)
+    try:
+        try:
+            handle = os.open(temporary, flags, 0o666)
+        except FileNotFoundError:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(temporary, flags, 0o666)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        temporary.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    finally:
+        _temporary_files.discard(temporary)
+
+
 def remove_temporary_files() -> None:
     """What `atomic_write` is writing in this process, for an end that skips its clean-up."""
     for temporary in list(_temporary_files):
