@@ -154,22 +154,22 @@ def check_ignore_index(ignore_index: Any, num_classes: int | None) -> int:
         return DEFAULT_IGNORE_INDEX
     if not is_whole_number(ignore_index):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    ignore_index = python_int(ignore_index)
-    if not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
-    return ignore_index
+    label = python_int(ignore_index)
+    if not -(2**63) <= label < 2**63:
+        raise ValueError(f"ignore_index must fit an int64, got {label}")
+    return label
 
 
 def check_num_classes(num_classes: Any) -> int:
     """An int, of Python or NumPy, as Python's."""
     if not is_whole_number(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
-    num_classes = python_int(num_classes)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if num_classes > LARGEST_SIZE:
-        raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {num_classes}")
-    return num_classes
+    number = python_int(num_classes)
+    if number < 1:
+        raise ValueError(f"num_classes must be at least 1, got {number}")
+    if number > LARGEST_SIZE:
+        raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {number}")
+    return number
 
 
 def check_classes(
@@ -282,10 +282,10 @@ def check_top_k(k: Any, num_classes: int, argument: str) -> int:
     """An int from 1 to C, of Python or NumPy, as Python's; or an error that names the argument."""
     if not is_whole_number(k):
         raise TypeError(f"{argument} must be an int, got {type(k).__name__}")
-    k = python_int(k)
-    if not 1 <= k <= num_classes:
-        raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {k}")
-    return k
+    number = python_int(k)
+    if not 1 <= number <= num_classes:
+        raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {number}")
+    return number
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
