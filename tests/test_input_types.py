@@ -236,6 +236,18 @@ def test_classes_and_counts_of_numpy(name):
         assert torch.equal(NUMBERS[name](kind(40), kind(2), kind(1)), expected)
 
 
+# Of the 8 x 9 image, where one number is given: the short side becomes 4, or both.
+SQUARE = {TA.Resize: (4, 4), TA.CenterCrop: (4, 4)}
+
+
+@pytest.mark.parametrize("module", [TA.Resize, TA.RandomCrop, TA.RandomResizedCrop, TA.CenterCrop, TA.RandomScaleCrop])
+def test_sizes_of_numpy_for_modules(module):
+    for size in ((np.int64(4), np.uint8(5)), *([np.int64(4)] if module in SQUARE else [])):
+        pipeline = TA.AugmentationSequential(module(size), data_keys=["image", "mask"])
+        image, mask = pipeline(IMAGE.float(), LABELS)
+        assert image.shape[2:] == mask.shape[-2:] == ((4, 5) if isinstance(size, tuple) else SQUARE[module])
+
+
 def test_few_classes_know_theirs_as_an_int():
     sparse = ts.SparseLabels.from_dense(torch.rand(1, 3, 2, 2) / 3, np.int64(2))
     assert type(sparse.num_classes) is int
