@@ -59,7 +59,6 @@ from tritonsoft._validation import (
     python_int,
 )
 from tritonsoft._validation import LABEL_DTYPES as LABEL_DTYPES
-from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images
