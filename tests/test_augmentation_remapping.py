@@ -152,6 +152,11 @@ def test_alone_it_draws_nothing():
     )
 
 
+def test_a_tensor_says_what_it_says_to_the_function():
+    table, ids = torch.tensor([5, -(2**31), 6], dtype=torch.int32), torch.tensor([[[0, 1, 2, 3]]])
+    assert torch.equal(TA.RemapLabels(table).remap(ids), ts.remap_labels(ids, table, dtype=torch.int64))
+
+
 def test_bool_masks_and_half_precision():
     mask = torch.tensor([[[True, False]]])
     assert torch.equal(TA.RemapLabels({0: 1, 1: 0}, ignore_index=0).remap(mask), ~mask)

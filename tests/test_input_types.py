@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import tritonsoft as ts
+import tritonsoft.augmentation as TA
 from tests.cases import RefusesUnsigned
+from tritonsoft import metrics
 from tritonsoft._validation import raise_label_values
 from tritonsoft.backends.values import bad_labels
 from tritonsoft.full_resolution import confusion_matrix
@@ -203,3 +205,65 @@ def test_sizes_of_warps_and_decoding():
     ):
         assert torch.equal(call(size), call((3, 4)))
     assert torch.equal(ts.box_to_matrix(torch.tensor(ROWS), size), ts.box_to_matrix(torch.tensor(ROWS), (3, 4)))
+
+
+# --- numbers of NumPy -------------------------------------------------------------------------------------------------
+
+NUMBERS = {
+    "counted": lambda n, k, ignored: ts.soft_resize(LABELS, (3, 4), n, ignore_index=ignored),
+    "largest": lambda n, k, ignored: ts.soft_resize(LABELS, (3, 4), n, ignore_index=ignored, top_k=k).index,
+    "pyramid": lambda n, k, ignored: ts.soft_pyramid(LABELS[:, :, :8], n, (k,), ignore_index=ignored)[0],
+    "pair": lambda n, k, ignored: ts.crop_resize_pair(
+        IMAGE, LABELS, [-1, 0, 9, 8], (3, 4), n, ignore_index=ignored, fill=k
+    )[0],
+    "warped": lambda n, k, ignored: (
+        ts.soft_warp(LABELS, MATRIX, (3, 4), n, ignore_index=ignored, top_k=k, backend="reference").mass
+    ),
+    "loss": lambda n, k, ignored: ts.area_cross_entropy(LOGITS, LABELS, ignore_index=ignored, backend="reference"),
+    "counts": lambda n, k, ignored: confusion_matrix(LOGITS, LABELS, ignore_index=ignored, backend="reference"),
+    "remapped": lambda n, k, ignored: ts.remap_labels(LABELS, {0: k}, ignore_index=ignored),
+    "metric": lambda n, k, ignored: metrics.SoftIoU(n).mass,
+    "module": lambda n, k, ignored: TA.AugmentationSequential(
+        TA.Resize((3, 4), num_classes=n, ignore_index=ignored), data_keys=["image", "mask"]
+    )(IMAGE.float(), LABELS)[1],
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_classes_and_counts_of_numpy(name):
+    expected = NUMBERS[name](40, 2, 1)
+    for kind in (np.int64, np.uint8):
+        assert torch.equal(NUMBERS[name](kind(40), kind(2), kind(1)), expected)
+
+
+# Of the 8 x 9 image, where one number is given: the short side becomes 4, or both.
+SQUARE = {TA.Resize: (4, 4), TA.CenterCrop: (4, 4)}
+
+
+@pytest.mark.parametrize("module", [TA.Resize, TA.RandomCrop, TA.RandomResizedCrop, TA.CenterCrop, TA.RandomScaleCrop])
+def test_sizes_of_numpy_for_modules(module):
+    for size in ((np.int64(4), np.uint8(5)), *([np.int64(4)] if module in SQUARE else [])):
+        pipeline = TA.AugmentationSequential(module(size), data_keys=["image", "mask"])
+        image, mask = pipeline(IMAGE.float(), LABELS)
+        assert image.shape[2:] == mask.shape[-2:] == ((4, 5) if isinstance(size, tuple) else SQUARE[module])
+
+
+def test_few_classes_know_theirs_as_an_int():
+    sparse = ts.SparseLabels.from_dense(torch.rand(1, 3, 2, 2) / 3, np.int64(2))
+    assert type(sparse.num_classes) is int
+    assert type(ts.SparseLabels(sparse.index, sparse.mass, sparse.rest, np.int16(3)).num_classes) is int
+    assert type(ts.soft_resize(LABELS, (3, 4), np.int64(40), top_k=2).num_classes) is int
+
+
+@pytest.mark.parametrize("bad", [np.float64(3), np.bool_(True), True, torch.tensor(3)], ids=repr)
+def test_classes_and_counts_that_are_none(bad):
+    with pytest.raises(TypeError, match="num_classes must be an int"):
+        ts.soft_resize(LABELS, (3, 4), bad)
+    with pytest.raises(TypeError, match="ignore_index must be an int"):
+        ts.soft_resize(LABELS, (3, 4), 40, ignore_index=bad)
+    with pytest.raises(TypeError, match="top_k must be an int"):
+        ts.soft_resize(LABELS, (3, 4), 40, top_k=bad)
+    with pytest.raises(TypeError, match="num_classes must be an int"):
+        TA.Resize((3, 4), num_classes=bad)
+    with pytest.raises(ValueError, match="num_classes must be an int"):
+        metrics.SoftIoU(bad)

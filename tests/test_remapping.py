@@ -198,6 +198,16 @@ def test_a_prepared_table_is_a_value():
         assert ts.remap_labels(labels, table, backend="reference").device.type == "meta"
 
 
+def test_a_default_device_is_not_where_tables_are_made():
+    labels = torch.tensor([[[7, 8], [9, 10]]])
+    for table in ({7: 0, 8: 1, 9: 2}, {7: 0, 10: 2}, {7: 0, 10**9: 1}):
+        expected = _by_hand(labels, table, 255)
+        with torch.device("meta"):
+            prepared = ts.LabelTable(table)
+            assert ts.remap_labels(labels, table).flatten().tolist() == expected
+        assert ts.remap_labels(labels, prepared).flatten().tolist() == expected
+
+
 def test_the_reference_by_hand():
     ids, classes = torch.tensor([-5, 2, 10**9]), torch.tensor([1, 2, 3])
     values, known = reference.remap_labels(torch.tensor([10**9, 2, 3, -5, -6, 2**62]), ids, classes, 0)

@@ -41,7 +41,7 @@ def is_int(value: Any) -> bool:
 
 
 def is_whole_number(value: Any) -> bool:
-    """Whether it is an int, or one of NumPy's."""
+    """Whether it is an int, or one of NumPy's; a tensor, which a GPU may have to be waited for, is none."""
     return is_int(value) or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
 
 
@@ -99,7 +99,7 @@ def image_dtype(image: Tensor, dtype: Any) -> torch.dtype:
 
 
 def check_fill(fill: Any, dtype: torch.dtype) -> None:
-    if not isinstance(fill, (int, float)) or isinstance(fill, bool):
+    if not _is_number(fill):
         raise TypeError(f"fill must be a number, got {type(fill).__name__}")
     if dtype == torch.uint8 and not 0 <= fill <= 255:
         raise ValueError(f"fill must lie in 0..255 for a uint8 output, got {fill}")
@@ -152,26 +152,36 @@ def check_ignore_index(ignore_index: Any, num_classes: int | None) -> int:
                 f"{DEFAULT_IGNORE_INDEX}, would be a class; got num_classes={num_classes} (-1 is no class, for one)"
             )
         return DEFAULT_IGNORE_INDEX
-    if not is_int(ignore_index):
+    if not is_whole_number(ignore_index):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    if not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit an int64, got {ignore_index}")
-    return cast(int, ignore_index)
+    label = python_int(ignore_index)
+    if not -(2**63) <= label < 2**63:
+        raise ValueError(f"ignore_index must fit an int64, got {label}")
+    return label
 
 
-def check_classes(num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str) -> int:
-    """The ignore index."""
-    if not is_int(num_classes):
+def check_num_classes(num_classes: Any) -> int:
+    """An int, of Python or NumPy, as Python's."""
+    if not is_whole_number(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if num_classes > LARGEST_SIZE:
-        raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {num_classes}")
+    number = python_int(num_classes)
+    if number < 1:
+        raise ValueError(f"num_classes must be at least 1, got {number}")
+    if number > LARGEST_SIZE:
+        raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {number}")
+    return number
+
+
+def check_classes(
+    num_classes: Any, ignore_index: Any, validate: Any, dtype: Any, dtype_argument: str
+) -> tuple[int, int]:
+    """The number of classes and the ignore index."""
+    num_classes = check_num_classes(num_classes)
     ignore_index = check_ignore_index(ignore_index, num_classes)
     check_validate(validate)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{dtype_argument} of a soft label must be {names_of(FLOAT_DTYPES)}, got {dtype}")
-    return cast(int, ignore_index)
+    return num_classes, ignore_index
 
 
 def check_backend(backend: Any) -> None:
@@ -268,12 +278,14 @@ def check_transform(transform: Any, size: Sequence[int], batch: int, device: tor
     return plain(transform)
 
 
-def check_top_k(k: Any, num_classes: int, argument: str) -> None:
-    """An int from 1 to C, or an error that names the argument."""
-    if not isinstance(k, int) or isinstance(k, bool):
+def check_top_k(k: Any, num_classes: int, argument: str) -> int:
+    """An int from 1 to C, of Python or NumPy, as Python's; or an error that names the argument."""
+    if not is_whole_number(k):
         raise TypeError(f"{argument} must be an int, got {type(k).__name__}")
-    if not 1 <= k <= num_classes:
-        raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {k}")
+    number = python_int(k)
+    if not 1 <= number <= num_classes:
+        raise ValueError(f"{argument} must lie in 1..{num_classes} (num_classes={num_classes}), got {number}")
+    return number
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -434,7 +446,7 @@ def check_index_values(index: Tensor | None, num_classes: int) -> None:
     """The classes of a `SparseLabels`."""
     if index is None or index.numel() == 0:
         return
-    least, largest = index.min().item(), index.max().item()
+    least, largest = (value.item() for value in index.aminmax())
     if least < 0 or largest >= num_classes:
         raise ValueError(f"soft.index must lie in 0..{num_classes - 1}, got values from {least} to {largest}")
 

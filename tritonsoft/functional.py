@@ -59,7 +59,6 @@ from tritonsoft._validation import (
     python_int,
 )
 from tritonsoft._validation import LABEL_DTYPES as LABEL_DTYPES
-from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images
@@ -199,7 +198,7 @@ def soft_crop_resize(
         SparseLabels(shape=(1, 150, 1, 2), k=2, dtype=torch.float32, device='cpu')
     """
     labels = check_labels(labels)
-    ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     size = check_size(size)
     check_sampling(filter, backend)
     boxes = check_boxes(boxes, labels.shape[0], labels.device, "labels")
@@ -207,7 +206,7 @@ def soft_crop_resize(
         return label_ops.soft_crop_resize(
             backend, validate, labels, boxes, size, num_classes, ignore_index, filter, dtype
         )
-    check_top_k(top_k, num_classes, "top_k")
+    top_k = check_top_k(top_k, num_classes, "top_k")
     if dtype not in MASS_DTYPES:
         raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
     index, mass, rest = label_ops.soft_crop_resize_top(
@@ -271,7 +270,7 @@ def crop_resize_pair(
     labels = check_labels(labels)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
+    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     check_same_extent(image, labels)
     size = check_size(size)
     check_sampling(filter, backend)
@@ -452,7 +451,7 @@ def soft_pyramid(
                 [0.2500, 1.0000]]))
     """
     labels = check_labels(labels)
-    ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     check_backend(backend)
     if not isinstance(factors, (tuple, list)) or not factors or not all(map(is_whole_number, factors)):
         raise TypeError(f"factors must be ints, at least one, got {factors!r}")

@@ -118,7 +118,7 @@ def area_cross_entropy(
     """
     logits = _validation.check_logits(logits, labels, "labels")
     labels = _validation.check_hard_target(labels, logits, "soft_cross_entropy")
-    ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
+    _, ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
     _validation.check_sampling(filter, backend)
     boxes = _validation.check_boxes(boxes, logits.shape[0], logits.device, "logits")
     weight = _check_options(weight, reduction, validate, backend, logits)

@@ -28,7 +28,14 @@ except ImportError as error:
         f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
     ) from None
 
-from tritonsoft._validation import Boxes, check_ignore_index, check_vector, should_validate
+from tritonsoft._validation import (
+    Boxes,
+    check_ignore_index,
+    check_vector,
+    is_whole_number,
+    python_int,
+    should_validate,
+)
 from tritonsoft.backends.values import is_subdistribution, total_mass
 from tritonsoft.full_resolution import confusion_matrix
 from tritonsoft.functional import soft_resize, to_soft
@@ -46,7 +53,7 @@ class _PerClass(Metric):
 
     def __init__(self, num_classes: int, average: Average, names: tuple[str, ...], **options: Any) -> None:
         super().__init__(**options)
-        _check_num_classes(num_classes)
+        num_classes = _at_least_one(num_classes, "num_classes")
         if average not in ("classes", "mass", "none"):
             raise ValueError(f"average must be 'classes', 'mass' or 'none', got {average!r}")
         self.num_classes, self.average = num_classes, average
@@ -169,7 +176,7 @@ class ConfusionMatrix(Metric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        _check_num_classes(num_classes)
+        num_classes = _at_least_one(num_classes, "num_classes")
         if normalize not in (None, "true", "pred", "all"):
             raise ValueError(f"normalize must be None, 'true', 'pred' or 'all', got {normalize!r}")
         self.num_classes, self.normalize = num_classes, normalize
@@ -392,9 +399,7 @@ class SoftCalibrationError(Metric):
 
     def __init__(self, num_bins: int = 15, **options: Any) -> None:
         super().__init__(**options)
-        if not isinstance(num_bins, int) or isinstance(num_bins, bool) or num_bins < 1:
-            raise ValueError(f"num_bins must be an int of at least 1, got {num_bins!r}")
-        self.num_bins = num_bins
+        self.num_bins = num_bins = _at_least_one(num_bins, "num_bins")
         for name in ("confidence", "right", "mass"):
             self.add_state(name, torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -415,9 +420,10 @@ class SoftCalibrationError(Metric):
         return (self.confidence - self.right).abs().sum() / self.mass.sum()
 
 
-def _check_num_classes(num_classes: Any) -> None:
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-        raise ValueError(f"num_classes must be an int of at least 1, got {num_classes!r}")
+def _at_least_one(number: Any, argument: str) -> int:
+    if not is_whole_number(number) or number < 1:
+        raise ValueError(f"{argument} must be an int of at least 1, got {number!r}")
+    return python_int(number)
 
 
 def _masses(soft: Any, scores: Any, name: str) -> Tensor:

@@ -74,14 +74,14 @@ class LabelTable:
                 f"to {self.largest_class}"
             )
         span = last - first + 1
-        values = torch.tensor(list(numbers.values()), dtype=torch.int32)
+        values = torch.tensor(list(numbers.values()), dtype=torch.int32, device="cpu")
         self._ids: Tensor | None = None
         self._classes, self._first_id = values, first
         if span > max(_MAX_SPAN, 4 * len(numbers)):
-            self._ids, self._first_id = torch.tensor(list(numbers)), 0
+            self._ids, self._first_id = torch.tensor(list(numbers), device="cpu"), 0
         elif span > len(numbers):
-            places = torch.tensor([id - first for id in numbers])
-            self._classes = torch.full((span,), NO_CLASS, dtype=torch.int32).index_copy_(0, places, values)
+            places = torch.tensor([id - first for id in numbers], device="cpu")
+            self._classes = values.new_full((span,), NO_CLASS).index_copy_(0, places, values)
         self._copies: dict[torch.device, tuple[Tensor | None, Tensor]] = {}
 
     def __repr__(self) -> str:

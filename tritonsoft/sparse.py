@@ -16,9 +16,11 @@ from tritonsoft._validation import (
     check_ignore_index,
     check_top_k,
     is_int,
+    is_whole_number,
     name_of,
     names_of,
     plain,
+    python_int,
     should_validate,
 )
 from tritonsoft.backends import reference
@@ -80,6 +82,8 @@ class SparseLabels:
     num_classes: int
 
     def __post_init__(self) -> None:
+        if is_whole_number(self.num_classes):
+            self.num_classes = python_int(self.num_classes)
         check_sparse_labels(self)
 
     # --- what it is ---
@@ -130,7 +134,7 @@ class SparseLabels:
             raise TypeError(f"soft must be floating point, got {soft.dtype}")
         if soft.ndim != 4:
             raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
-        check_top_k(k, soft.shape[1], "k")
+        k = check_top_k(k, soft.shape[1], "k")
         if dtype not in MASS_DTYPES:
             raise TypeError(f"dtype must be {names_of(MASS_DTYPES)}, got {dtype}")
         index, mass, rest = reference.top_k(plain(soft).detach().clamp(min=0), k)

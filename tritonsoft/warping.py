@@ -209,13 +209,13 @@ def soft_warp(
                  [[0.2500, 0.7500]]]])
     """
     labels = check_labels(labels)
-    ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     size = check_size(size)
     check_sampling(filter, backend)
     transform = check_transform(transform, size, labels.shape[0], labels.device, "labels")
     if top_k is None:
         return warps.soft_warp(backend, validate, labels, transform, size, num_classes, ignore_index, filter, dtype)
-    check_top_k(top_k, num_classes, "top_k")
+    top_k = check_top_k(top_k, num_classes, "top_k")
     if dtype not in MASS_DTYPES:
         raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
     index, mass, rest = warps.soft_warp_top(
@@ -280,7 +280,7 @@ def warp_pair(
     labels = check_labels(labels)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
+    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     check_same_extent(image, labels)
     size = check_size(size)
     check_sampling(filter, backend)

@@ -18,7 +18,7 @@ from tritonsoft.augmentation.generators import EagerResizedCropGenerator
 from tritonsoft.augmentation.geometric import BoxAugmentation, edges, sliced, tells_apart
 from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, recorded, size_of
 from tritonsoft.augmentation.sampling import pad_by_repeating
-from tritonsoft.augmentation.view import Fill, Size, View, expand_transform, whole
+from tritonsoft.augmentation.view import Fill, Size, View, expand_transform, python_size, whole
 from tritonsoft.geometry import Filter
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in an image of 8192 pixels
@@ -67,6 +67,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
+        size = python_size(size)
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
         set_param_generator(self, EagerResizedCropGenerator(size, scale, ratio))
         self._configure(num_classes, ignore_index, filter)
@@ -121,6 +122,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
+        size = python_size(size)
         super().__init__(
             size,
             padding,
@@ -225,6 +227,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
+        size = python_size(size)
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
         self._configure(num_classes, ignore_index, filter)
 
@@ -316,6 +319,7 @@ class RandomScaleCrop(BoxAugmentation):
         filter: Filter = "area",
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
+        size = python_size(size)
         if not are_numbers(size, int) or len(size) != 2 or min(size) < 1:
             raise ValueError(f"size must be (height, width), two ints of at least 1, got {size!r}")
         if not are_numbers(scale, int | float) or len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:

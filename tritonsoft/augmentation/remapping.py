@@ -9,6 +9,7 @@ from torch import Tensor
 import tritonsoft as ts
 from tritonsoft.augmentation._kornia import Params, PointwiseHooks
 from tritonsoft.augmentation.masks import SoftLabel, check_mask, whole_numbers
+from tritonsoft.geometry import NO_CLASS
 from tritonsoft.remapping import Unknown, ignore_index_of
 
 
@@ -22,7 +23,7 @@ class RemapLabels(PointwiseHooks):
 
     Args:
         table: the class of each id, as a mapping, a `tritonsoft.LabelTable`, or an integer tensor ``(N,)``, read here,
-            whose entry k is the class of id k.
+            whose entry k is the class of id k (-2^31 is none).
         ignore_index: what ids become that the table does not have; None: 255, and an error where the table has classes
             above 255.
         unknown: "ignore", or "error" for a ValueError where the table does not have an id; on a GPU only with
@@ -57,7 +58,7 @@ class RemapLabels(PointwiseHooks):
         if isinstance(table, Tensor):
             if table.ndim != 1 or table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
                 raise TypeError(f"table must be integers (N,), got {table.dtype} {tuple(table.shape)}")
-            table = dict(enumerate(table.tolist()))
+            table = {id: value for id, value in enumerate(table.tolist()) if value != NO_CLASS}
         if unknown not in ("ignore", "error"):
             raise ValueError(f"unknown must be 'ignore' or 'error', got {unknown!r}")
         self.table = table if isinstance(table, ts.LabelTable) else ts.LabelTable(table)

@@ -7,6 +7,7 @@ from kornia.constants import Resample
 from torch import Tensor
 
 import tritonsoft as ts
+from tritonsoft._validation import check_ignore_index, is_whole_number, python_int
 from tritonsoft.augmentation._kornia import ModuleHooks
 from tritonsoft.augmentation.masks import (
     Mask,
@@ -26,7 +27,6 @@ from tritonsoft.augmentation.masks import (
 )
 from tritonsoft.augmentation.sampling import can_be_read, sample_image, sample_soft
 from tritonsoft.augmentation.view import Fill, Size, View, to_device, unmoved
-from tritonsoft.functional import check_ignore_index
 from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -54,8 +54,9 @@ class ResamplingAugmentation(ModuleHooks):
         if filter is not None and filter not in FILTERS:
             raise ValueError(f"filter must be one of {FILTERS}, or None for kornia's own sampling, got {filter!r}")
         if num_classes is not None:
-            if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+            if not is_whole_number(num_classes):
                 raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
+            num_classes = python_int(num_classes)
             if num_classes < 1:
                 raise ValueError(f"num_classes must be at least 1, or None for hard masks, got {num_classes}")
             if filter is None:

@@ -11,7 +11,7 @@ from tritonsoft.augmentation._kornia import param_generator, set_param_generator
 from tritonsoft.augmentation.generators import EagerResizeGenerator
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.resampling import Flags, Params, recorded
-from tritonsoft.augmentation.view import Size, whole
+from tritonsoft.augmentation.view import Size, python_size, whole
 from tritonsoft.geometry import Filter
 
 
@@ -56,6 +56,7 @@ class Resize(BoxAugmentation, K.Resize):
         ignore_index: int | None = None,
         filter: Filter | None = "area",
     ) -> None:
+        size = python_size(size)
         super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
         set_param_generator(self, EagerResizeGenerator(resize_to=size, side=side))
         self._configure(num_classes, ignore_index, filter)

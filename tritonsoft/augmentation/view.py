@@ -11,15 +11,24 @@ Nothing here knows kornia; nothing here loops over the batch or reads a tensor's
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import tritonsoft as ts
+from tritonsoft._validation import is_whole_number, python_int
 from tritonsoft.geometry import MAX_COORDINATE, Filter
 
 Fill = float | tuple[float, ...]
 Size = tuple[int, int]
+
+
+def python_size(size: Any) -> Any:
+    """A size with Python's ints in place of NumPy's, which kornia refuses; of whatever else it is, kornia says so."""
+    if isinstance(size, (tuple, list)):
+        return (list if isinstance(size, list) else tuple)(map(python_size, size))
+    return python_int(size) if is_whole_number(size) else size
 
 
 @dataclass(frozen=True)

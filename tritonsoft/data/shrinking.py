@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, get_args
 from torch import Tensor
 
 from tritonsoft import functional
-from tritonsoft._validation import check_top_k
+from tritonsoft._validation import check_top_k, is_whole_number
 from tritonsoft.data.errors import DataError
 from tritonsoft.data.label_files import LabelFormat
 from tritonsoft.data.manifest import (
@@ -87,7 +87,7 @@ def shrink_settings(
         raise ValueError(f"one of factor and size must be given, got factor={factor} and size={size}")
     if factor is not None and not 1 <= factor < float("inf"):
         raise ValueError(f"factor must be at least 1, got {factor}")
-    if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size)):
+    if size is not None and (len(size) != 2 or not all(is_whole_number(n) and n >= 1 for n in size)):
         raise ValueError(f"size must be two ints of at least 1, (h, w), got {size}")
     for name, value, known in (
         ("filter", filter, FILTERS),
@@ -100,7 +100,7 @@ def shrink_settings(
     index_type(num_classes)  # refuses more classes than a SparseLabels holds
     if top_k is None:
         top_k = min(DEFAULT_TOP_K, num_classes)
-    check_top_k(top_k, num_classes, "top_k")
+    top_k = check_top_k(top_k, num_classes, "top_k")
     if image_format == "png" and quality is not None:
         raise ValueError(f"quality is of jpeg and webp: png loses nothing, got {quality}")
     if quality is not None and not 1 <= quality <= 100:
@@ -112,7 +112,7 @@ def shrink_settings(
         tuple(sorted(label_format.ids.items())),
         tuple(sorted(label_format.colours.items())),
         None if factor is None else float(factor),
-        None if size is None else (size[0], size[1]),
+        None if size is None else (int(size[0]), int(size[1])),
         filter,
         top_k,
         masses,
