@@ -30,6 +30,7 @@ Task = Literal[
     "pipeline",
     "image gradient",
     "top classes",
+    "remap labels",
     "pyramid",
     "cross entropy",
     "sparse cross entropy",
@@ -111,6 +112,7 @@ class Case:
             "pipeline": rivals.PIPELINE,
             "image gradient": rivals.IMAGE_GRADIENT,
             "top classes": rivals.TOP_CLASSES,
+            "remap labels": rivals.REMAP,
             "pyramid": rivals.PYRAMID,
             "cross entropy": rivals.CROSS_ENTROPY,
             "sparse cross entropy": rivals.SPARSE_CROSS_ENTROPY,
@@ -135,6 +137,8 @@ class Case:
             return logits, self._sparse(soft) if self.task == "sparse cross entropy" else soft
         if self.task == "decode":
             return self._logits(), self.source
+        if self.task == "remap labels":
+            return self._labels(), self._table()
         if self.task == "image gradient":
             return self._image().requires_grad_(), self._boxes(), self.size, self._slopes()
         if self.task == "shrink image":
@@ -166,6 +170,8 @@ class Case:
             return (rivals.decode_map(winners, self.num_classes),)
         if self.task == "top classes":
             return (rivals.decode_dense(self._soft(self.dtype), self.num_classes),)
+        if self.task == "remap labels":
+            return (self._table()[self._labels().long()],)
         if self.task == "pyramid":
             return tuple(self._soft(self.dtype, size) for size in rivals.halved(self.size))
         if self.task == "image gradient":
@@ -212,6 +218,8 @@ class Case:
             return Traffic(planes + target.get(self.task, planes), planes)
         if self.task == "decode":
             return Traffic(cells * self.num_classes * self.dtype.itemsize, pixels)  # one byte each
+        if self.task == "remap labels":
+            return Traffic(pixels, pixels)  # one byte each
         if self.task == "top classes":  # an index and a mass each, and what is left
             kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
             return Traffic(pixels * self.label_dtype.itemsize, cells * kept)
@@ -260,6 +268,11 @@ class Case:
             spread = labels * (self.num_classes // 19) if self.num_classes >= 19 else labels % self.num_classes
             labels = torch.where(labels == IGNORED, IGNORED, spread)
         return labels.to(self.device, self.label_dtype)
+
+    def _table(self) -> Tensor:  # (256,): 19 ids in another order
+        table = torch.full((256,), IGNORED, dtype=torch.uint8)
+        table[:19] = torch.arange(18, -1, -1)
+        return table.to(self.device)
 
     def _logits(self) -> Tensor:  # (B, C, h, w)
         shape = (self.batch, self.num_classes, *self.size)
@@ -371,6 +384,7 @@ def cases(device: str) -> list[Case]:
         whole(4, dtype=torch.float16 if device == "cpu" else torch.float32),
         whole(4, content="noise"),
         *([whole(4, 11, batch=16, source=(360, 480), content="CamVid")] if HAS_CAMVID else []),
+        Case("remap labels", device, torch.uint8, 4 if device == "cpu" else 16, (1024, 2048), 1),
         Case("crop pair", *crop_shape),
         Case("crop pair", device, crop_shape[1], crop_shape[2] // 4, *crop_shape[3:], many),
         Case("crop image", *crop_shape),

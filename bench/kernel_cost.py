@@ -46,6 +46,7 @@ from tritonsoft.kernels import (
     enlarged_overlap,
     enlarging,
     forward,
+    remapping,
     soft_cross_entropy,
     soft_overlap,
     sums,
@@ -196,6 +197,7 @@ def cases(platform: str) -> Iterator[Case]:
             trips, shares = _label_loops(launch, factor, num_classes)
             odd = " odd width" if size[1] % 2 == 1 else ""
             yield Case(f"soft C={num_classes} k={factor}{odd} street", launch, trips, shares, soft, [labels], [soft])
+    yield from _remapped(labels, platform)
     yield from _in_boxes(labels, boxes, platform)
     yield from _warped(labels, platform)
     for factor in (2, 4):
@@ -216,6 +218,17 @@ def cases(platform: str) -> Iterator[Case]:
     yield Case("image adjoint boxes s=1.5", launch, trips, shares, image, [grad], [image])
     for num_classes in (19, 150):
         yield from _at_full_size(num_classes, platform)
+
+
+def _remapped(labels: Tensor, platform: str) -> Iterator[Case]:
+    """The 35 ids of Cityscapes in bytes, and 100 ids far apart, which are searched in 7 steps."""
+    shape, hits = labels.shape, "loads that find their line in the first-level cache"
+    wide, out = _meta(shape, torch.int32), _meta(shape, torch.uint8)
+    launch = remapping.remap_configuration(out, labels, None, _meta((35,), torch.int32), 0, 255, platform)
+    yield Case("remap uint8", launch, {}, {}, out, [labels], [out], blind_to=hits)
+    ids, classes = _meta((100,), torch.int64), _meta((100,), torch.int32)
+    launch = remapping.remap_configuration(out, wide, ids, classes, 0, 255, platform)
+    yield Case("remap int32 searched", launch, {"while step > 0": 7}, {}, out, [wide], [out], blind_to=hits)
 
 
 def _in_boxes(labels: Tensor, boxes: Tensor, platform: str) -> Iterator[Case]:

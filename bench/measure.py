@@ -51,6 +51,8 @@ def tolerance(case: Case) -> float:
     float32: a coordinate as the product of two float32, as `F.interpolate` has it. Others: four roundings, of two
     weights, the line between and the result.
     """
+    if not case.dtype.is_floating_point:
+        return 0.0
     if case.dtype == torch.float32:
         return max(case.source) * torch.finfo(torch.float32).eps
     # torch computes a loss of up to 8 in half precision as the difference of two such numbers.

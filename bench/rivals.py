@@ -11,6 +11,7 @@ A rival is a plain function of the arguments that its task gets, listed at the e
     a training pipeline            (image, labels, int64 mask, size, num_classes)  -> (B, K, h, w), (B, C, h, w)
     the gradient of a crop         (image, boxes, size, gradient of its output)    -> (B, K, H, W)
     the largest classes            (labels, size, num_classes, dtype)              -> (B, k, h, w) classes and masses
+    classes of ids                 (labels, table), uint8                          -> (B, H, W)
     a pyramid of three sizes       (labels, size of the largest, num_classes, dtype)
     a loss of a soft label         (logits, soft), soft dense or a SparseLabels    -> a number
     a loss of a label map          (logits, labels)                                -> a number
@@ -692,6 +693,38 @@ def decode_dense(soft: Tensor, num_classes: int) -> Tensor:
     return decode_top((index, mass), num_classes)
 
 
+# --- classes of ids --------------------------------------------------------------------------------------------------
+
+
+def our_remap(labels: Tensor, table: Tensor) -> Tensor:
+    return ts.remap_labels(labels, table)
+
+
+def indexed(labels: Tensor, table: Tensor) -> Tensor:
+    return table[labels.long()]
+
+
+def taken(labels: Tensor, table: Tensor) -> Tensor:
+    return torch.from_numpy(table.numpy().take(labels.numpy()))
+
+
+def opencv_lookup(labels: Tensor, table: Tensor) -> Tensor:
+    import cv2
+
+    out = torch.empty_like(labels)
+    for source, target in zip(labels.numpy(), out.numpy(), strict=True):
+        cv2.LUT(source, table.numpy(), dst=target)
+    return out
+
+
+def class_by_class(labels: Tensor, table: Tensor) -> Tensor:
+    """As mmsegmentation and the scripts of Cityscapes do, for the 19 ids and the ignored one."""
+    out = torch.full_like(labels, IGNORED)
+    for label in range(19):
+        out[labels == label] = table[label]
+    return out
+
+
 # --- a pyramid -------------------------------------------------------------------------------------------------------
 
 
@@ -922,6 +955,15 @@ IMAGE_GRADIENT = [
     dataclasses.replace(rival, call=functools.partial(gradient_of, rival.call))
     for rival in CROP_IMAGE
     if rival.package != "cv2"
+]
+REMAP = [
+    Rival("tritonsoft", our_remap),
+    Rival("table[labels.long()]", indexed, usual=True),
+    Rival("table[labels.long()], compiled", indexed, compiled=True),
+    Rival("numpy take", taken, only_on="cpu"),
+    Rival("OpenCV LUT", opencv_lookup, package="cv2", only_on="cpu"),
+    Rival("class by class", class_by_class),
+    Rival("a copy", lambda labels, table: labels.clone(), computes="fills"),
 ]
 PYRAMID = [
     Rival("tritonsoft", our_pyramid),

@@ -30,10 +30,12 @@ Row = dict[str, Any]
 COMMON = ["--num-classes", "11", "--ignore-index", "11", "--cache", "--batch", "4", "--bf16"]
 SETTINGS = {  # factor, every n-th picture, epochs
     "f16-tenth": (16, 10, 120),
+    "f16-full": (16, 1, 20),
     "f8-tenth": (8, 10, 120),
     "f8-full": (8, 1, 20),
     "f4-tenth": (4, 10, 60),
     "f4-full": (4, 1, 6),
+    "f16-tenth-pretrained": (16, 10, 60),
     "f8-tenth-pretrained": (8, 10, 300),
     "f8-full-pretrained": (8, 1, 60),
 }
@@ -49,10 +51,12 @@ RECIPES = {
 THREE = LABELS[:3]
 TRIED = {  # the labels of each recipe
     "f16-tenth": {"plain": THREE, "fixed grid": THREE},
+    "f16-full": {"plain": THREE, "fixed grid": THREE},
     "f8-tenth": {"plain": LABELS, "weights+dice": LABELS, "fixed grid": THREE},
-    "f8-full": {"plain": LABELS, "weights+dice": LABELS},
+    "f8-full": {"plain": LABELS, "weights+dice": LABELS, "fixed grid": THREE},
     "f4-tenth": {"plain": LABELS},
     "f4-full": {"plain": LABELS},
+    "f16-tenth-pretrained": {"pretrained": THREE, "pretrained, fixed grid": THREE},
     **dict.fromkeys(UNRECORDED, dict.fromkeys(("pretrained", "pretrained, fixed grid"), (*THREE, "full"))),
 }
 METRICS = {  # name in the file: heading, factor, digits

@@ -7,6 +7,7 @@ from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, u
 from tritonsoft.kernels.enlarged_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 from tritonsoft.kernels.forward import crop_resize, crop_resize_pair, soft_crop_resize
 from tritonsoft.kernels.pyramid import soft_pyramid
+from tritonsoft.kernels.remapping import remap_labels
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
 from tritonsoft.kernels.top_k import soft_crop_resize_top
@@ -32,6 +33,7 @@ __all__ = [
     "decode",
     "overlap_loss",
     "overlap_loss_backward",
+    "remap_labels",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",

@@ -34,6 +34,8 @@ def _transpose_nibbles(row0, row1, row2, row3):
 def _label_words(pointers, mask, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, FACTOR: tl.constexpr):
     """One row of every window as bytes in 32-bit words: ``(BLOCK_H, BLOCK_W, words)``; no class is 255."""
     labels = tl.load(pointers, mask=mask, other=0)  # (BLOCK_H, BLOCK_W * FACTOR)
+    if labels.dtype == tl.int8:  # which cannot hold 255
+        labels = labels.to(tl.int16)
     if labels.dtype != tl.uint8:
         labels = tl.where((labels >= 0) & (labels < 255), labels, 255)
     labels = labels.to(tl.uint32)

@@ -100,6 +100,13 @@ def test_labels(box):
     ts.area_cross_entropy(logits, labels, boxes, backend="triton").backward()
 
 
+def test_labels_whose_ids_are_looked_up():
+    labels = torch.tensor([-(2**31), -1, 0, 4, 5, 2**31 - 1], dtype=torch.int32).view(1, 2, 3)
+    for table in ({0: 1, 4: 2}, {0: 1, 4: 2, 10**6: 3}, torch.arange(5)):
+        ts.remap_labels(labels, table, backend="triton")
+        ts.remap_labels(labels.mT, table, backend="triton")
+
+
 @pytest.mark.parametrize("loss", [ts.soft_cross_entropy, ts.soft_dice_loss])
 def test_losses_of_soft_labels(loss):
     logits = torch.randn(1, NUM_CLASSES, 2, 5, requires_grad=True)

@@ -54,6 +54,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         enlarging,
         forward,
         pyramid,
+        remapping,
         soft_cross_entropy,
         soft_overlap,
         sums,
@@ -108,6 +109,18 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
                 f"pair {suffix}",
                 forward.launch_configuration(result, image, mass, label_map, some_boxes, 255, "area", 0.0, platform),
             )
+    table, ids = empty((35,), torch.int32), empty((100,), torch.int64)
+    for labels, some_ids, classes in (
+        (byte, None, table),
+        (torch.uint16, None, empty((35,), byte)),
+        (torch.int32, ids, empty((100,), torch.int32)),
+    ):
+        result, source = empty((batch, height, width), byte), empty((batch, height, width), labels)
+        how = "" if some_ids is None else " searched"
+        yield (
+            f"remap {name(labels)}{how}",
+            remapping.remap_configuration(result, source, some_ids, classes, 0, 255, platform),
+        )
     matrix, field = empty((batch, 3, 3), single), empty((batch, 256, 512, 2), single)
     result, mass = empty((batch, 3, 256, 512), half), empty((batch, 19, 256, 512), half)
     image, label_map = empty((batch, 3, height, width), half), empty((batch, height, width), byte)

@@ -89,6 +89,7 @@ def _kernels() -> list[Any]:
         enlarging,
         forward,
         pyramid,
+        remapping,
         soft_cross_entropy,
         soft_overlap,
         sums,
@@ -96,7 +97,8 @@ def _kernels() -> list[Any]:
     )
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
-    modules = (adjoint, area_loss, forward, pyramid, soft_cross_entropy, soft_overlap, sums, top_k, *of_full_size)
+    labels = (forward, pyramid, remapping, top_k)
+    modules = (adjoint, area_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 
@@ -127,6 +129,9 @@ def _calls() -> dict[str, Callable[[], Any]]:
             index(), f(2, 2, 8, 8), f(*maps), labels(), None, 19, 255, "area", False
         ),
         "pyramid": lambda: kernels.soft_pyramid([f(2, 19, 16, 16), f(*logits)], labels(), 255, False),
+        "remap": lambda: kernels.remap_labels(
+            labels(), labels(), torch.tensor([3, 10**6]), torch.zeros(2, dtype=torch.int32), 0, 255, False
+        ),
         "cross entropy": lambda: kernels.cross_entropy(
             f(), f(), f(*maps), f(*maps), f(*logits), f(2, 2, 8, 8), index(), f(19), "mean", False
         ),
@@ -167,7 +172,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
 
 
 NAMES = [
-    *("image", "adjoint", "soft", "pair", "top", "pyramid", "cross entropy", "cross entropy backward"),
+    *("image", "adjoint", "soft", "pair", "top", "pyramid", "remap", "cross entropy", "cross entropy backward"),
     *("area cross entropy", "area cross entropy backward", "overlap", "overlap backward"),
     *("upsampled cross entropy", "upsampled cross entropy backward", "upsampled overlap", "upsampled overlap backward"),
     *("decode", "confusion matrix"),

@@ -56,6 +56,7 @@ def _tensors() -> dict[str, Tensor]:
     return {
         "image": _random(2, 3, 6, 8, seed=3),
         "labels": labels.to(torch.uint8),
+        "table": torch.tensor([4, 3, 0, 1, 2]),
         "boxes": torch.tensor([[0.5, 0.0, 7.0, 5.5], [8.0, 1.0, 2.0, 6.0]]),
         "logits": 4 * _random(2, NUM_CLASSES, *SIZE, seed=4),
         "soft": soft,
@@ -101,6 +102,13 @@ def _soft_resize(backend, labels):
         *_fields(ts.soft_resize(labels, SIZE, NUM_CLASSES, top_k=2, backend=backend)),
         *ts.soft_pyramid(labels, NUM_CLASSES, (1, 2), backend=backend),
         ts.to_soft(labels, NUM_CLASSES, backend=backend),
+    ]
+
+
+def _remap(backend, labels, table):
+    return [
+        ts.remap_labels(labels, table, backend=backend),
+        ts.remap_labels(labels, {0: 3, 2: 1, 10**6: 0}, backend=backend),
     ]
 
 
@@ -163,6 +171,7 @@ CALLS = [
     _pair,
     _soft_crop_resize,
     _soft_resize,
+    _remap,
     _top_k,
     _soft_labels,
     _cross_entropy,

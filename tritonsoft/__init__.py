@@ -29,12 +29,14 @@ from tritonsoft.losses import (
     soft_dice_loss,
     soft_jaccard_loss,
 )
+from tritonsoft.remapping import LabelTable, remap_labels
 from tritonsoft.sparse import SparseLabels
 from tritonsoft.version import __version__
 from tritonsoft.warping import box_to_matrix, soft_warp, warp, warp_pair
 
 __all__ = [
     "AreaCrossEntropyLoss",
+    "LabelTable",
     "SoftCrossEntropyLoss",
     "SoftDiceLoss",
     "SoftJaccardLoss",
@@ -50,6 +52,7 @@ __all__ = [
     "decode",
     "memory",
     "normalize",
+    "remap_labels",
     "resize",
     "soft_crop_resize",
     "soft_cross_entropy",

@@ -5,6 +5,7 @@ compiled graph, so the ops check them, with the functions at the end.
 """
 
 import math
+import numbers
 import os
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
@@ -13,11 +14,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tritonsoft.backends import reference
 from tritonsoft.backends.select import BACKENDS
-from tritonsoft.backends.values import bad_labels, total_mass
+from tritonsoft.backends.values import bad_labels, comparable, total_mass
 from tritonsoft.geometry import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
 
-LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64)
+LABEL_DTYPES = (torch.bool, *INTEGER_DTYPES)
+# Of label maps that functions make: PyTorch computes with all of them. The smallest first.
+OUTPUT_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMAGE_DTYPES = (torch.uint8, *FLOAT_DTYPES)
 LARGEST_SIZE = 2**31 - 1
@@ -33,6 +38,16 @@ def names_of(dtypes: tuple[torch.dtype, ...]) -> str:
 
 def is_int(value: Any) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether it is an int, or one of NumPy's."""
+    return is_int(value) or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+
+
+def python_int(value: Any) -> int:
+    """A whole number that PyTorch takes; a compiler's symbols stay what they are."""
+    return cast(int, value if is_int(value) else int(value))
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -91,7 +106,7 @@ def check_fill(fill: Any, dtype: torch.dtype) -> None:
 
 
 def check_labels(labels: Tensor) -> Tensor:
-    """The label map as ``(B, H, W)``, a plain tensor."""
+    """The label map as ``(B, H, W)``, a plain tensor; a bool one as the uint8 that it is in memory."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if labels.dtype not in LABEL_DTYPES:
@@ -100,7 +115,8 @@ def check_labels(labels: Tensor) -> Tensor:
         labels = labels.squeeze(1)
     if labels.ndim != 3 or labels.shape[1] == 0 or labels.shape[2] == 0:
         raise ValueError(f"labels must have shape (B, H, W) or (B, 1, H, W) with H, W >= 1, got {tuple(labels.shape)}")
-    return plain(labels)
+    labels = plain(labels)
+    return labels.view(torch.uint8) if labels.dtype == torch.bool else labels
 
 
 def check_same_extent(image: Tensor, labels: Tensor) -> None:
@@ -163,16 +179,19 @@ def check_backend(backend: Any) -> None:
         raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
 
 
-def check_geometry(
-    boxes: Any, size: Any, filter: Any, backend: Any, batch: int, device: torch.device, owner: str
-) -> Tensor | None:
-    """The boxes, as a plain tensor."""
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or not (is_int(size[0]) and is_int(size[1])):
+def check_size(size: Any) -> tuple[int, int]:
+    """Two ints, of Python or NumPy, as Python's."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(is_whole_number, size)):
         raise TypeError(f"size must be two ints (h, w), got {size!r}")
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
-    if size[0] > LARGEST_SIZE or size[1] > LARGEST_SIZE:
-        raise ValueError(f"size must be at most {LARGEST_SIZE} along each axis, got {tuple(size)}")
+    height, width = map(python_int, size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least (1, 1), got {(height, width)}")
+    if height > LARGEST_SIZE or width > LARGEST_SIZE:
+        raise ValueError(f"size must be at most {LARGEST_SIZE} along each axis, got {(height, width)}")
+    return height, width
+
+
+def check_sampling(filter: Any, backend: Any) -> None:
     if filter not in FILTERS:
         if isinstance(filter, str) and filter.lower().startswith(("bicubic", "cubic", "lanczos")):
             raise ValueError(
@@ -180,18 +199,55 @@ def check_geometry(
             )
         raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
     check_backend(backend)
+
+
+Boxes = Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+
+def check_boxes(boxes: Any, batch: int, device: torch.device, owner: str) -> Tensor | None:
+    """The boxes as a plain tensor ``(B, 4)`` of a floating type; `tritonsoft.functional` says what is taken."""
     if boxes is None:
         return None
+    if isinstance(boxes, (tuple, list)):
+        return _boxes_of_numbers(boxes, batch, device)
     if not isinstance(boxes, Tensor):
-        raise TypeError(f"boxes must be None or a tensor, got {type(boxes).__name__}")
-    if boxes.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"boxes must be floating point ({names_of(FLOAT_DTYPES)}), got {name_of(boxes.dtype)}")
+        raise TypeError(f"boxes must be None, a tensor or a list of numbers, got {type(boxes).__name__}")
+    if boxes.dtype not in (*FLOAT_DTYPES, *INTEGER_DTYPES):
+        allowed = names_of((*FLOAT_DTYPES, *INTEGER_DTYPES))
+        raise TypeError(f"boxes must be floating point or integers ({allowed}), got {name_of(boxes.dtype)}")
     if boxes.ndim != 2 or boxes.shape[0] != batch or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (B, 4) = ({batch}, 4), got {tuple(boxes.shape)}")
     if boxes.device != device:
         raise ValueError(f"boxes must be on the device of {owner}, {device}, got {boxes.device}")
     refuse_derivative(boxes, "boxes", "the operators differentiate in the image only")
-    return plain(boxes)
+    tensor = plain(boxes)
+    return tensor if tensor.is_floating_point() else tensor.double()  # which holds every coordinate that is allowed
+
+
+def _boxes_of_numbers(boxes: Any, batch: int, device: torch.device) -> Tensor:
+    """Four numbers for all samples, or for each; they are on the host and so are always checked."""
+    for_all = len(boxes) > 0 and all(map(_is_number, boxes))
+    rows = [boxes] if for_all else boxes
+    for row in rows:
+        if not isinstance(row, (tuple, list)) or len(row) != 4 or not all(map(_is_number, row)):
+            raise TypeError(f"boxes must be four numbers (x0, y0, x1, y1), or as many for each sample, got {boxes!r}")
+    if not for_all and len(rows) != batch:
+        raise ValueError(f"boxes must have four numbers for each of {batch} samples, got {len(rows)} times four")
+    rows = [[_python_float(number) for number in row] for row in rows]
+    _check_box_rows(rows)
+    on_device = tensor_on(torch.tensor(rows, dtype=torch.float64, device="cpu").view(-1, 4), device)
+    return on_device.expand(batch, 4)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _python_float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def check_transform(transform: Any, size: Sequence[int], batch: int, device: torch.device, owner: str) -> Tensor:
@@ -286,6 +342,14 @@ def check_reduced_classes(classes: Any, per_sample: Any) -> None:
         raise TypeError(f"per_sample must be True or False, got {per_sample!r}")
 
 
+def tensor_on(values: Tensor, device: torch.device) -> Tensor:
+    """A few numbers of the CPU's on a device, without waiting for it."""
+    if device.type == "cpu" or torch.compiler.is_compiling():
+        return values.to(device)
+    # From pinned memory the copy is queued like a kernel; from any other the host may have to wait for the device.
+    return (values.pin_memory() if device.type != "meta" else values).to(device, non_blocking=True)
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -298,11 +362,14 @@ def should_validate(device: torch.device, validate: bool | None) -> bool:
 
 def check_box_values(boxes: Tensor | None) -> None:
     """Finite, within ±`MAX_COORDINATE`, and not empty."""
-    if boxes is None:
-        return
+    if boxes is not None:
+        # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
+        _check_box_rows(boxes.tolist())
+
+
+def _check_box_rows(rows: Sequence[Sequence[float]]) -> None:
     limit = MAX_COORDINATE
-    # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
-    for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+    for index, (x0, y0, x1, y1) in enumerate(rows):
         if -limit <= x0 <= limit and -limit <= y0 <= limit and -limit <= x1 <= limit and -limit <= y1 <= limit:
             if x0 != x1 and y0 != y1:
                 continue
@@ -374,11 +441,22 @@ def check_index_values(index: Tensor | None, num_classes: int) -> None:
 
 def raise_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> NoReturn:
     """The error for a label map in which a backend found what is neither a class nor ``ignore_index``."""
-    values = labels[bad_labels(labels, num_classes, ignore_index)]
+    values = comparable(labels)[bad_labels(labels, num_classes, ignore_index)]
     raise ValueError(
         f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}) or equal "
         f"ignore_index={ignore_index}, got {values.numel()} other values from {values.min().item()} to "
         f"{values.max().item()}"
+    )
+
+
+def raise_unknown_ids(labels: Tensor, ids: Tensor | None, classes: Tensor, first_id: int) -> NoReturn:
+    """The error for a label map in which a backend found ids that a table does not have."""
+    unknown = ~reference.remap_labels(labels, ids, classes, first_id)[1]
+    values = comparable(labels)[unknown]
+    sample, row, column = unknown.nonzero()[0].tolist()
+    raise ValueError(
+        f"labels must hold ids that the table has, got {values.numel()} others from {values.min().item()} to "
+        f"{values.max().item()}, the first of them {values[0].item()} in row {row}, column {column} of sample {sample}"
     )
 
 

@@ -27,13 +27,14 @@ What they share:
 The same inputs give the same bits, whatever the number of threads: the gradient is gathered, without atomics.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tritonsoft import _validation
-from tritonsoft._validation import name_of
+from tritonsoft._validation import Boxes, name_of
 from tritonsoft.geometry import Classes, Reduction
 from tritonsoft.losses import WeightedLoss, per_class
 from tritonsoft.ops import full_resolution as ops
@@ -42,7 +43,7 @@ from tritonsoft.ops import full_resolution as ops
 def upsampled_cross_entropy(
     logits: Tensor,
     labels: Tensor,
-    boxes: Tensor | None = None,
+    boxes: Boxes | None = None,
     *,
     ignore_index: int | None = None,
     weight: Tensor | None = None,
@@ -93,7 +94,7 @@ def upsampled_cross_entropy(
 def upsampled_dice_loss(
     logits: Tensor,
     labels: Tensor,
-    boxes: Tensor | None = None,
+    boxes: Boxes | None = None,
     *,
     ignore_index: int | None = None,
     weight: Tensor | None = None,
@@ -144,9 +145,9 @@ def upsampled_dice_loss(
 
 def decode(
     logits: Tensor,
-    size: tuple[int, int],
+    size: Sequence[int],
     *,
-    boxes: Tensor | None = None,
+    boxes: Boxes | None = None,
     scores: bool = False,
     bias: Tensor | None = None,
     ignore_index: int | None = None,
@@ -183,15 +184,15 @@ def decode(
         (tensor([[[255,   0,   1, 255]]], dtype=torch.uint8), tensor([[[0.0000, 0.7311, 0.8808, 0.0000]]]))
     """
     logits = _validation.check_logits(logits, None, "size")
-    _validation.check_geometry(None, size, "bilinear", backend, 0, logits.device, "logits")
+    size = _validation.check_size(size)
     num_classes = logits.shape[1]
     if boxes is None and ignore_index is None:
         ignore_index = _validation.DEFAULT_IGNORE_INDEX  # no pixel gets it
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
     if not isinstance(scores, bool):
         raise TypeError(f"scores must be True or False, got {scores!r}")
-    if dtype not in _validation.LABEL_DTYPES:
-        raise TypeError(f"dtype must be {_validation.names_of(_validation.LABEL_DTYPES)}, got {dtype}")
+    if dtype not in _validation.OUTPUT_LABEL_DTYPES:
+        raise TypeError(f"dtype must be {_validation.names_of(_validation.OUTPUT_LABEL_DTYPES)}, got {dtype}")
     info = torch.iinfo(dtype)
     if num_classes - 1 > info.max:
         raise ValueError(f"dtype must hold the classes 0..{num_classes - 1}, got {name_of(dtype)}")
@@ -205,7 +206,7 @@ def decode(
 def confusion_matrix(
     logits: Tensor,
     labels: Tensor,
-    boxes: Tensor | None = None,
+    boxes: Boxes | None = None,
     *,
     bias: Tensor | None = None,
     ignore_index: int | None = None,
@@ -266,7 +267,7 @@ class UpsampledCrossEntropyLoss(WeightedLoss):
         _check_label_smoothing(label_smoothing)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
-    def forward(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None) -> Tensor:
         """Logits ``(B, C, h, w)``, label map ``(B, H, W)``, and boxes ``(B, 4)`` in it or None."""
         return upsampled_cross_entropy(
             logits,
@@ -315,7 +316,7 @@ class UpsampledDiceLoss(WeightedLoss):
         _validation.check_reduced_classes(classes, per_sample)
         self.ignore_index, self.classes, self.per_sample = ignore_index, classes, per_sample
 
-    def forward(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None) -> Tensor:
         """Logits ``(B, C, h, w)``, label map ``(B, H, W)``, and boxes ``(B, 4)`` in it or None."""
         names = ("weight", "ignore_index", "classes", "per_sample", "reduction", "validate")
         return upsampled_dice_loss(logits, labels, boxes, **{name: getattr(self, name) for name in names})
@@ -338,9 +339,8 @@ def _check_place(
     logits: Tensor, boxes: Any, ignore_index: Any, validate: Any, backend: Any
 ) -> tuple[int, Tensor | None]:
     """The ignore index, and the boxes as a plain tensor."""
-    boxes = _validation.check_geometry(
-        boxes, logits.shape[2:], "bilinear", backend, logits.shape[0], logits.device, "logits"
-    )
+    _validation.check_backend(backend)
+    boxes = _validation.check_boxes(boxes, logits.shape[0], logits.device, "logits")
     ignore_index = _validation.check_ignore_index(ignore_index, logits.shape[1])
     _validation.check_validate(validate)
     return ignore_index, boxes

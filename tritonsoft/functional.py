@@ -2,22 +2,26 @@
 
 What they share:
 
-* **Label map**: integer tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of uint8, int16, int32 or int64. Classes
-  are ``0 .. C-1``; pixels equal to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes
-  refuse) belong to none, also where it lies in ``0 .. C-1``: that class then carries no mass.
+* **Label map**: tensor ``(B, H, W)`` or ``(B, 1, H, W)`` of bool (classes 0 and 1), uint8, int8, int16, uint16, int32,
+  uint32 or int64, read as it is. Classes are ``0 .. C-1`` (`tritonsoft.remap_labels` makes them of ids); pixels equal
+  to ``ignore_index`` (any int; 255 where none is given, which more than 255 classes refuse) belong to none, also where
+  it lies in ``0 .. C-1``: that class then carries no mass.
 * **Soft label**: float tensor ``(B, C, h, w)``. Entry ``q[b, c, i, j]`` is the *mass* of class c in output pixel
   (i, j): the filter-weighted share of its footprint that is labelled c. Ignored pixels and everything outside the
   image carry no mass, so ``q.sum(1)`` is the labelled share of the footprint, in [0, 1].
-* **Boxes**: ``(B, 4)`` float tensor ``(x0, y0, x1, y1)`` on the image's device, in source pixel edges: the whole
-  image is ``(0, 0, W, H)``, which is also what ``None`` means. Fractions are exact. ``x1 < x0`` mirrors left-right,
-  ``y1 < y0`` top-bottom. The outside of the image is ``fill`` for images and no mass for labels.
+* **Boxes**: ``(B, 4)`` tensor ``(x0, y0, x1, y1)`` on the image's device, in source pixel edges: the whole image is
+  ``(0, 0, W, H)``, which is also what ``None`` means. Fractions are exact, and so are integers, of any type but bool
+  and uint64, up to the largest coordinate there may be, 2^24. ``x1 < x0`` mirrors left-right, ``y1 < y0`` top-bottom.
+  The outside of the image is ``fill`` for images and no mass for labels. A list or tuple of four numbers is the box of
+  all samples, one of B such is a box for each. Their values are checked at every call, and go to a GPU from pinned
+  memory, by a copy that is queued like a kernel and that nothing waits for. What a CUDA graph captures needs a tensor.
 * **Filter**: ``"area"`` (default; the exact average when shrinking, linear interpolation when enlarging),
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
   `tritonsoft.geometry`.
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
   without it (on a GPU for up to 16; above, by way of the soft label). An integer factor of k pixels along each axis
   never needs more than k * k.
-* **Size**: ``(h, w)`` of the output in pixels.
+* **Size**: ``(h, w)`` of the output in pixels, ints of Python or NumPy.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no
   mass.
@@ -36,20 +40,25 @@ from torch import Tensor
 
 from tritonsoft._validation import (
     FLOAT_DTYPES,
+    Boxes,
     check_backend,
+    check_boxes,
     check_classes,
     check_fill,
-    check_geometry,
     check_image,
     check_labels,
     check_same_extent,
+    check_sampling,
+    check_size,
     check_top_k,
     image_dtype,
-    is_int,
+    is_whole_number,
     name_of,
     names_of,
     plain,
+    python_int,
 )
+from tritonsoft._validation import LABEL_DTYPES as LABEL_DTYPES
 from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
@@ -60,7 +69,7 @@ from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
 
 def crop_resize(
     image: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     *,
     filter: Filter = "area",
@@ -95,14 +104,16 @@ def crop_resize(
     image = check_image(image)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    boxes = check_boxes(boxes, image.shape[0], image.device, "image")
     return images.crop_resize(backend, None, image, boxes, size, filter, float(fill), dtype)
 
 
 @overload
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -118,7 +129,7 @@ def soft_crop_resize(
 @overload
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -134,7 +145,7 @@ def soft_crop_resize(
 @overload
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -149,7 +160,7 @@ def soft_crop_resize(
 
 def soft_crop_resize(
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -189,7 +200,9 @@ def soft_crop_resize(
     """
     labels = check_labels(labels)
     ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
-    boxes = check_geometry(boxes, size, filter, backend, labels.shape[0], labels.device, "labels")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    boxes = check_boxes(boxes, labels.shape[0], labels.device, "labels")
     if top_k is None:
         return label_ops.soft_crop_resize(
             backend, validate, labels, boxes, size, num_classes, ignore_index, filter, dtype
@@ -216,7 +229,7 @@ def soft_crop_resize(
 def crop_resize_pair(
     image: Tensor,
     labels: Tensor,
-    boxes: Tensor | None,
+    boxes: Boxes | None,
     size: Sequence[int],
     num_classes: int,
     *,
@@ -260,7 +273,9 @@ def crop_resize_pair(
     check_fill(fill, dtype)
     ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     check_same_extent(image, labels)
-    boxes = check_geometry(boxes, size, filter, backend, image.shape[0], image.device, "image")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    boxes = check_boxes(boxes, image.shape[0], image.device, "image")
     return label_ops.crop_resize_pair(
         backend,
         validate,
@@ -439,8 +454,9 @@ def soft_pyramid(
     labels = check_labels(labels)
     ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
     check_backend(backend)
-    if not isinstance(factors, (tuple, list)) or not factors or not all(is_int(factor) for factor in factors):
+    if not isinstance(factors, (tuple, list)) or not factors or not all(map(is_whole_number, factors)):
         raise TypeError(f"factors must be ints, at least one, got {factors!r}")
+    factors = [python_int(factor) for factor in factors]
     if factors[0] < 1 or any(fine >= coarse for fine, coarse in itertools.pairwise(factors)):
         raise ValueError(f"factors must be at least 1, in ascending order, got {tuple(factors)}")
     height, width = labels.shape[1:]

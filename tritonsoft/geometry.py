@@ -106,3 +106,6 @@ MAX_POINTS: Final = 16
 STRETCH_TOLERANCE: Final = 2.0**-16
 MIN_STEP: Final = 2.0**-20
 MIN_WINDOW: Final = 2.0**-10
+
+# In a table of classes, an id that has none.
+NO_CLASS: Final = -(2**31)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tritonsoft import _validation
-from tritonsoft._validation import FLOAT_DTYPES, are_swapped, name_of, names_of
+from tritonsoft._validation import FLOAT_DTYPES, Boxes, are_swapped, name_of, names_of
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 from tritonsoft.ops import losses as loss_ops
 from tritonsoft.ops import warps
@@ -72,7 +72,7 @@ def soft_cross_entropy(
 def area_cross_entropy(
     logits: Tensor,
     labels: Tensor,
-    boxes: Tensor | None = None,
+    boxes: Boxes | None = None,
     *,
     transform: Tensor | None = None,
     ignore_index: int | None = None,
@@ -119,9 +119,8 @@ def area_cross_entropy(
     logits = _validation.check_logits(logits, labels, "labels")
     labels = _validation.check_hard_target(labels, logits, "soft_cross_entropy")
     ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
-    boxes = _validation.check_geometry(
-        boxes, logits.shape[2:], filter, backend, logits.shape[0], logits.device, "logits"
-    )
+    _validation.check_sampling(filter, backend)
+    boxes = _validation.check_boxes(boxes, logits.shape[0], logits.device, "logits")
     weight = _check_options(weight, reduction, validate, backend, logits)
     if transform is not None:
         if boxes is not None:
@@ -300,11 +299,11 @@ class AreaCrossEntropyLoss(WeightedLoss):
     ) -> None:
         super().__init__(weight, reduction, validate)
         _validation.check_ignore_index(ignore_index, None)
-        _validation.check_geometry(None, (1, 1), filter, None, 0, torch.device("cpu"), "logits")
+        _validation.check_sampling(filter, None)
         self.ignore_index, self.filter = ignore_index, filter
 
     def forward(
-        self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None, transform: Tensor | None = None
+        self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None, transform: Tensor | None = None
     ) -> Tensor:
         """Logits ``(B, C, h, w)`` and label map ``(B, H, W)``; boxes ``(B, 4)`` in it, or a transform into it."""
         return area_cross_entropy(

@@ -28,7 +28,7 @@ except ImportError as error:
         f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
     ) from None
 
-from tritonsoft._validation import check_ignore_index, check_vector, should_validate
+from tritonsoft._validation import Boxes, check_ignore_index, check_vector, should_validate
 from tritonsoft.backends.values import is_subdistribution, total_mass
 from tritonsoft.full_resolution import confusion_matrix
 from tritonsoft.functional import soft_resize, to_soft
@@ -181,7 +181,7 @@ class ConfusionMatrix(Metric):
         self.register_buffer("bias", bias)
         self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor, boxes: Tensor | None = None) -> None:
+    def update(self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None) -> None:
         """Adds a batch: logits ``(B, C, h, w)``, label map ``(B, H, W)``, and boxes where in it the logits lie."""
         if isinstance(logits, Tensor) and logits.ndim == 4 and logits.shape[1] != self.num_classes:
             raise ValueError(f"logits must have num_classes={self.num_classes} channels, got {logits.shape[1]}")

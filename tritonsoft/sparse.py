@@ -12,7 +12,7 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tritonsoft._validation import (
-    LABEL_DTYPES,
+    OUTPUT_LABEL_DTYPES,
     check_ignore_index,
     check_top_k,
     is_int,
@@ -247,7 +247,7 @@ class SparseLabels:
         ignore_index = check_ignore_index(ignore_index, self.num_classes)
         dtype = next(
             dtype
-            for dtype in LABEL_DTYPES
+            for dtype in OUTPUT_LABEL_DTYPES
             if torch.iinfo(dtype).min <= ignore_index
             and max(ignore_index, self.num_classes - 1) <= torch.iinfo(dtype).max
         )
@@ -275,7 +275,7 @@ class SparseLabels:
             if not pad:
                 _check_starts(start, start, argument, extent - length)
             return max(-length, min(start, extent))  # what lies further outside has no mass either
-        starts = self._per_sample(value, argument, (torch.int8, *LABEL_DTYPES))
+        starts = self._per_sample(value, argument, (torch.int8, *OUTPUT_LABEL_DTYPES))
         can_be_read = should_validate(starts.device, None) and not torch.compiler.is_compiling()
         if not pad and can_be_read and starts.numel():
             _check_starts(int(starts.min()), int(starts.max()), argument, extent - length)

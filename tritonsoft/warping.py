@@ -30,12 +30,14 @@ import torch
 from torch import Tensor
 
 from tritonsoft._validation import (
+    check_boxes,
     check_classes,
     check_fill,
-    check_geometry,
     check_image,
     check_labels,
     check_same_extent,
+    check_sampling,
+    check_size,
     check_top_k,
     check_transform,
     image_dtype,
@@ -51,7 +53,7 @@ def box_to_matrix(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """The matrices that cut boxes out of images and resample them to ``size``, as `crop_resize` does.
 
     Args:
-        boxes: ``(B, 4)`` of a floating type, ``(x0, y0, x1, y1)`` in source pixel edges; ``x1 < x0`` mirrors
+        boxes: tensor ``(B, 4)``, floating or integers, ``(x0, y0, x1, y1)`` in source pixel edges; ``x1 < x0`` mirrors
             left-right, ``y1 < y0`` top-bottom.
         size: ``(h, w)`` of the output.
 
@@ -67,7 +69,8 @@ def box_to_matrix(boxes: Tensor, size: Sequence[int]) -> Tensor:
     if not isinstance(boxes, Tensor):
         raise TypeError(f"boxes must be a tensor, got {type(boxes).__name__}")
     batch = boxes.shape[0] if boxes.ndim > 0 else 0
-    checked = check_geometry(boxes, size, "area", None, batch, boxes.device, "boxes")
+    size = check_size(size)
+    checked = check_boxes(boxes, batch, boxes.device, "boxes")
     assert checked is not None
     x0, y0, x1, y1 = checked.double().unbind(1)
     zero, one = torch.zeros_like(x0), torch.ones_like(x0)
@@ -112,7 +115,8 @@ def warp(
     image = check_image(image)
     dtype = image_dtype(image, dtype)
     check_fill(fill, dtype)
-    check_geometry(None, size, filter, backend, image.shape[0], image.device, "image")
+    size = check_size(size)
+    check_sampling(filter, backend)
     transform = check_transform(transform, size, image.shape[0], image.device, "image")
     return warps.warp(backend, None, image, transform, size, filter, float(fill), dtype)
 
@@ -181,7 +185,7 @@ def soft_warp(
     """Resample each label map under a transform to a soft label: `warp` of its one-hot planes.
 
     Args:
-        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of uint8, int16, int32 or int64.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, see `tritonsoft.functional`.
         transform: matrix ``(B, 3, 3)`` or field ``(B, h, w, 2)``, from the output to the label map.
         size: ``(h, w)`` of the output.
         num_classes: C, at least 1.
@@ -206,7 +210,8 @@ def soft_warp(
     """
     labels = check_labels(labels)
     ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
-    check_geometry(None, size, filter, backend, labels.shape[0], labels.device, "labels")
+    size = check_size(size)
+    check_sampling(filter, backend)
     transform = check_transform(transform, size, labels.shape[0], labels.device, "labels")
     if top_k is None:
         return warps.soft_warp(backend, validate, labels, transform, size, num_classes, ignore_index, filter, dtype)
@@ -277,7 +282,8 @@ def warp_pair(
     check_fill(fill, dtype)
     ignore_index = check_classes(num_classes, ignore_index, validate, soft_dtype, "soft_dtype")
     check_same_extent(image, labels)
-    check_geometry(None, size, filter, backend, image.shape[0], image.device, "image")
+    size = check_size(size)
+    check_sampling(filter, backend)
     transform = check_transform(transform, size, image.shape[0], image.device, "image")
     return warps.warp_pair(
         backend,

@@ -42,6 +42,7 @@ from tritonsoft.augmentation.modules import (
     RandomVerticalFlip,
     Resize,
 )
+from tritonsoft.augmentation.remapping import RemapLabels
 
 __all__ = [
     "AugmentationSequential",
@@ -57,6 +58,7 @@ __all__ = [
     "RandomShear",
     "RandomTranslate",
     "RandomVerticalFlip",
+    "RemapLabels",
     "Resize",
     "SoftLabel",
 ]

@@ -151,6 +151,14 @@ class MatrixHooks(ModuleHooks, K.GeometricAugmentationBase2D):
         return recorded if recorded is not None and isinstance(recorded[0], Tensor) else None
 
 
+class PointwiseHooks(ModuleHooks, K.IntensityAugmentationBase2D):
+    """kornia's modules that move nothing, whose matrix is the identity."""
+
+    def record_call(self, params: Params, image: Tensor) -> None:
+        """Leave behind what a forward call on an image would."""
+        self._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(image, params, self.flags))
+
+
 def smoothed_displacement(
     noise: Tensor, kernel_size: tuple[int, int], sigma: tuple[float, float], alpha: tuple[float, float]
 ) -> Tensor:

@@ -34,6 +34,7 @@ from tritonsoft.augmentation.pending import (
     values_of,
     with_values,
 )
+from tritonsoft.augmentation.remapping import RemapLabels
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 from tritonsoft.augmentation.view import Size, View, expand_transform, whole
 
@@ -129,6 +130,8 @@ class FusingOps(AugmentationSequentialOps):
             return self._fused(args, keys, module, param, extra_args)
         if is_plain_container(module):
             return self._through_container(args, keys, module, param, extra_args)
+        if isinstance(module, RemapLabels):
+            return self._remapped(args, keys, module, param, extra_args)
         return self._applied(self.materialize(args, keys), keys, module, param, extra_args)
 
     def _through_container(
@@ -205,6 +208,19 @@ class FusingOps(AugmentationSequentialOps):
             if key in (DataKey.INPUT, DataKey.MASK)
             else self._moved(arg, key, module, param, extra_args)
             for arg, key in zip(out, keys, strict=True)
+        ]
+
+    def _remapped(
+        self, args: list[Any], keys: list[DataKey], module: RemapLabels, param: ParamItem, extra_args: ExtraArgs
+    ) -> list[Any]:
+        """Masks get new values, and nothing becomes less pending."""
+        image = image_of(args, keys)
+        if image is not None:
+            module.record_call(cast(dict[str, Tensor], param.data), image)
+            self._record_step(module, image)
+        return [
+            self._moved_mask(arg, image, "transform", module, param, extra_args) if key == DataKey.MASK else arg
+            for arg, key in zip(args, keys, strict=True)
         ]
 
     def _applied(

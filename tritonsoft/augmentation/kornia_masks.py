@@ -22,6 +22,7 @@ from tritonsoft.augmentation.pending import (
     values_of,
     with_values,
 )
+from tritonsoft.augmentation.remapping import RemapLabels
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
 ExtraArgs = dict[DataKey, dict[str, Any]]
@@ -46,6 +47,8 @@ def move_mask(
         module = module.op
     if not isinstance(module, TAKE_MASKS) or masks == []:
         return masks
+    if isinstance(module, RemapLabels):
+        return masks if way == "inverse" else remap(masks, image, module, param, labels)
     is_video = isinstance(module, K.VideoSequential) and isinstance(masks, PendingInput)
     if is_video or getattr(type(module), "transform_masks", None) is ImageSequentialBase.transform_masks:
         return _move_through_children(masks, image, way, module, param, extra_args, labels)
@@ -67,6 +70,20 @@ def move_mask(
     return out
 
 
+def remap(
+    masks: PendingInputs, image: Tensor | None, module: RemapLabels, param: ParamItem, labels: LabelSettings
+) -> PendingInputs:
+    """The classes of ids, in masks as they came in: what is still to be done to their pixels reads no values."""
+
+    def remapped(mask: PendingInput) -> PendingInput:
+        group = mask.pending_group
+        if mask.kind == "soft label" or (group is not None and group.num_classes is not None):
+            module.refuse_soft_label()
+        return replace(mask, value=module.remap(mask.value))
+
+    return apply_to_each(remapped, classify(masks, image, param, labels))
+
+
 def move_sparse(labels: PendingSparse, way: str, module: Any, param: ParamItem, extra_args: ExtraArgs) -> PendingSparse:
     """A `SparseLabels` through what moves no pixels, and through the modules of this package that move whole ones."""
     if isinstance(module, OperationBase):
@@ -78,6 +95,8 @@ def move_sparse(labels: PendingSparse, way: str, module: Any, param: ParamItem, 
         for child in children if way == "transform" else reversed(children):
             labels = move_sparse(labels, way, module.get_submodule(child.name), child, extra_args)
         return labels
+    if isinstance(module, RemapLabels) and way == "transform":
+        module.refuse_soft_label()
     if _changes_colours(module):
         return labels if module.keepdim else replace(labels, value=batched(labels.value, 1))
     if not isinstance(module, ResamplingAugmentation):

@@ -11,10 +11,7 @@ from torch import Tensor
 import tritonsoft as ts
 from tritonsoft.augmentation.sampling import can_be_read, invert, sample_hard, sample_labels, sample_soft
 from tritonsoft.augmentation.view import View
-
-_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
-_WIDER = {torch.int8: torch.int16, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
-
+from tritonsoft.functional import LABEL_DTYPES
 
 Mask = TypeVar("Mask", Tensor, ts.SparseLabels)
 
@@ -187,12 +184,10 @@ def _check_whole_pixels(view: View) -> None:
 def label_map(mask: Tensor, num_classes: int) -> Tensor:
     """The class ids of a one-channel mask, ``(B, 1, H, W)``, as integers that tritonsoft takes: ``(B, H, W)``."""
     ids = mask[:, 0]
-    if ids.dtype in _LABEL_DTYPES:
+    if ids.dtype in LABEL_DTYPES:
         return ids
-    if ids.dtype == torch.bool:
-        return ids.view(torch.uint8)
-    if ids.dtype in _WIDER:
-        return ids.to(_WIDER[ids.dtype])
+    if ids.dtype == torch.uint64:
+        return ids.to(torch.int64)
     if not ids.is_floating_point():
         raise TypeError(f"mask must hold class ids as integers or floats, got {ids.dtype}")
     exact_up_to = round(2 / torch.finfo(ids.dtype).eps)
@@ -201,17 +196,21 @@ def label_map(mask: Tensor, num_classes: int) -> Tensor:
             f"mask in {ids.dtype} cannot tell num_classes={num_classes} labels apart: its integers are exact up to "
             f"{exact_up_to}. Give it as integers, or as float32"
         )
-    # What no int32 can hold is clamped: it then differs from the float it came from, and is found out of range below.
-    limit = min(2.0**31 - 256, torch.finfo(ids.dtype).max)
-    integers = ids.nan_to_num(nan=-1.0).clamp(-limit, limit).to(torch.int32)
-    whole = integers == ids
-    if ids.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(whole.all()):
-        raise ValueError(
-            f"mask with one channel must hold class ids in 0..{num_classes - 1} (num_classes={num_classes}), got "
-            f"{ids[~whole][0].item()}"
-        )
-    # Values may not be read on a GPU or by a compiler: there, a fraction becomes a label out of range, without mass.
-    return torch.where(whole, integers, torch.full((), -(2**31), dtype=torch.int32, device=ids.device))
+    wanted = f"mask with one channel must hold class ids in 0..{num_classes - 1} (num_classes={num_classes})"
+    return whole_numbers(ids, torch.int32, wanted)
+
+
+def whole_numbers(values: Tensor, dtype: torch.dtype, wanted: str) -> Tensor:
+    """Floats as the integers that they are: int32 or int64, or an error that begins with what is ``wanted``."""
+    # What no integer can hold is clamped: it then differs from the float it came from, and is found out below.
+    limit = min(2.0**31 - 256 if dtype == torch.int32 else 2.0**62, torch.finfo(values.dtype).max)
+    integers = values.nan_to_num(nan=-1.0).clamp(-limit, limit).to(dtype)
+    whole = integers == values
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(whole.all()):
+        raise ValueError(f"{wanted}, got {values[~whole][0].item()}")
+    # Values may not be read on a GPU or by a compiler: there, a fraction becomes the least integer, which is no label.
+    least = torch.full((), torch.iinfo(dtype).min, dtype=dtype, device=values.device)
+    return torch.where(whole, integers, least)
 
 
 def resample_to_soft(

@@ -29,6 +29,20 @@ def crop_resize_adjoint(out: Tensor, grad: Tensor, boxes: Tensor | None, filter:
         out.copy_(reference.crop_resize_adjoint(grad, boxes, out.shape[2:], filter, out.dtype))
 
 
+def remap_labels(
+    out: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    classes: Tensor,
+    first_id: int,
+    ignore_index: int,
+    validate: bool,
+) -> bool:
+    remapped, known = reference.remap_labels(labels, ids, classes, first_id)
+    out.copy_(torch.where(known, remapped, ignore_index))
+    return not validate or bool(known.all())
+
+
 def soft_crop_resize(
     out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
 ) -> bool:

@@ -28,6 +28,21 @@ class Backend(Protocol):
     def crop_resize_adjoint(self, out: Tensor, grad: Tensor, boxes: Tensor | None, filter: Filter) -> None:
         """``out (B, K, H, W)`` is the transpose of `crop_resize`, applied to ``grad (B, K, h, w)``."""
 
+    def remap_labels(
+        self,
+        out: Tensor,
+        labels: Tensor,
+        ids: Tensor | None,
+        classes: Tensor,
+        first_id: int,
+        ignore_index: int,
+        validate: bool,
+    ) -> bool:
+        """``out (B, H, W)``, contiguous, is the class of each label; of those that have none ``ignore_index``.
+
+        The classes ``(N,)`` are those of ``ids (N,)``, ascending, or of the ids from ``first_id`` on.
+        """
+
     def soft_crop_resize(
         self, out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
     ) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tritonsoft.geometry import Classes, Measure, Reduction
+from tritonsoft.geometry import NO_CLASS, Classes, Measure, Reduction
 
 
 def axis_matrix(ends: Tensor, in_size: int, out_size: int, filter: str) -> tuple[Tensor, Tensor]:
@@ -102,6 +102,28 @@ def crop_resize_adjoint(
     planes = grad.to(torch.promote_types(torch.promote_types(grad.dtype, dtype), torch.float32))
     matrix_y, matrix_x, _ = _matrices(boxes, source, grad.shape[-2:], filter, planes)
     return (matrix_y.mT @ planes @ matrix_x).to(dtype)
+
+
+def remap_labels(labels: Tensor, ids: Tensor | None, classes: Tensor, first_id: int) -> tuple[Tensor, Tensor]:
+    """The class of each label, of any shape, by a table.
+
+    Args:
+        labels: of any integer type.
+        ids: ``(N,)`` int64, ascending: what has a class; None: the N ids from ``first_id`` on.
+        classes: ``(N,)``; an entry of `tritonsoft.geometry.NO_CLASS` is none.
+
+    Returns:
+        The classes as int64, and which labels have one; what stands where they have none means nothing.
+    """
+    values = labels.long()
+    # A difference that overflows wraps to what is no place either.
+    place = values - first_id if ids is None else torch.searchsorted(ids, values.contiguous())
+    inside = (place >= 0) & (place < len(classes))
+    place = place.clamp(0, len(classes) - 1)
+    if ids is not None:
+        inside &= ids[place] == values
+    remapped = classes.long()[place]
+    return remapped, inside & (remapped != NO_CLASS)
 
 
 def one_hot_planes(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:

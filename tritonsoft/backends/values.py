@@ -3,7 +3,16 @@
 import torch
 from torch import Tensor
 
+from tritonsoft.backends import reference
 from tritonsoft.geometry import MASS_TOLERANCE
+
+# PyTorch 2.11 can copy and view these, but neither compare nor select them.
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
+
+
+def comparable(labels: Tensor) -> Tensor:
+    """The labels in a type that PyTorch computes with."""
+    return labels.to(_WIDER.get(labels.dtype, labels.dtype))
 
 
 def labels_in_range(labels: Tensor, num_classes: int, ignore_index: int) -> bool:
@@ -15,12 +24,18 @@ def bad_labels(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Where a label map holds what is neither a class nor ``ignore_index``."""
     # Out-of-range scalars would wrap in a narrow dtype: compare with bounds that the dtype can hold.
     info = torch.iinfo(labels.dtype)
+    labels = comparable(labels)
     bad = labels < 0
     if num_classes <= info.max:
         bad |= labels >= num_classes
     if info.min <= ignore_index <= info.max:
         bad &= labels != ignore_index
     return bad
+
+
+def ids_are_known(labels: Tensor, ids: Tensor | None, classes: Tensor, first_id: int) -> bool:
+    """Whether every label has a class in a table (`reference.remap_labels`)."""
+    return bool(reference.remap_labels(labels, ids, classes, first_id)[1].all())
 
 
 def is_subdistribution(values: Tensor) -> bool:

@@ -6,11 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonsoft._validation import check_box_values, raise_label_values
+from tritonsoft._validation import check_box_values, raise_label_values, raise_unknown_ids
 from tritonsoft.geometry import Filter
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
 from tritonsoft.ops.images import image_gradient, image_tangent, remember_geometry
+
+
+@operator
+def remap_labels(
+    call: Call,
+    labels: Tensor,
+    ids: Tensor | None,
+    classes: Tensor,
+    first_id: int,
+    ignore_index: int,
+    refuse_unknown: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Label map ``(B, H, W)`` of ids -> of their classes, by a table that backends know (`Backend.remap_labels`)."""
+    out = call.empty(labels.shape, dtype, labels)
+    checks = call.validate and refuse_unknown
+    if call.computes(out) and not call.backend.remap_labels(out, labels, ids, classes, first_id, ignore_index, checks):
+        raise_unknown_ids(labels, ids, classes, first_id)
+    return out
 
 
 @operator

@@ -15,6 +15,7 @@ from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, are
 from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
 from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
+from tritonsoft.backends.numba.remapping import remap_labels
 from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
 from tritonsoft.backends.numba.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
@@ -41,6 +42,7 @@ __all__ = [
     "decode",
     "overlap_loss",
     "overlap_loss_backward",
+    "remap_labels",
     "soft_crop_resize",
     "soft_crop_resize_top",
     "soft_pyramid",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tritonsoft.backends.numba.elements import LIKE, Array, borrowed, compute_dtype, flat
 from tritonsoft.backends.numba.enlarging import (
-    LABEL_TYPES,
+    DECODED_TYPES,
     Enlarging,
     EnlargingArguments,
     LabelMap,
@@ -199,7 +199,7 @@ def decode(
             score.zero_()
     arguments = (
         flat(out).view(np.uint8),
-        LABEL_TYPES.index(out.dtype),
+        DECODED_TYPES.index(out.dtype),
         LIKE[dtype] if score is None else flat(score),
         size,
         enlarging_arguments(logits, boxes, size, dtype),

@@ -34,14 +34,15 @@ BLOCK_ROWS = 8  # label rows whose sums are added up together
 _MAX_COLUMNS = 512  # of a tile
 _TILE_LOGITS = 1 << 14  # of all classes of a tile's row: two such lines of a tile fit a core's second-level cache
 
-LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+DECODED_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class LabelMap(NamedTuple):
     """A label map ``(B, H, W)`` of any integer type."""
 
     memory: Array  # the memory that the tensor spans, as bytes
-    element_type: int  # place in `LABEL_TYPES`
+    element_bytes: int
+    mask: int  # the bits of an element that count once its sign is extended: all, or of an unsigned one its own
     strides: Any  # in elements
     height: int
     width: int
@@ -157,8 +158,9 @@ def enlarging_of(arguments: EnlargingArguments, like: Array) -> Any:
 
 def label_map(labels: Tensor, ignore_index: int) -> LabelMap:
     _, height, width = labels.shape
-    memory = flat(labels).view(np.uint8)
-    return LabelMap(memory, LABEL_TYPES.index(labels.dtype), tuple(labels.stride()), height, width, ignore_index)
+    memory, size = flat(labels).view(np.uint8), labels.itemsize
+    mask = -1 if labels.dtype.is_signed else 256**size - 1
+    return LabelMap(memory, size, mask, tuple(labels.stride()), height, width, ignore_index)
 
 
 def tile_columns(num_classes: int, width: int) -> int:
@@ -194,7 +196,7 @@ def _load_labels_as(labels: LabelMap, like: Any, start: int, count: int, num_cla
     memory, stride = labels.memory, labels.strides[2]
     in_range: Any = True
     for n in range(count):
-        value = np.int64(load_element(memory, unsigned(start + n * stride), like))
+        value = np.int64(load_element(memory, unsigned(start + n * stride), like)) & labels.mask
         known = value != labels.ignore_index
         is_class = (value >= 0) & (value < num_classes)
         in_range &= is_class | (not known)
@@ -210,11 +212,11 @@ def load_labels(labels: LabelMap, sample: int, row: int, first: int, end: int, n
     """
     strides = labels.strides
     start = sample * strides[0] + row * strides[1] + first * strides[2]
-    if labels.element_type == 0:
-        return _load_labels_as(labels, np.uint8(0), start, end - first, num_classes, line)
-    if labels.element_type == 1:
+    if labels.element_bytes == 1:
+        return _load_labels_as(labels, np.int8(0), start, end - first, num_classes, line)
+    if labels.element_bytes == 2:
         return _load_labels_as(labels, np.int16(0), start, end - first, num_classes, line)
-    if labels.element_type == 2:
+    if labels.element_bytes == 4:
         return _load_labels_as(labels, np.int32(0), start, end - first, num_classes, line)
     return _load_labels_as(labels, np.int64(0), start, end - first, num_classes, line)
 

@@ -384,6 +384,12 @@ def _rows_of_boxes(epilogue: Any, arguments: Any, first_row: int, end_row: int) 
     )
 
 
+def compared_type(labels: Tensor, ignore_index: int) -> Any:
+    """The type that holds labels and ``ignore_index``."""
+    is_wide = labels.dtype in (torch.int64, torch.uint32) or not -(2**31) <= ignore_index < 2**31
+    return np.int64 if is_wide else np.int32
+
+
 class LabelRows(NamedTuple):
     """A label map and its boxes or transform, for compiled functions that give `label_rows_at` an epilogue."""
 
@@ -416,7 +422,7 @@ def label_rows(
         dtype_y = torch.float64 if max_area(boxes.data_ptr(), num_boxes) > max_pixels else dtype
         # The finished row is mirrored, not the taps: sums in the same order make a flip exact to the bit.
         taps_y, taps_x, mirrored = tables_of_boxes(boxes, in_size, size, filter, dtype_y, torch.float64, sort_x=True)
-    wide = np.int32 if labels.dtype != torch.int64 and -(2**31) <= ignore_index < 2**31 else np.int64
+    wide = compared_type(labels, ignore_index)
     arguments = (
         labels.data_ptr(),
         LIKE[labels.dtype],

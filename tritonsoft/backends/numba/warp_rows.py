@@ -9,7 +9,14 @@ from numba.extending import overload
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed, fence
-from tritonsoft.backends.numba.label_rows import LabelRows, Masses, apply_epilogue, label_rows_at, line_of_label
+from tritonsoft.backends.numba.label_rows import (
+    LabelRows,
+    Masses,
+    apply_epilogue,
+    compared_type,
+    label_rows_at,
+    line_of_label,
+)
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
     ENTIRELY_OUTSIDE,
@@ -187,7 +194,7 @@ def warped_rows(
     tile: int,
 ) -> LabelRows:
     """What computes the rows of a soft label, which are counted through all samples."""
-    wide = np.int32 if labels.dtype != torch.int64 and -(2**31) <= ignore_index < 2**31 else np.int64
+    wide = compared_type(labels, ignore_index)
     of_transform = transform_arguments(transform, filter)
     arguments = (
         labels.data_ptr(),
