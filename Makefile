@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
-.PHONY: demo test bench cost figures evidence lint types test-backends test-kernels gpu format clean
+.PHONY: demo test bench cost figures evidence lint types test-backends test-kernels test-ray gpu format clean
 
 demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
@@ -43,6 +43,10 @@ test-backends: $(INSTALLED)  ## the reference and Numba, the command line, and e
 
 test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tensors
 	TRITON_INTERPRET=1 $(PYTEST) tests -k triton --ignore tests/test_compile.py
+
+test-ray: $(INSTALLED)  ## shrinking data sets on a Ray cluster of two workers, which installs Ray (500 MB) first
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray]"
+	$(BIN)/python -m pytest -q tests/test_shrink_ray.py
 
 gpu: $(INSTALLED)  ## all that waits for a GPU: its times, the same comparisons on it, a check of its memory accesses
 	$(BIN)/python -m bench.gpu

@@ -37,6 +37,7 @@ from tritonsoft.cli.common import (
 )
 from tritonsoft.cli.kept import MAX_LINES
 from tritonsoft.data import (
+    ClusterError,
     DataError,
     OutputError,
     ShrinkEstimate,
@@ -46,7 +47,7 @@ from tritonsoft.data import (
     shrink_settings,
 )
 from tritonsoft.data.manifest import MANIFEST, ImageFormat
-from tritonsoft.data.shrinking import Existing, find_pairs
+from tritonsoft.data.shrinking import Engine, Existing, find_pairs
 from tritonsoft.data.shrunk_labels import Masses
 from tritonsoft.geometry import Filter
 
@@ -78,7 +79,16 @@ def shrink(
     quality: Annotated[
         int | None, typer.Option(help="Of JPEG and WebP, 1 to 100.", show_default="95 of jpeg, 90 of webp")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads.", show_default="as many as there are cores")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads, or Ray's processes.", show_default="as many as there are cores")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Threads of this machine, or Ray, on one machine or several that share the folders.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="RAY_ADDRESS, or a new one"),
+    ] = None,
     limit: Limit = None,
     resume: Annotated[bool, typer.Option("--resume", help="Do what is missing of a data set in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a data set in --out first.")] = False,
@@ -91,6 +101,10 @@ def shrink(
     Files that cannot be used are named and left out, and the exit code is then 1.
     """
     need("data", "PIL", "safetensors")
+    if engine == "ray":
+        need("ray", "ray", "pyarrow")
+    elif address is not None:
+        raise typer.BadParameter("--address is of --engine ray")
     label_format = parse_format(num_classes, map, palette, ignore, ignore_index, class_names)
     for option, folder in (("--images", images), ("--labels", labels)):
         need_folder(option, folder)
@@ -137,11 +151,13 @@ def shrink(
                     limit=limit,
                     existing=existing,
                     workers=workers,
+                    engine=engine,
+                    address=address,
                     progress=progress,
                 )
             skipped = result.skipped
             say_result(out, settings, len(result.samples), result.seconds, skipped, as_json)
-    except (DataError, OutputError) as error:
+    except (ClusterError, DataError, OutputError) as error:
         fail(str(error))
     if skipped:
         name_skipped(skipped, None if dry_run else out)

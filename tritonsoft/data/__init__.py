@@ -4,7 +4,7 @@ Pillow, of the extra ``data``, reads the pictures; it is imported when the first
 import this module.
 """
 
-from tritonsoft.data.errors import DataError, UnknownLabelError
+from tritonsoft.data.errors import ClusterError, DataError, UnknownLabelError
 from tritonsoft.data.label_files import LabelFormat, label_format
 from tritonsoft.data.manifest import Manifest, Sample, ShrinkSettings
 from tritonsoft.data.pairing import Pair, find_files, pair_files
@@ -21,6 +21,7 @@ from tritonsoft.data.shrinking import (
 from tritonsoft.data.shrunk_dataset import ShrunkDataset
 
 __all__ = [
+    "ClusterError",
     "DataError",
     "LabelFormat",
     "Manifest",

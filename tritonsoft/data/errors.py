@@ -10,3 +10,7 @@ class UnknownLabelError(DataError):
 
     Many of them say that the label format is wrong, rather than the files.
     """
+
+
+class ClusterError(RuntimeError):
+    """The machines that were to do the work cannot be reached, or do not see its files."""

@@ -128,7 +128,7 @@ class Manifest:
     samples: tuple[Sample, ...] = ()
     finished: bool = False
     skipped: tuple[str, ...] = ()
-    versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
+    versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: versions_here())
 
     def write(self, folder: Path) -> None:
         """To the folder, whole or not at all."""
@@ -206,6 +206,7 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _versions() -> dict[str, str]:
+def versions_here() -> dict[str, str]:
+    """What decides the bytes beside settings and sources."""
     distributions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pillow", "safetensors")}
     return {"tritonsoft": __version__, **distributions, "python": platform.python_version()}

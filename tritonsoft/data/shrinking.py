@@ -6,13 +6,14 @@ labels file is there, which is written after the image and names the settings an
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from tritonsoft import functional
 from tritonsoft._validation import check_top_k, is_whole_number
-from tritonsoft.data.errors import DataError
+from tritonsoft.data.errors import ClusterError, DataError
 from tritonsoft.data.label_files import LabelFormat
 from tritonsoft.data.manifest import (
     MANIFEST,
@@ -47,6 +48,8 @@ DEFAULT_QUALITY: Final[dict[ImageFormat, int | None]] = {"png": None, "jpeg": 95
 PNG_OPTIONS: Final = {"compress_type": zlib.Z_RLE}
 Existing = Literal["refuse", "resume", "overwrite"]
 EXISTING: Final[tuple[Existing, ...]] = get_args(Existing)
+Engine = Literal["local", "ray"]
+ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
 PICTURES_TRIED: Final = 8  # by an estimate
 
 
@@ -300,13 +303,15 @@ def shrink_dataset(
     limit: int | None = None,
     existing: Existing = "refuse",
     workers: int | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> ShrinkResult:
     """Shrink a folder of images and one of label files to a data set that `ShrunkDataset` reads.
 
     Sources are read and never written to. A file of the data set is there whole or not at all, and the same bytes
-    come of the same sources and settings, whatever the number of workers. Interrupted, it is continued with
-    ``existing="resume"``. The format and its errors are described in ``docs/shrunk_datasets.md``.
+    come of the same sources and settings, whatever the engine and the number of workers. Interrupted, it is continued
+    with ``existing="resume"``. The format and its errors are described in ``docs/shrunk_datasets.md``.
 
     Args:
         images: folder of images.
@@ -318,12 +323,18 @@ def shrink_dataset(
         limit: do the first so many pairs alone, by name.
         existing: where ``out`` holds a shrunk data set: ``"refuse"``; ``"resume"``, which does what is missing where
             the settings are the same; or ``"overwrite"``, which deletes what the manifest names.
-        workers: threads; None: as many as there are cores for this process.
+        workers: threads, or Ray's processes; None: as many as there are cores for this process, or in the cluster.
+        engine: ``"local"``, threads of this process; or ``"ray"``, processes of a Ray cluster, whose machines share the
+            folders; it needs the extra ``ray``.
+        address: of a running Ray cluster, ``HOST:PORT`` or ``"auto"``; None: the variable ``RAY_ADDRESS``, or a new one
+            of this machine.
         progress: is called with the number of pairs done, and of all, before the first and after each.
 
     Raises:
         OutputError: ``out`` cannot be used, or written to, as on a full disk. What is done stays, for ``"resume"``.
         DataError: a folder that cannot be searched, or that holds no pair.
+        ClusterError: a Ray cluster cannot be reached, or a machine of it does not see the folders. What is done stays.
+        ImportError: Ray is not installed.
         TypeError, ValueError: another argument, which is named.
 
     Example:
@@ -337,21 +348,50 @@ def shrink_dataset(
         raise ValueError(f"existing must be one of {', '.join(EXISTING)}, got {existing!r}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    folder, team = Path(out), Workers(workers)
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if address is not None and engine != "ray":
+        raise ValueError(f"address is of engine 'ray', got {address!r} with {engine!r}")
+    folder, resume = Path(out), existing == "resume"
+    label_format = label_format_of(settings)
+    team: AbstractContextManager[object]
+    if engine == "ray":
+        from tritonsoft.data import ray_engine  # what needs Ray
+
+        team = ray_workers = ray_engine.RayWorkers(workers, address)
+        shrink_all = functools.partial(ray_engine.shrink_on, ray_workers)
+    else:
+        team = threads = Workers(workers)
+        shrink_all = functools.partial(_shrink_on, threads)
     check_output(folder, Path(images), Path(labels), existing)
-    pairs, problems = find_pairs(images, labels, image_pattern, label_pattern)
-    chosen = prepare(folder, pairs, limit, settings, existing)
-    label_format, resume = label_format_of(settings), existing == "resume"
-    if progress is not None:
-        progress(0, len(chosen))
-
-    def work(pair: Pair) -> Sample | None:
-        return shrink_pair(pair, settings, label_format, folder, resume=resume, may_write=team.may_write)
-
     with team:
-        samples, errors = collect(team.run(work, chosen), len(chosen), progress)
+        pairs, problems = find_pairs(images, labels, image_pattern, label_pattern)
+        chosen = prepare(folder, pairs, limit, settings, existing)
+        if progress is not None:
+            progress(0, len(chosen))
+        outcomes = shrink_all(chosen, settings, label_format, folder, resume=resume)
+        samples, errors = collect(outcomes, len(chosen), progress)
+    if engine == "ray":
+        _remove_leftovers(folder)  # of processes that died
     manifest = finish(folder, settings, samples, [*problems, *errors])
     return ShrinkResult(manifest.samples, manifest.skipped, time.monotonic() - started)
+
+
+def _shrink_on(
+    team: Workers,
+    pairs: Sequence[Pair],
+    settings: ShrinkSettings,
+    label_format: LabelFormat,
+    out: Path,
+    *,
+    resume: bool,
+) -> Iterator[tuple[Pair, Sample | BaseException | None]]:
+    """Each pair with what `shrink_pair` gave or raised."""
+
+    def work(pair: Pair) -> Sample | None:
+        return shrink_pair(pair, settings, label_format, out, resume=resume, may_write=team.may_write)
+
+    return team.run(work, pairs)
 
 
 def find_pairs(
@@ -428,8 +468,10 @@ def collect(
             samples.append(outcome)
         elif isinstance(outcome, DataError):
             errors.append(outcome)
-        elif isinstance(outcome, OutputError):
-            raise OutputError(f"{outcome}; {len(samples)} of {number} pictures are done and stay: go on with --resume")
+        elif isinstance(outcome, (OutputError, ClusterError)):
+            raise type(outcome)(
+                f"{outcome}; {len(samples)} of {number} pictures are done and stay: go on with --resume"
+            )
         elif outcome is not None:
             outcome.add_note(f"from {pair.image} and {pair.labels}")
             raise outcome
