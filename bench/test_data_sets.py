@@ -96,6 +96,7 @@ def opencv_per_class(pair: Pair, num_classes: int) -> tuple[Array, Array]:
 
 @functools.cache
 def albumentations_resize(height: int, width: int) -> Any:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks the network for a newer version
     import albumentations
     import cv2
 
