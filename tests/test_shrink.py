@@ -302,6 +302,43 @@ def test_what_has_changed_or_is_broken_is_done_again(
     assert files_of(out) == files_of(tmp_path / "new")
 
 
+def zero_the_end(file: Path) -> None:
+    """As of a copy into a file that had its size from the start."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-20] + bytes(20))
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("damage", ["emptied", "cut short", "zeros at its end", "of another picture", "a folder"])
+def test_a_small_file_that_is_not_whole_is_done_again(
+    damage: str, kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shrink(source, out)
+    before = files_of(out)
+    file, other = (next((out / kind / "train").glob(f"{name}.*")) for name in "ab")
+    match damage:
+        case "emptied":
+            file.write_bytes(b"")
+        case "cut short":
+            cut_short(file)
+        case "zeros at its end":
+            zero_the_end(file)
+        case "of another picture":
+            file.write_bytes(other.read_bytes())
+        case "a folder":
+            file.unlink()
+            file.mkdir()
+    made = watch_making(monkeypatch)
+    if damage == "a folder":  # it may hold anything: named, not deleted
+        with pytest.raises(OutputError, match=f"{file.name}: cannot be written"):
+            shrink(source, out, existing="resume")
+    else:
+        shrink(source, out, existing="resume")
+        assert files_of(out) == before
+    assert made == ["train/a"]
+
+
 def test_limits_grow_by_resuming(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert len(shrink(source, out, limit=2).samples) == 2

@@ -2,7 +2,8 @@
 
 A pair of files becomes two files by a pure function of the pair and the settings (`make_sample`), so pairs may be done
 in any order, anywhere and again: a folder is the same however often the work was interrupted. A pair is done when its
-labels file is there, which is written after the image and names the settings and both sources' checksums.
+labels file is there, which is written after the image and names the settings, both sources' checksums, and one of
+what the two files hold.
 """
 
 import dataclasses
@@ -154,8 +155,8 @@ def make_sample(pair: Pair, settings: ShrinkSettings, label_format: LabelFormat)
         top_k=settings.top_k,
     )[0]
     sample = _record(pair, settings, size, (height, width))
-    labels_bytes = to_file(encode(soft, settings.masses), _metadata(sample, settings))
-    return sample, _image_bytes(small, settings), labels_bytes
+    image_bytes, pixels = _image_bytes(small, settings), encode(soft, settings.masses)
+    return sample, image_bytes, to_file(pixels, _metadata(sample, settings, image_bytes, pixels))
 
 
 def shrink_pair(
@@ -213,24 +214,30 @@ def _sha256(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error})") from None
 
 
-def _metadata(sample: Sample, settings: ShrinkSettings) -> str:
-    """What a labels file says of itself, and by which it is known again."""
+def _metadata(sample: Sample, settings: ShrinkSettings, image: bytes, pixels: bytes | memoryview) -> str:
+    """What a labels file says of itself and its image file, and by which both are known again."""
     known = ("size", "source_size", "image_sha256", "labels_sha256")
-    return json.dumps({"settings": settings.digest, **{name: getattr(sample, name) for name in known}})
+    content = hashlib.sha256(image)
+    content.update(pixels)
+    return json.dumps(
+        {
+            "settings": settings.digest,
+            **{name: getattr(sample, name) for name in known},
+            "content_sha256": content.hexdigest(),
+        }
+    )
 
 
 def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
-    """The record of a pair that is done: with these settings, of files with these checksums."""
-    file = out / labels_file(pair.name)
-    if not ((out / image_file(pair.name, settings)).is_file() and file.is_file()):
-        return None
+    """The record of a pair that is done: with these settings, of files with these checksums, and whole."""
     try:
-        found = from_file(file)[1]
+        image = (out / image_file(pair.name, settings)).read_bytes()
+        pixels, found = from_file(out / labels_file(pair.name))
         size, source_size = (tuple(json.loads(found)[name]) for name in ("size", "source_size"))
-    except (DataError, KeyError, TypeError, ValueError):
-        return None  # broken, as by a copy that stopped: made again
+    except (DataError, OSError, KeyError, TypeError, ValueError):
+        return None  # missing or broken, as by a copy that stopped: made again
     sample = _record(pair, settings, size, source_size)
-    return sample if found == _metadata(sample, settings) else None
+    return sample if found == _metadata(sample, settings, image, pixels) else None
 
 
 def _image_bytes(image: Tensor, settings: ShrinkSettings) -> bytes:
