@@ -128,6 +128,16 @@ def test_labels_come_back_to_the_stated_error(num_classes: int, filter: Any) -> 
         assert not stored.index[stored.mass == 0].any()
 
 
+def test_small_masses_beside_one_that_becomes_1_in_float16_are_kept() -> None:
+    labels = torch.zeros(1, 64, 64, dtype=torch.int64)
+    labels[0, 5, 7] = 3
+    exact = ts.soft_resize(labels, (1, 1), 5, top_k=2)[0]
+    assert exact.mass.flatten().tolist() == [1 - 2**-12, 2**-12]
+    stored = decode(encode(exact, "float16"), (1, 1), 2, 5, "float16", torch.float32)
+    assert stored.index.flatten().tolist() == [0, 3]
+    assert stored.mass.flatten().tolist() == [1, 2**-12]
+
+
 def test_bytes_that_are_no_labels_are_refused() -> None:
     labels = ts.soft_resize(torch.arange(12).view(1, 3, 4) % 5, (2, 3), 5, top_k=2)[0]
     data = encode(labels, "uint8")
@@ -500,6 +510,8 @@ def test_what_is_no_data_set_of_this_version_is_refused(source: Path, tmp_path: 
         (original.replace('"top_k": 4', '"top_k": 3'), "is broken"),
         (original.replace('"filter": "area"', '"filter": "cubic"'), "is broken"),
         (original.replace('"samples"', '"simples"'), "holds no sample"),
+        (original.replace('"name": "val/a"', '"name": 3'), "is broken"),
+        (original.replace('"image": "images/val/a.png"', '"image": "/etc/a.png"'), "leads out of the folder"),
     ):
         assert broken != original
         (out / "manifest.json").write_text(broken)
@@ -512,6 +524,27 @@ def test_what_is_no_data_set_of_this_version_is_refused(source: Path, tmp_path: 
         ShrunkDataset(out, labels="hard")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="dtype must be"):
         ShrunkDataset(out, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_nothing_outside_the_folder_is_deleted_whatever_the_manifest_names(
+    state: str, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shrink(source, out)
+    precious = tmp_path / "precious.png"
+    precious.write_bytes(b"of somebody else")
+    name = "../../precious"
+    if state == "finished":
+        samples = json.loads((out / "manifest.json").read_text())["samples"]
+        change_manifest(out, samples=[{**samples[0], "name": name}, *samples[1:]])
+    else:
+        change_manifest(out, state=state, names=[name, "train/b"])
+    before = files_of(tmp_path, manifest=True)
+    for existing in ("resume", "overwrite"):
+        with pytest.raises(OutputError, match=r"\.\./precious leads out of the folder.* is left as it is"):
+            shrink(source, out, existing=existing)
+    assert files_of(tmp_path, manifest=True) == before
 
 
 def test_broken_files_of_a_data_set_are_named(source: Path, tmp_path: Path) -> None:
