@@ -571,6 +571,42 @@ def test_broken_files_of_a_data_set_are_named(source: Path, tmp_path: Path) -> N
         data[2]
 
 
+def test_indices_are_those_of_a_list_without_slices(source: Path, tmp_path: Path) -> None:
+    shrink(source, tmp_path / "out")
+    data = ShrunkDataset(tmp_path / "out")
+    for index in (3, np.int64(3), torch.tensor(3)):
+        assert torch.equal(data[index][0], data[-1][0])
+        assert torch.equal(data.read_labels(index).mass, data.read_labels(-1).mass)
+    for read in (data.__getitem__, data.read_labels):
+        with pytest.raises(TypeError, match=r"index must be an int, got slice\(0, 2, None\)"):
+            read(slice(0, 2))  # type: ignore[arg-type]
+        with pytest.raises(IndexError):
+            read(4)
+
+
+@pytest.mark.parametrize("argument", ["limit", "workers"])
+@pytest.mark.parametrize("value", [2.5, "2", True])
+def test_numbers_that_are_no_ints_are_refused_before_any_work(
+    value: Any, argument: str, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=f"{argument} must be an int or None, got {value!r}"):
+        shrink(source, tmp_path / "out", **{argument: value})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factor": "4"}, "factor must be a number, got '4'"),
+        ({"factor": True}, "factor must be a number, got True"),
+        ({"factor": 2, "image_format": "jpeg", "quality": 50.5}, "quality must be an int or None, got 50.5"),
+    ],
+)
+def test_settings_of_other_types_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        shrink_settings(label_format(NUM_CLASSES), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import numbers
 import os
 import time
 import zlib
@@ -89,6 +90,8 @@ def shrink_settings(
     """
     if (factor is None) == (size is None):
         raise ValueError(f"one of factor and size must be given, got factor={factor} and size={size}")
+    if factor is not None and (isinstance(factor, bool) or not isinstance(factor, numbers.Real)):
+        raise TypeError(f"factor must be a number, got {factor!r}")
     if factor is not None and not 1 <= factor < float("inf"):
         raise ValueError(f"factor must be at least 1, got {factor}")
     if size is not None and (len(size) != 2 or not all(is_whole_number(n) and n >= 1 for n in size)):
@@ -107,6 +110,7 @@ def shrink_settings(
     top_k = check_top_k(top_k, num_classes, "top_k")
     if image_format == "png" and quality is not None:
         raise ValueError(f"quality is of jpeg and webp: png loses nothing, got {quality}")
+    _check_whole("quality", quality)
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality must lie in 1..100, got {quality}")
     return ShrinkSettings(
@@ -121,8 +125,13 @@ def shrink_settings(
         top_k,
         masses,
         image_format,
-        DEFAULT_QUALITY[image_format] if quality is None else quality,
+        DEFAULT_QUALITY[image_format] if quality is None else int(quality),  # NumPy's is none of JSON's
     )
+
+
+def _check_whole(argument: str, value: Any) -> None:
+    if value is not None and not is_whole_number(value):
+        raise TypeError(f"{argument} must be an int or None, got {value!r}")
 
 
 def label_format_of(settings: ShrinkSettings) -> LabelFormat:
@@ -353,6 +362,8 @@ def shrink_dataset(
     started = time.monotonic()
     if existing not in EXISTING:
         raise ValueError(f"existing must be one of {', '.join(EXISTING)}, got {existing!r}")
+    _check_whole("limit", limit)
+    _check_whole("workers", workers)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     if engine not in ENGINES:
