@@ -128,6 +128,16 @@ def test_labels_come_back_to_the_stated_error(num_classes: int, filter: Any) -> 
         assert not stored.index[stored.mass == 0].any()
 
 
+def test_small_masses_beside_one_that_becomes_1_in_float16_are_kept() -> None:
+    labels = torch.zeros(1, 64, 64, dtype=torch.int64)
+    labels[0, 5, 7] = 3
+    exact = ts.soft_resize(labels, (1, 1), 5, top_k=2)[0]
+    assert exact.mass.flatten().tolist() == [1 - 2**-12, 2**-12]
+    stored = decode(encode(exact, "float16"), (1, 1), 2, 5, "float16", torch.float32)
+    assert stored.index.flatten().tolist() == [0, 3]
+    assert stored.mass.flatten().tolist() == [1, 2**-12]
+
+
 def test_bytes_that_are_no_labels_are_refused() -> None:
     labels = ts.soft_resize(torch.arange(12).view(1, 3, 4) % 5, (2, 3), 5, top_k=2)[0]
     data = encode(labels, "uint8")
@@ -302,6 +312,43 @@ def test_what_has_changed_or_is_broken_is_done_again(
     assert files_of(out) == files_of(tmp_path / "new")
 
 
+def zero_the_end(file: Path) -> None:
+    """As of a copy into a file that had its size from the start."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-20] + bytes(20))
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("damage", ["emptied", "cut short", "zeros at its end", "of another picture", "a folder"])
+def test_a_small_file_that_is_not_whole_is_done_again(
+    damage: str, kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shrink(source, out)
+    before = files_of(out)
+    file, other = (next((out / kind / "train").glob(f"{name}.*")) for name in "ab")
+    match damage:
+        case "emptied":
+            file.write_bytes(b"")
+        case "cut short":
+            cut_short(file)
+        case "zeros at its end":
+            zero_the_end(file)
+        case "of another picture":
+            file.write_bytes(other.read_bytes())
+        case "a folder":
+            file.unlink()
+            file.mkdir()
+    made = watch_making(monkeypatch)
+    if damage == "a folder":  # it may hold anything: named, not deleted
+        with pytest.raises(OutputError, match=f"{file.name}: cannot be written"):
+            shrink(source, out, existing="resume")
+    else:
+        shrink(source, out, existing="resume")
+        assert files_of(out) == before
+    assert made == ["train/a"]
+
+
 def test_limits_grow_by_resuming(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert len(shrink(source, out, limit=2).samples) == 2
@@ -463,6 +510,8 @@ def test_what_is_no_data_set_of_this_version_is_refused(source: Path, tmp_path: 
         (original.replace('"top_k": 4', '"top_k": 3'), "is broken"),
         (original.replace('"filter": "area"', '"filter": "cubic"'), "is broken"),
         (original.replace('"samples"', '"simples"'), "holds no sample"),
+        (original.replace('"name": "val/a"', '"name": 3'), "is broken"),
+        (original.replace('"image": "images/val/a.png"', '"image": "/etc/a.png"'), "leads out of the folder"),
     ):
         assert broken != original
         (out / "manifest.json").write_text(broken)
@@ -475,6 +524,27 @@ def test_what_is_no_data_set_of_this_version_is_refused(source: Path, tmp_path: 
         ShrunkDataset(out, labels="hard")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="dtype must be"):
         ShrunkDataset(out, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_nothing_outside_the_folder_is_deleted_whatever_the_manifest_names(
+    state: str, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shrink(source, out)
+    precious = tmp_path / "precious.png"
+    precious.write_bytes(b"of somebody else")
+    name = "../../precious"
+    if state == "finished":
+        samples = json.loads((out / "manifest.json").read_text())["samples"]
+        change_manifest(out, samples=[{**samples[0], "name": name}, *samples[1:]])
+    else:
+        change_manifest(out, state=state, names=[name, "train/b"])
+    before = files_of(tmp_path, manifest=True)
+    for existing in ("resume", "overwrite"):
+        with pytest.raises(OutputError, match=r"\.\./precious leads out of the folder.* is left as it is"):
+            shrink(source, out, existing=existing)
+    assert files_of(tmp_path, manifest=True) == before
 
 
 def test_broken_files_of_a_data_set_are_named(source: Path, tmp_path: Path) -> None:
@@ -499,6 +569,42 @@ def test_broken_files_of_a_data_set_are_named(source: Path, tmp_path: Path) -> N
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(out / "images" / "val" / "a.png")
     with pytest.raises(DataError, match=r"val/a\.png: has shape \(4, 5, 3\), where manifest\.json says \(10, 15, 3\)"):
         data[2]
+
+
+def test_indices_are_those_of_a_list_without_slices(source: Path, tmp_path: Path) -> None:
+    shrink(source, tmp_path / "out")
+    data = ShrunkDataset(tmp_path / "out")
+    for index in (3, np.int64(3), torch.tensor(3)):
+        assert torch.equal(data[index][0], data[-1][0])
+        assert torch.equal(data.read_labels(index).mass, data.read_labels(-1).mass)
+    for read in (data.__getitem__, data.read_labels):
+        with pytest.raises(TypeError, match=r"index must be an int, got slice\(0, 2, None\)"):
+            read(slice(0, 2))  # type: ignore[arg-type]
+        with pytest.raises(IndexError):
+            read(4)
+
+
+@pytest.mark.parametrize("argument", ["limit", "workers"])
+@pytest.mark.parametrize("value", [2.5, "2", True])
+def test_numbers_that_are_no_ints_are_refused_before_any_work(
+    value: Any, argument: str, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=f"{argument} must be an int or None, got {value!r}"):
+        shrink(source, tmp_path / "out", **{argument: value})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factor": "4"}, "factor must be a number, got '4'"),
+        ({"factor": True}, "factor must be a number, got True"),
+        ({"factor": 2, "image_format": "jpeg", "quality": 50.5}, "quality must be an int or None, got 50.5"),
+    ],
+)
+def test_settings_of_other_types_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        shrink_settings(label_format(NUM_CLASSES), **options)
 
 
 @pytest.mark.parametrize(

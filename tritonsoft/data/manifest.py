@@ -171,10 +171,11 @@ class Manifest:
         try:
             settings = _settings(content["settings"])
             samples = tuple(_sample(fields) for fields in content.get("samples", ()))
-            names = tuple(str(name) for name in content.get("names", [sample.name for sample in samples]))
+            names = tuple(content.get("names", [sample.name for sample in samples]))
+            _check_inside(names, samples)
             finished = {"finished": True, "unfinished": False}[content["state"]]
             return cls(settings, names, samples, finished, tuple(content["skipped"]), content["versions"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{file}: is broken ({type(error).__name__}: {error})") from None
 
 
@@ -199,6 +200,17 @@ def _settings(fields: dict[str, Any]) -> ShrinkSettings:
 
 def _sample(fields: dict[str, Any]) -> Sample:
     return Sample(**{**fields, "size": _pair(fields["size"]), "source_size": _pair(fields["source_size"])})
+
+
+def _check_inside(names: Sequence[str], samples: Sequence[Sample]) -> None:
+    """ValueError where files would lie outside the folder: those of names are deleted, those of samples read."""
+    # A name with a slash in front is still one inside: it comes behind "images/".
+    for path in (*(f"./{name}" for name in names), *(file for each in samples for file in (each.image, each.labels))):
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path} leads out of the folder")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a name must be a string, got {name!r}")
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:

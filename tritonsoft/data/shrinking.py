@@ -2,7 +2,8 @@
 
 A pair of files becomes two files by a pure function of the pair and the settings (`make_sample`), so pairs may be done
 in any order, anywhere and again: a folder is the same however often the work was interrupted. A pair is done when its
-labels file is there, which is written after the image and names the settings and both sources' checksums.
+labels file is there, which is written after the image and names the settings, both sources' checksums, and one of
+what the two files hold.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import numbers
 import os
 import time
 import zlib
@@ -88,6 +90,8 @@ def shrink_settings(
     """
     if (factor is None) == (size is None):
         raise ValueError(f"one of factor and size must be given, got factor={factor} and size={size}")
+    if factor is not None and (isinstance(factor, bool) or not isinstance(factor, numbers.Real)):
+        raise TypeError(f"factor must be a number, got {factor!r}")
     if factor is not None and not 1 <= factor < float("inf"):
         raise ValueError(f"factor must be at least 1, got {factor}")
     if size is not None and (len(size) != 2 or not all(is_whole_number(n) and n >= 1 for n in size)):
@@ -106,6 +110,7 @@ def shrink_settings(
     top_k = check_top_k(top_k, num_classes, "top_k")
     if image_format == "png" and quality is not None:
         raise ValueError(f"quality is of jpeg and webp: png loses nothing, got {quality}")
+    _check_whole("quality", quality)
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality must lie in 1..100, got {quality}")
     return ShrinkSettings(
@@ -120,8 +125,13 @@ def shrink_settings(
         top_k,
         masses,
         image_format,
-        DEFAULT_QUALITY[image_format] if quality is None else quality,
+        DEFAULT_QUALITY[image_format] if quality is None else int(quality),  # NumPy's is none of JSON's
     )
+
+
+def _check_whole(argument: str, value: Any) -> None:
+    if value is not None and not is_whole_number(value):
+        raise TypeError(f"{argument} must be an int or None, got {value!r}")
 
 
 def label_format_of(settings: ShrinkSettings) -> LabelFormat:
@@ -154,8 +164,8 @@ def make_sample(pair: Pair, settings: ShrinkSettings, label_format: LabelFormat)
         top_k=settings.top_k,
     )[0]
     sample = _record(pair, settings, size, (height, width))
-    labels_bytes = to_file(encode(soft, settings.masses), _metadata(sample, settings))
-    return sample, _image_bytes(small, settings), labels_bytes
+    image_bytes, pixels = _image_bytes(small, settings), encode(soft, settings.masses)
+    return sample, image_bytes, to_file(pixels, _metadata(sample, settings, image_bytes, pixels))
 
 
 def shrink_pair(
@@ -213,24 +223,30 @@ def _sha256(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error})") from None
 
 
-def _metadata(sample: Sample, settings: ShrinkSettings) -> str:
-    """What a labels file says of itself, and by which it is known again."""
+def _metadata(sample: Sample, settings: ShrinkSettings, image: bytes, pixels: bytes | memoryview) -> str:
+    """What a labels file says of itself and its image file, and by which both are known again."""
     known = ("size", "source_size", "image_sha256", "labels_sha256")
-    return json.dumps({"settings": settings.digest, **{name: getattr(sample, name) for name in known}})
+    content = hashlib.sha256(image)
+    content.update(pixels)
+    return json.dumps(
+        {
+            "settings": settings.digest,
+            **{name: getattr(sample, name) for name in known},
+            "content_sha256": content.hexdigest(),
+        }
+    )
 
 
 def _finished(pair: Pair, settings: ShrinkSettings, out: Path) -> Sample | None:
-    """The record of a pair that is done: with these settings, of files with these checksums."""
-    file = out / labels_file(pair.name)
-    if not ((out / image_file(pair.name, settings)).is_file() and file.is_file()):
-        return None
+    """The record of a pair that is done: with these settings, of files with these checksums, and whole."""
     try:
-        found = from_file(file)[1]
+        image = (out / image_file(pair.name, settings)).read_bytes()
+        pixels, found = from_file(out / labels_file(pair.name))
         size, source_size = (tuple(json.loads(found)[name]) for name in ("size", "source_size"))
-    except (DataError, KeyError, TypeError, ValueError):
-        return None  # broken, as by a copy that stopped: made again
+    except (DataError, OSError, KeyError, TypeError, ValueError):
+        return None  # missing or broken, as by a copy that stopped: made again
     sample = _record(pair, settings, size, source_size)
-    return sample if found == _metadata(sample, settings) else None
+    return sample if found == _metadata(sample, settings, image, pixels) else None
 
 
 def _image_bytes(image: Tensor, settings: ShrinkSettings) -> bytes:
@@ -346,6 +362,8 @@ def shrink_dataset(
     started = time.monotonic()
     if existing not in EXISTING:
         raise ValueError(f"existing must be one of {', '.join(EXISTING)}, got {existing!r}")
+    _check_whole("limit", limit)
+    _check_whole("workers", workers)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     if engine not in ENGINES:

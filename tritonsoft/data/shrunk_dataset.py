@@ -101,14 +101,13 @@ class ShrunkDataset(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Any:
-        sample = self.samples[index]
-        image, labels = self._image(sample), self.read_labels(index)
+        image, labels = self._image(self._sample(index)), self.read_labels(index)
         soft = labels if self.labels == "sparse" else labels.to_dense()
         return (image, soft) if self.transform is None else self.transform(image, soft)
 
     def read_labels(self, index: int) -> SparseLabels:
         """The labels of a sample without its image, as for counting classes."""
-        sample = self.samples[index]
+        sample = self._sample(index)
         file = self.folder / sample.labels
         pixels, metadata = from_file(file)
         if f'"settings": "{self._digest}"' not in metadata:
@@ -118,6 +117,11 @@ class ShrunkDataset(Dataset[Any]):
             return decode(pixels, sample.size, settings.top_k, settings.num_classes, settings.masses, self.dtype)
         except ValueError as error:
             raise DataError(f"{file}: is broken: {error}") from None
+
+    def _sample(self, index: int) -> Sample:
+        if isinstance(index, slice):
+            raise TypeError(f"index must be an int, got {index}; torch.utils.data.Subset holds some of the samples")
+        return self.samples[index]
 
     def _image(self, sample: Sample) -> Tensor:
         from PIL import Image

@@ -50,7 +50,8 @@ def encode(labels: SparseLabels, masses: Masses) -> bytes:
     numbers = round_together(shares) if masses == "uint8" else shares.astype(np.float16)
     classes, numbers[:-1] = _in_order(index.take(mixed, 1), numbers[:-1])
     # Rounded, some are of one class after all, or of none.
-    has_mass, is_whole = numbers.any(0), numbers[0] == (_UNITS if masses == "uint8" else 1)
+    # (In float16 the largest may become 1 beside others, which a pixel of one class would lose.)
+    has_mass, is_whole = numbers.any(0), (numbers[0] == (_UNITS if masses == "uint8" else 1)) & ~numbers[1:].any(0)
     codes[mixed] = np.where(is_whole, classes[0], np.where(has_mass, num_classes + 1, num_classes))
     classes, numbers = (plane.compress(has_mass & ~is_whole, 1) for plane in (classes, numbers))
     if masses == "uint8":
