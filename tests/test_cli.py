@@ -530,9 +530,9 @@ def test_a_wrong_number_of_classes_stops_the_measuring(tmp_path: Path) -> None:
 
 def test_colours_without_a_palette_stop_the_measuring(tmp_path: Path) -> None:
     for stem in range(20):
-        write_picture(tmp_path, f"{stem:02}", np.zeros((2, 2)))
+        Image.new("RGB", (2, 2)).save(tmp_path / f"{stem:02}.png")
     options = ["--num-classes", "3", "--factors", "2", "--out", tmp_path / "out"]
-    result = run("audit", "--labels", tmp_path / "images", *options)
+    result = run("audit", "--labels", tmp_path, *options)
     assert result.exit_code == 1
     assert "stopped: 10 of the first 10 of 20 label maps" in result.stderr
     assert "needs one channel of class ids, got mode RGB: have its colours a palette?" in flat(result.stderr)
