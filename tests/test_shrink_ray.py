@@ -1,10 +1,12 @@
 """Data sets shrunk on a Ray cluster: the same bytes as by threads, whatever dies, and what the machines must share."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,14 +97,23 @@ def test_the_bytes_are_those_of_threads_though_a_worker_is_killed(
 
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
-        if done and not killed:
-            deadline = time.monotonic() + 20
-            while not (working := workers_of_ray()) and time.monotonic() < deadline:
-                time.sleep(0.002)
-            killed.append(working.pop())
-            os.kill(killed[0], signal.SIGKILL)
 
+    def kill() -> None:
+        """One that works, once some of the work is done; nobody waits for this process to be told of that."""
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            if any(Path("ray").rglob("*.safetensors")):
+                for worker in workers_of_ray():
+                    with contextlib.suppress(ProcessLookupError):  # it has ended
+                        os.kill(worker, signal.SIGKILL)
+                        killed.append(worker)
+                        break
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     result = shrink(Path("source"), Path("ray"), engine="ray", workers=2, progress=progress)
+    killer.join()
     assert killed
     assert ray.is_initialized()  # it was not ours to end
     assert seen == [(done, PICTURES) for done in range(PICTURES + 1)]
