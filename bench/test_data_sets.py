@@ -146,7 +146,7 @@ def shrink_all(
     way: str, pairs: Sequence[Pair], num_classes: int, ignore_index: int, out: Path, small: dict[str, Any]
 ) -> None:
     from tritonsoft.data import label_format, shrink_dataset, shrink_settings
-    from tritonsoft.data.shrinking import PNG_OPTIONS
+    from tritonsoft.data.shrunk_sample import PNG_OPTIONS
 
     out.mkdir(parents=True)
     threads = torch.get_num_threads()

@@ -117,6 +117,14 @@ def test_wheel_holds_one_top_level_package(distributions: tuple[Path, Path]):
     assert any(name.endswith("LICENSE") for name in names)
 
 
+@pytest.mark.parametrize("room", ["augmentation", "data"])
+def test_rooms_above_are_built_on_public_functions(room: str) -> None:
+    inner = re.compile(r"(?:from|import) tritonsoft\.(?:_validation|ops|backends|kernels|memory)\b")
+    files = list((ROOT / "tritonsoft" / room).rglob("*.py"))
+    assert files
+    assert {file.name: found for file in files if (found := inner.findall(file.read_text()))} == {}
+
+
 def test_sdist_holds_the_kernels(distributions: tuple[Path, Path]):
     with tarfile.open(distributions[0]) as sdist:
         names = [name.split("/", 1)[1] for name in sdist.getnames() if "/" in name]

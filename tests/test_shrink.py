@@ -36,7 +36,7 @@ from tritonsoft.data import (  # noqa: E402
     pair_files,
     shrink_dataset,
     shrink_settings,
-    shrinking,
+    shrunk_sample,
 )
 from tritonsoft.data.saving import TEMPORARY_PREFIX  # noqa: E402
 from tritonsoft.data.shrunk_labels import decode, encode, round_together  # noqa: E402
@@ -229,13 +229,13 @@ def test_a_data_set_is_collated_pickled_and_read_by_workers(source: Path, tmp_pa
 def watch_making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Gets the name of each sample that is made."""
     made: list[str] = []
-    make_sample = shrinking.make_sample
+    make_sample = shrunk_sample.make_sample
 
     def watched(pair: Any, *rest: Any) -> Any:
         made.append(pair.name)
         return make_sample(pair, *rest)
 
-    monkeypatch.setattr(shrinking, "make_sample", watched)
+    monkeypatch.setattr(shrunk_sample, "make_sample", watched)
     return made
 
 
@@ -271,14 +271,14 @@ def test_the_bytes_are_the_same_however_often_it_stops(
         if done == 2:
             raise KeyboardInterrupt
 
-    make_sample, interrupted = shrinking.make_sample, threading.Event()
+    make_sample, interrupted = shrunk_sample.make_sample, threading.Event()
 
     def of_the_third_slowly(pair: Any, *rest: Any) -> Any:
         if pair.name == "val/a":
             interrupted.wait(10)
         return make_sample(pair, *rest)
 
-    monkeypatch.setattr(shrinking, "make_sample", of_the_third_slowly)
+    monkeypatch.setattr(shrunk_sample, "make_sample", of_the_third_slowly)
     with pytest.raises(KeyboardInterrupt):
         shrink(source, out, workers=1, progress=stop)
     interrupted.set()
@@ -473,7 +473,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     def work(*_: Any) -> None:
         raise AssertionError("worked")
 
-    monkeypatch.setattr(shrinking, "make_sample", work)
+    monkeypatch.setattr(shrunk_sample, "make_sample", work)
     (tmp_path / "file").write_text("a file")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         result = run(source, out)

@@ -50,6 +50,17 @@ def python_int(value: Any) -> int:
     return cast(int, value if is_int(value) else int(value))
 
 
+def holds(dtype: torch.dtype, *values: int) -> bool:
+    """Whether a type of integers holds these."""
+    info = torch.iinfo(dtype)
+    return all(info.min <= value <= info.max for value in values)
+
+
+def smallest_label_dtype(*values: int) -> torch.dtype:
+    """The first type of `OUTPUT_LABEL_DTYPES` that holds classes and an ignore index, all of which fit an int64."""
+    return next(dtype for dtype in OUTPUT_LABEL_DTYPES if holds(dtype, *values))
+
+
 def plain(tensor: Tensor) -> Tensor:
     """A tensor of a subclass that only carries notes along, as torchvision's `tv_tensors` do, as its data.
 

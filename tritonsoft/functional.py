@@ -50,15 +50,19 @@ from tritonsoft._validation import (
     check_same_extent,
     check_sampling,
     check_size,
-    check_top_k,
     image_dtype,
-    is_whole_number,
     name_of,
-    names_of,
     plain,
-    python_int,
 )
+
+# What rooms that are built on the public functions take from here.
 from tritonsoft._validation import LABEL_DTYPES as LABEL_DTYPES
+from tritonsoft._validation import check_ignore_index as check_ignore_index
+from tritonsoft._validation import check_top_k as check_top_k
+from tritonsoft._validation import is_whole_number as is_whole_number
+from tritonsoft._validation import names_of as names_of
+from tritonsoft._validation import python_int as python_int
+from tritonsoft._validation import smallest_label_dtype as smallest_label_dtype
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images

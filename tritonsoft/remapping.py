@@ -5,7 +5,6 @@ in its instance maps; networks count classes from 0.
 """
 
 from collections.abc import Mapping
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -14,14 +13,16 @@ from torch import Tensor
 
 from tritonsoft._validation import (
     INTEGER_DTYPES,
-    OUTPUT_LABEL_DTYPES,
     check_backend,
     check_ignore_index,
     check_labels,
     check_validate,
+    holds,
+    is_whole_number,
     name_of,
     names_of,
     plain,
+    smallest_label_dtype,
     tensor_on,
 )
 from tritonsoft.geometry import NO_CLASS
@@ -110,7 +111,7 @@ class LabelTable:
 
 
 def _whole_number(value: Any, what: str) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not is_whole_number(value):
         raise TypeError(f"table must map ints to ints, got the {what} {value!r} of type {type(value).__name__}")
     return int(value)
 
@@ -214,19 +215,14 @@ def _check_table(table: Tensor, device: torch.device) -> Tensor:
     return plain(table)
 
 
-def _holds(dtype: torch.dtype, *numbers: int) -> bool:
-    info = torch.iinfo(dtype)
-    return all(info.min <= number <= info.max for number in numbers)
-
-
 def _dtype_of_tensor(table: torch.dtype, ignore_index: int, dtype: torch.dtype | None) -> torch.dtype:
     """The output's type, decided without a look at the values."""
     chosen, info = dtype or table, torch.iinfo(table)
-    if not _holds(chosen, info.min, info.max):
+    if not holds(chosen, info.min, info.max):
         raise TypeError(
             f"dtype={name_of(chosen)} cannot hold every class that a table of {name_of(table)} may have: cast the table"
         )
-    if not _holds(chosen, ignore_index):
+    if not holds(chosen, ignore_index):
         of_table = "" if dtype else ", that of the table; dtype= names another"
         raise ValueError(f"ignore_index={ignore_index} must fit the output's type, {name_of(chosen)}{of_table}")
     return chosen
@@ -235,8 +231,8 @@ def _dtype_of_tensor(table: torch.dtype, ignore_index: int, dtype: torch.dtype |
 def _dtype_of_numbers(table: LabelTable, ignore_index: int, dtype: torch.dtype | None) -> torch.dtype:
     numbers = (table.smallest_class, table.largest_class, ignore_index)
     if dtype is None:
-        return next(each for each in OUTPUT_LABEL_DTYPES if _holds(each, *numbers))
-    if not _holds(dtype, *numbers):
+        return smallest_label_dtype(*numbers)
+    if not holds(dtype, *numbers):
         raise ValueError(
             f"dtype={name_of(dtype)} must hold ignore_index={ignore_index} and the table's classes, from {numbers[0]} "
             f"to {numbers[1]}"

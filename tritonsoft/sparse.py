@@ -22,6 +22,7 @@ from tritonsoft._validation import (
     plain,
     python_int,
     should_validate,
+    smallest_label_dtype,
 )
 from tritonsoft.backends import reference
 from tritonsoft.ops import images
@@ -249,12 +250,7 @@ class SparseLabels:
         """
         check_sparse_labels(self)
         ignore_index = check_ignore_index(ignore_index, self.num_classes)
-        dtype = next(
-            dtype
-            for dtype in OUTPUT_LABEL_DTYPES
-            if torch.iinfo(dtype).min <= ignore_index
-            and max(ignore_index, self.num_classes - 1) <= torch.iinfo(dtype).max
-        )
+        dtype = smallest_label_dtype(ignore_index, self.num_classes - 1)
         largest, mass = self.index[..., 0, :, :], self.mass[..., 0, :, :]
         return torch.where(mass > 0, largest.to(dtype), ignore_index)
 

@@ -7,7 +7,6 @@ from kornia.constants import Resample
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft._validation import check_ignore_index, is_whole_number, python_int
 from tritonsoft.augmentation._kornia import ModuleHooks
 from tritonsoft.augmentation.masks import (
     Mask,
@@ -27,6 +26,7 @@ from tritonsoft.augmentation.masks import (
 )
 from tritonsoft.augmentation.sampling import can_be_read, sample_image, sample_soft
 from tritonsoft.augmentation.view import Fill, Size, View, to_device, unmoved
+from tritonsoft.functional import check_ignore_index, is_whole_number, python_int
 from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft._validation import is_whole_number, python_int
+from tritonsoft.functional import is_whole_number, python_int
 from tritonsoft.geometry import MAX_COORDINATE, Filter
 
 Fill = float | tuple[float, ...]

@@ -26,9 +26,7 @@ from tritonsoft.cli.common import (
     fail,
     format_options,
     need,
-    need_folder,
-    need_limit,
-    need_pattern,
+    need_sources,
     need_writable,
     parse_device,
     parse_factors,
@@ -84,13 +82,8 @@ def audit(
     shrink_by, chosen_device = parse_factors(factors), parse_device(device)
     format = parse_format(num_classes, map, palette, ignore, ignore_index, class_names)
     need("demo", "PIL", "matplotlib")
-    need_pattern("--label-pattern or --pattern", label_pattern)
-    need_pattern("--image-pattern", image_pattern)
-    need_limit(limit)
-    need_folder("--labels", labels)
-    if images is not None:
-        need_folder("--images", images)
-    elif image_pattern != "*":
+    need_sources(labels, label_pattern, images, image_pattern, limit, "--label-pattern or --pattern")
+    if images is None and image_pattern != "*":
         raise typer.BadParameter("--image-pattern needs --images")
     table, figure = out / "audit.csv", out / "audit.png"
     need_writable("--out", out, table.name, figure.name)

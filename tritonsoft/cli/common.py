@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,6 +16,7 @@ import torch
 import typer
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,7 @@ from tritonsoft.data.tables import DATA_SETS
 console = Console(markup=False, emoji=False, highlight=False)
 # What is no result goes to the standard error, so that a pipe holds results alone.
 errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
+MAX_LINES = 20  # of files that are named one by one
 
 # --- options that commands share ---------------------------------------------------------------------------------
 
@@ -99,6 +101,21 @@ def percent(share: Tensor | float, digits: int = 1) -> str:
 def fail(message: str) -> NoReturn:
     errors.print(Text(message, "bold red"), soft_wrap=True)
     raise typer.Exit(1)
+
+
+def name_left_out(problems: Sequence[object], all_in: Path | None) -> None:
+    """What was left out, by name; of much, the first, and the file that names all, where there is one."""
+    for problem in problems[:MAX_LINES]:
+        errors.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
+    if len(problems) > MAX_LINES:
+        where = f": all {len(problems)} are named in {all_in}" if all_in else ""
+        errors.print(f"and {len(problems) - MAX_LINES} more{where}", soft_wrap=True)
+
+
+def progress_of(what: str, *columns: ProgressColumn) -> Progress:
+    """A bar on the standard error, where that is a terminal, with columns between the number and the time left."""
+    shown = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn())
+    return Progress(*shown, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def working(on: str) -> Status:
@@ -183,16 +200,25 @@ def format_options(map: str | None, palette: str | None) -> str:
     return f"{' and '.join(given)} (or --ignore)" if given else "--num-classes and --ignore-index"
 
 
-def need_pattern(option: str, pattern: str) -> None:
+def need_sources(
+    labels: Path,
+    label_pattern: str,
+    images: Path | None,
+    image_pattern: str,
+    limit: int | None,
+    label_option: str = "--label-pattern",
+) -> None:
+    """Usage error where the options that say which files are taken do not fit: folders, patterns, and a limit."""
     try:
-        check_pattern(pattern, option)
+        check_pattern(label_pattern, label_option)
+        check_pattern(image_pattern, "--image-pattern")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-def need_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise typer.BadParameter(f"--limit must be at least 1, got {limit}")
+    if images is not None:
+        need_folder("--images", images)
+    need_folder("--labels", labels)
 
 
 def parse_device(name: str | None) -> torch.device:

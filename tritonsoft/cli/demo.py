@@ -29,9 +29,7 @@ from tritonsoft.cli.common import (
     format_options,
     free_bytes,
     need,
-    need_folder,
-    need_limit,
-    need_pattern,
+    need_sources,
     need_writable,
     parse_device,
     parse_factors,
@@ -107,11 +105,7 @@ def demo(
     else:
         if labels is None or (num_classes, map, palette) == (None, None, None):
             raise typer.BadParameter("--images needs --labels and --num-classes, --map or --palette")
-        need_folder("--images", images)
-        need_folder("--labels", labels)
-        need_pattern("--image-pattern", image_pattern)
-        need_pattern("--label-pattern", label_pattern)
-        need_limit(limit)
+        need_sources(labels, label_pattern, images, image_pattern, limit)
         format = parse_format(num_classes, map, palette, ignore, ignore_index, class_names)
         names = format.class_names
         find = functools.partial(_folder, images, labels, image_pattern, label_pattern, limit, format)

@@ -8,20 +8,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
-from tritonsoft.cli.common import errors, free_bytes, one_thread, percent, saving, table_of
+from tritonsoft.cli.common import (
+    MAX_LINES,
+    free_bytes,
+    name_left_out,
+    one_thread,
+    percent,
+    progress_of,
+    saving,
+    table_of,
+)
 from tritonsoft.data import DataError, UnknownLabelError, atomic_write
 
 HARD = ("nearest", "nearest-exact")  # the modes of F.interpolate; the first, PyTorch's default, shifts by half a cell
 METHODS = (*HARD, "soft")
 ALL_METHODS = (*HARD, "majority", "bilinear", "soft")
 MIN_WRONG = 10  # label maps with ids that are no class, before those can stop the measuring
-MAX_LINES = 20  # of label maps that are left out; where there are more, a file names them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +140,12 @@ def measure(
 
     kept = [Kept.none(methods, num_classes) for _ in factors]
     true_areas, wrong = {}, list[UnknownLabelError]()
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # The label maps share out the cores; but Triton's interpreter knows one thread only.
     workers = 1 if ts.backend_info()[str(device)][0] == "triton" else torch.get_num_threads()
     with (
         one_thread(),
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress,
+        progress_of("measuring") as progress,
     ):
         count = len(names)
         try:
@@ -192,13 +198,11 @@ def need_memory(name: str, labels: Tensor, factor: float, num_classes: int, devi
 
 def report(problems: Sequence[DataError], out: Path) -> None:
     """What was left out, by name; where that is much, the first by name and all in a file."""
-    for problem in problems[:MAX_LINES]:
-        errors.print(Text.assemble(("left out ", "red"), str(problem)), soft_wrap=True)
+    file = out / "left_out.txt"
     if len(problems) > MAX_LINES:
-        file = out / "left_out.txt"
         with saving(out), atomic_write(file) as temporary:
             temporary.write_text("".join(f"{problem}\n" for problem in problems), "utf-8", "surrogateescape")
-        errors.print(f"and {len(problems) - MAX_LINES} more: all {len(problems)} are named in {file}", soft_wrap=True)
+    name_left_out(problems, file)
 
 
 def cell_areas(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from tritonsoft.cli.common import (
@@ -23,19 +23,17 @@ from tritonsoft.cli.common import (
     NumClasses,
     Palette,
     console,
-    errors,
     fail,
+    name_left_out,
     need,
-    need_folder,
-    need_limit,
-    need_pattern,
+    need_sources,
     parse_format,
     print_json,
+    progress_of,
     show,
     table_of,
     working,
 )
-from tritonsoft.cli.kept import MAX_LINES
 from tritonsoft.data import (
     ClusterError,
     DataError,
@@ -106,11 +104,7 @@ def shrink(
     elif address is not None:
         raise typer.BadParameter("--address is of --engine ray")
     label_format = parse_format(num_classes, map, palette, ignore, ignore_index, class_names)
-    for option, folder in (("--images", images), ("--labels", labels)):
-        need_folder(option, folder)
-    need_pattern("--image-pattern", image_pattern)
-    need_pattern("--label-pattern", label_pattern)
-    need_limit(limit)
+    need_sources(labels, label_pattern, images, image_pattern, limit)
     if resume and overwrite:
         raise typer.BadParameter("--resume continues what is in --out, and --overwrite deletes it: give one of them")
     if workers is not None and workers < 1:
@@ -160,7 +154,7 @@ def shrink(
     except (ClusterError, DataError, OutputError) as error:
         fail(str(error))
     if skipped:
-        name_skipped(skipped, None if dry_run else out)
+        name_left_out(skipped, None if dry_run else out / MANIFEST)
         raise typer.Exit(1)
 
 
@@ -181,8 +175,7 @@ class RateColumn(ProgressColumn):
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
     """On the standard error; what its block gets is told how many are done, and of how many."""
-    columns = (TextColumn("shrinking"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with progress_of("shrinking", RateColumn()) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -208,14 +201,6 @@ def say_result(
         print_json("shrink", out=str(out), pictures=pictures, seconds=seconds, left_out=list(skipped), **described)
     else:
         console.print(f"{pictures} pictures in {out}, in {duration(seconds)}.", soft_wrap=True)
-
-
-def name_skipped(skipped: Sequence[str], out: Path | None) -> None:
-    for message in skipped[:MAX_LINES]:
-        errors.print(Text.assemble(("left out ", "red"), message), soft_wrap=True)
-    if len(skipped) > MAX_LINES:
-        where = f": all {len(skipped)} are named in {out / MANIFEST}" if out else ""
-        errors.print(f"and {len(skipped) - MAX_LINES} more{where}", soft_wrap=True)
 
 
 def megabytes(number: int) -> str:

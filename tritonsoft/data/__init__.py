@@ -4,21 +4,15 @@ Pillow, of the extra ``data``, reads the pictures; it is imported when the first
 import this module.
 """
 
-from tritonsoft.data.errors import ClusterError, DataError, UnknownLabelError
+from tritonsoft.data.errors import ClusterError, DataError, OutputError, UnknownLabelError
 from tritonsoft.data.label_files import LabelFormat, label_format
 from tritonsoft.data.manifest import Manifest, Sample, ShrinkSettings
 from tritonsoft.data.pairing import Pair, find_files, pair_files
 from tritonsoft.data.pictures import read_image, read_pair
 from tritonsoft.data.saving import atomic_write
-from tritonsoft.data.shrinking import (
-    OutputError,
-    ShrinkEstimate,
-    ShrinkResult,
-    estimate_shrinking,
-    shrink_dataset,
-    shrink_settings,
-)
+from tritonsoft.data.shrinking import ShrinkEstimate, ShrinkResult, estimate_shrinking, shrink_dataset
 from tritonsoft.data.shrunk_dataset import ShrunkDataset
+from tritonsoft.data.shrunk_sample import shrink_settings
 
 __all__ = [
     "ClusterError",

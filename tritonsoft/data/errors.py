@@ -1,4 +1,4 @@
-"""What is wrong with a file."""
+"""What is wrong with a file, an output folder or a cluster."""
 
 
 class DataError(ValueError):
@@ -14,3 +14,7 @@ class UnknownLabelError(DataError):
 
 class ClusterError(RuntimeError):
     """The machines that were to do the work cannot be reached, or do not see its files."""
+
+
+class OutputError(Exception):
+    """The folder for a shrunk data set cannot be used, or a file of it cannot be written."""

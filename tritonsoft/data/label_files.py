@@ -15,6 +15,7 @@ from torch import Tensor
 from tritonsoft.data.errors import DataError, UnknownLabelError
 from tritonsoft.data.pictures import Array, coloured, deep_mode, need_file, open_picture, raw_mode, turn_upright
 from tritonsoft.data.tables import DATA_SETS, Colour, Table, colour_table, fits, id_table
+from tritonsoft.functional import smallest_label_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,12 +49,7 @@ class LabelFormat:
     @property
     def dtype(self) -> torch.dtype:
         """Of label maps: the smallest of uint8, int16, int32 and int64 that holds the classes and ``ignore_index``."""
-        low, high = min(self.ignore_index, 0), max(self.ignore_index, self.num_classes - 1)
-        for dtype in (torch.uint8, torch.int16, torch.int32):
-            limits = torch.iinfo(dtype)
-            if limits.min <= low and high <= limits.max:
-                return dtype
-        return torch.int64
+        return smallest_label_dtype(self.ignore_index, self.num_classes - 1)
 
     def read(self, file: str | os.PathLike[str]) -> Tensor:
         """The label map ``(H, W)`` of a file, upright as viewers show it: classes and ``ignore_index``, as `dtype`.

@@ -100,6 +100,17 @@ class Sample:
     labels_sha256: str
 
 
+def check_choices(filter: object, masses: object, image_format: object) -> None:
+    """ValueError, naming the argument, where one is none of those there are."""
+    for name, value, known in (
+        ("filter", filter, FILTERS),
+        ("masses", masses, MASSES),
+        ("image_format", image_format, tuple(SUFFIXES)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
 def image_file(name: str, settings: ShrinkSettings) -> str:
     """Of a sample, relative to the folder."""
     return f"images/{name}{SUFFIXES[settings.image_format]}"
@@ -186,13 +197,7 @@ def _settings(fields: dict[str, Any]) -> ShrinkSettings:
     values["colours"] = tuple(((r, g, b), value) for (r, g, b), value in values["colours"])
     values["size"] = None if values["size"] is None else _pair(values["size"])
     settings = ShrinkSettings(**values)
-    for name, value, known in (
-        ("filter", settings.filter, FILTERS),
-        ("masses", settings.masses, MASSES),
-        ("image_format", settings.image_format, tuple(SUFFIXES)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {known}, got {value!r}")
+    check_choices(settings.filter, settings.masses, settings.image_format)
     if fields["digest"] != settings.digest:
         raise ValueError("the settings are not those of the labels files")
     return settings

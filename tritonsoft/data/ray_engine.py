@@ -19,12 +19,12 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from tritonsoft.data.errors import ClusterError, DataError
+from tritonsoft.data.errors import ClusterError, DataError, OutputError
 from tritonsoft.data.label_files import LabelFormat
 from tritonsoft.data.manifest import Sample, ShrinkSettings, versions_here
 from tritonsoft.data.pairing import Pair
 from tritonsoft.data.saving import TEMPORARY_PREFIX, write_bytes
-from tritonsoft.data.shrinking import OutputError, shrink_pair
+from tritonsoft.data.shrunk_sample import shrink_pair
 from tritonsoft.data.workers import Item, Result
 
 SECONDS_TO_CONNECT: Final = 5

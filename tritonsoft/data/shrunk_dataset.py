@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tritonsoft._validation import names_of
 from tritonsoft.data.errors import DataError
 from tritonsoft.data.manifest import MANIFEST, Manifest, Sample, ShrinkSettings
 from tritonsoft.data.shrunk_labels import decode, from_file
+from tritonsoft.functional import names_of
 from tritonsoft.sparse import MASS_DTYPES, SparseLabels
 
 LABELS: Final = ("sparse", "dense")
