@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 RESULTS, README, GPU = HERE / "results", HERE.parent / "README.md", HERE.parent / "docs" / "gpu.md"
 SPEED, COSTS = "<!-- written by bench/plot.py -->\n", "<!-- costs written by bench/plot.py -->\n"
 GOALS = "<!-- goals written by bench/plot.py -->\n"
-SUFFIXES = ("-scaling", "-overhead", "-busy", "-profiles", "-rates", "-kernels", "-checks", "-cost")
+SUFFIXES = ("-scaling", "-overhead", "-busy", "-data-sets", "-profiles", "-rates", "-kernels", "-checks", "-cost")
 END = "<!-- end -->"
 OURS = "tritonsoft"
 
