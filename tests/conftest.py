@@ -1,5 +1,8 @@
 """Which backends a test meets, and outputs that show it when an element was not written."""
 
+import dataclasses
+import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,3 +53,39 @@ def poisoned_outputs() -> Iterator[None]:
     patch.setattr(memory, "empty", poisoned)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patched_language() -> Iterator[None]:
+    """Triton's language stays patched for the interpreter from the first launch to the last test.
+
+    The interpreter patches it anew for every call of every function inside a kernel, which is most of what it does.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    import triton
+    from triton.runtime import interpreter
+
+    patch_language, nothing_to_restore = interpreter._patch_lang, interpreter._LangPatchScope()
+    scopes = {}
+
+    @functools.cache
+    def patched_once(function: Any) -> Any:
+        """A function sees the language as `tl` or, in Triton's own library, as its module `core`."""
+        modules = (triton.language, triton.language.core)
+        seen = tuple(any(value is module for value in function.__globals__.values()) for module in modules)
+        if seen not in scopes:
+            scopes[seen] = patch_language(function)
+        return nothing_to_restore
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(interpreter, "_patch_lang", patched_once)
+    # Integers are also added in int64, for a check of overflow that is switched off with `debug`.
+    builder = interpreter.interpreter_builder
+    if not builder.options.debug:
+        patch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
+    yield
+    patch.undo()
+    for scope in reversed(scopes.values()):
+        scope.restore()
