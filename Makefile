@@ -14,7 +14,12 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
 
-test: lint types test-backends test-kernels  ## everything that CI checks
+test: $(INSTALLED)  ## everything that CI checks, and the time of each stage
+	@for stage in lint types test-backends test-kernels; do \
+		start=$$(date +%s); \
+		$(MAKE) --no-print-directory $$stage || exit 1; \
+		echo "$$stage: $$(($$(date +%s) - start)) s"; \
+	done
 
 bench: $(INSTALLED)  ## this library beside its rivals on this machine
 	$(BIN)/python -m pytest -q bench
