@@ -17,7 +17,6 @@ Of AMD's code, whose instructions are not weighed, it holds registers, local mem
 """
 
 import csv
-import functools
 import math
 import re
 import subprocess
@@ -88,18 +87,18 @@ def cost_on_nvidia(case: Case, target: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
-        usage = run([TOOLS / "cuobjdump", "--dump-resource-usage", cubin]).stdout
-        text = run([TOOLS / "cuobjdump", "--dump-sass", cubin]).stdout
+        command = [TOOLS / "cuobjdump", "--dump-resource-usage", cubin]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         try:
-            of_a_warp = work(instructions(cubin, case.trips, case.taken))
+            code = instructions(cubin, case.trips, case.taken)
         except ValueError as error:
             raise ValueError(f"{case.name} for {target}") from error
     registers, stack = (re.findall(rf"{name}:(\d+)", usage)[0] for name in ("REG", "STACK"))
     row = {"kernel": case.name, "target": target, "registers": registers, "local": stack, "shared": str(shared)}
     row["blind_to"] = case.blind_to
+    of_a_warp, opcodes = work(code), " ".join(item.opcode for item in code)
     for column, opcode in (("loads", "LDG"), ("stores", "STG")):
-        bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", text))
+        bits = set(re.findall(rf"\b{opcode}\.E(?:\.(U8|U16|64|128))?", opcodes))
         row[column] = "+".join(sorted((width.strip("U") or "32" for width in bits), key=int))
     per_program = case.launch.options["num_warps"]
     warps = math.prod(case.launch.grid) * per_program

@@ -8,6 +8,7 @@ alone.
 
 import ast
 import collections
+import functools
 import inspect
 import linecache
 import math
@@ -239,18 +240,13 @@ def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[Line], float]]:
 
     A function that only one arm of its caller's calls belongs to that arm. What a constant decides is not in the code.
     """
-    functions: dict[str, ast.FunctionDef] = {}
-    files: dict[str, str] = {}
-    for module in BRANCHING:
-        found = [node for node in ast.parse(inspect.getsource(module)).body if _is_function(node)]
-        functions |= {node.name: node for node in found}
-        files |= dict.fromkeys((node.name for node in found), _file_name(module))
+    functions, files = _functions()
     for name, function in functions.items():
-        calls = collections.Counter(_calls([function], taken))
         for node in ast.walk(function):
             share = taken.get(ast.unparse(node.test)) if isinstance(node, ast.If) else None
             if not isinstance(node, ast.If) or share is None:
                 continue
+            calls = collections.Counter(_calls([function], taken))
             for arm, weight in ((node.body, share), (node.orelse, 1 - share)):
                 in_arm = collections.Counter(_calls(arm, taken))
                 only_here = (
@@ -266,6 +262,18 @@ def _branches(taken: Mapping[str, float]) -> Iterator[tuple[set[Line], float]]:
                     },
                     weight,
                 )
+
+
+@functools.cache
+def _functions() -> tuple[dict[str, ast.FunctionDef], dict[str, str]]:
+    """The functions of `BRANCHING` by name, and their files."""
+    functions: dict[str, ast.FunctionDef] = {}
+    files: dict[str, str] = {}
+    for module in BRANCHING:
+        found = [node for node in ast.parse(inspect.getsource(module)).body if _is_function(node)]
+        functions |= {node.name: node for node in found}
+        files |= dict.fromkeys((node.name for node in found), _file_name(module))
+    return functions, files
 
 
 def _file_name(module: ModuleType) -> str:
