@@ -1758,7 +1758,7 @@ def test_a_container_compiles_to_one_graph(image, labels):
     ]
     keys = ["input", "mask", "keypoints", "bbox_xyxy"]
     container = augment(*modules, keys=keys)
-    compiled = torch.compile(container, fullgraph=True)
+    compiled = torch.compile(container, fullgraph=True, backend="aot_eager")
     args = image, labels, some_points(), some_boxes()
     first, second = ([value.clone() for value in compiled(*args)] for _ in range(2))
     for value, other in zip(second, container(*args, params=container._params), strict=True):
