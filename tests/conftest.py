@@ -41,6 +41,18 @@ def target(request: pytest.FixtureRequest) -> tuple[str, str]:
     return device, backend
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs a file's tests of Numba: two would compile the same types at the same time.
+
+    What it has compiled lies on the disk when another file's tests need it.
+    """
+    for item in items:
+        calls_numba = "cpu-numba" in item.name or item.path.stem.startswith("test_augmentation")
+        if calls_numba and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def poisoned_outputs() -> Iterator[None]:
     """Outputs start as NaN (77 for uint8), so an element that a kernel skips cannot pass for a right one."""
