@@ -28,7 +28,7 @@ cost: $(INSTALLED)  ## what the compiled kernels cost, without a GPU: bench/resu
 	$(BIN)/python -m bench.kernel_cost
 	$(BIN)/python -m bench.plot --tables
 
-figures: $(INSTALLED)  ## the README's figures and tables of speed, from bench/results
+figures: $(INSTALLED)  ## figures and tables of speed in docs/benchmarks.md and docs/gpu.md, from bench/results
 	$(BIN)/python -m bench.plot
 
 evidence: $(INSTALLED)  ## every number of examples/RESULTS.md again, in hours of a CPU: make evidence DATA=folder-of-CamVid

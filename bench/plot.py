@@ -1,4 +1,4 @@
-"""What the README and docs/gpu.md show of the results: figures and tables, drawn from the CSVs alone.
+"""What docs/benchmarks.md and docs/gpu.md show of the results: figures and tables, drawn from the CSVs alone.
 
     python -m bench.plot            writes the figures beside the CSVs, and the tables into the pages
     python -m bench.plot --tables   the tables alone
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
-RESULTS, README, GPU = HERE / "results", HERE.parent / "README.md", HERE.parent / "docs" / "gpu.md"
+DOCS = HERE.parent / "docs"
+RESULTS, BENCHMARKS, GPU = HERE / "results", DOCS / "benchmarks.md", DOCS / "gpu.md"
 SPEED, COSTS = "<!-- written by bench/plot.py -->\n", "<!-- costs written by bench/plot.py -->\n"
 GOALS = "<!-- goals written by bench/plot.py -->\n"
 SUFFIXES = ("-scaling", "-overhead", "-busy", "-data-sets", "-profiles", "-rates", "-kernels", "-checks", "-cost")
@@ -131,8 +132,7 @@ def setting(row: Row, memory: Sequence[Row]) -> str:
     rates = ", ".join(f"{each['access']} {float(each['gigabytes_per_second']):.4g}" for each in memory)
     note = f" ({memory[0]['note']})" if memory[0]["note"] else ""
     return (
-        f"**{row['device_name']}**{threads}; memory, GB/s: {rates}{note}; {versions}; commit {row['commit']}, "
-        f"{row['date']}."
+        f"{row['device_name']}{threads}; memory, GB/s: {rates}{note}; {versions}; commit {row['commit']}, {row['date']}."
     )
 
 
@@ -142,7 +142,7 @@ def speed_section() -> str:
     for path, rows in results():
         figure = f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})"
         memory = read(path.with_name(f"{path.stem}-rates.csv"))
-        parts += [setting(rows[0], memory), figure, table(rows)]
+        parts += [f"## {rows[0]['device_name']}", setting(rows[0], memory), figure, table(rows)]
     for path, _ in results("-scaling"):
         parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
     for _, rows in results("-overhead"):
@@ -176,11 +176,11 @@ def cost_section() -> str:
 
 
 def relative(path: Path) -> str:
-    return path.relative_to(README.parent).as_posix()
+    return f"../{path.relative_to(HERE.parent).as_posix()}"
 
 
 def with_sections(text: str) -> str:
-    """The README with what stands between its marks."""
+    """docs/benchmarks.md with what stands between its marks."""
     return filled(text, {SPEED: speed_section()})
 
 
@@ -275,7 +275,7 @@ def main(
     check: Annotated[bool, typer.Option(help="Only compare the pages' tables with the CSVs.")] = False,
     tables: Annotated[bool, typer.Option(help="Draw no figures.")] = False,
 ) -> None:
-    """Draw the figures and write the tables of the README and of docs/gpu.md."""
+    """Draw the figures and write the tables of docs/benchmarks.md and docs/gpu.md."""
     pages = {page: (page.read_text(), write(page.read_text())) for page, write in PAGES.items()}
     if check:
         if any(old != new for old, new in pages.values()):
@@ -291,7 +291,7 @@ def main(
         draw_scaling(rows, path.with_suffix(".png"))
 
 
-PAGES = {README: with_sections, GPU: with_goals}
+PAGES = {BENCHMARKS: with_sections, GPU: with_goals}
 
 if __name__ == "__main__":
     typer.run(main)

@@ -147,12 +147,12 @@ def test_ways_to_shrink_a_data_set_give_what_ours_gives(tmp_path: Path, capsys: 
     assert "absent: absent is not installed" in capsys.readouterr().out
 
 
-def test_the_readme_shows_what_the_results_hold() -> None:
+def test_the_pages_show_what_the_results_hold() -> None:
     for package in ("typer", "rich"):
         pytest.importorskip(package, reason=f"the figures' command needs {package}")
     from bench import plot
 
-    assert plot.with_sections(plot.README.read_text()) == plot.README.read_text(), "run make figures"
+    assert plot.with_sections(plot.BENCHMARKS.read_text()) == plot.BENCHMARKS.read_text(), "run make figures"
     assert plot.with_goals(plot.GPU.read_text()) == plot.GPU.read_text(), "run make figures"
 
 

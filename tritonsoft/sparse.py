@@ -96,12 +96,12 @@ class SparseLabels:
 
     @property
     def shape(self) -> torch.Size:
-        """That of the dense soft label: ``(B, C, h, w)`` or ``(C, h, w)``."""
+        """The shape of the dense soft label, ``(B, C, h, w)`` or ``(C, h, w)``."""
         return torch.Size((*self.index.shape[:-3], self.num_classes, *self.index.shape[-2:]))
 
     @property
     def ndim(self) -> int:
-        """That of the dense soft label: 4 of a batch, 3 of a sample."""
+        """The number of axes of the dense soft label, 4 of a batch and 3 of a sample."""
         return self.index.ndim
 
     @property
@@ -111,7 +111,7 @@ class SparseLabels:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the masses."""
+        """The type of the masses."""
         return self.mass.dtype
 
     @property

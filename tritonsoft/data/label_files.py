@@ -48,7 +48,7 @@ class LabelFormat:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of label maps: the smallest of uint8, int16, int32 and int64 that holds the classes and ``ignore_index``."""
+        """The type of label maps, the smallest of uint8, int16, int32 and int64 that holds the classes and ``ignore_index``."""
         return smallest_label_dtype(self.ignore_index, self.num_classes - 1)
 
     def read(self, file: str | os.PathLike[str]) -> Tensor:

@@ -16,7 +16,7 @@ def atomic_write(file: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file in the same folder, for the block to write to; it becomes ``file`` when the block ends.
 
     Where the block raises, as on a full disk or an interrupt, the temporary file is removed, and what was in ``file``
-    stays. The temporary name begins with `TEMPORARY_PREFIX` and keeps the suffix, by which writers choose a format. If
+    stays. The temporary name begins with ``.tritonsoft-`` and keeps the suffix, by which writers choose a format. If
     ``file`` is a symbolic link, what it leads to is written.
 
     Raises:
