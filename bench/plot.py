@@ -1,4 +1,4 @@
-"""What docs/benchmarks.md and docs/gpu.md show of the results: figures and tables, drawn from the CSVs alone.
+"""What the README, docs/benchmarks.md and docs/gpu.md show of the results: figures and tables, drawn from the CSVs alone.
 
     python -m bench.plot            writes the figures beside the CSVs, and the tables into the pages
     python -m bench.plot --tables   the tables alone
@@ -23,11 +23,30 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS, BENCHMARKS, GPU = HERE / "results", DOCS / "benchmarks.md", DOCS / "gpu.md"
+README = HERE.parent / "README.md"
 SPEED, COSTS = "<!-- written by bench/plot.py -->\n", "<!-- costs written by bench/plot.py -->\n"
 GOALS = "<!-- goals written by bench/plot.py -->\n"
 SUFFIXES = ("-scaling", "-overhead", "-busy", "-data-sets", "-profiles", "-rates", "-kernels", "-checks", "-cost")
 END = "<!-- end -->"
 OURS = "tritonsoft"
+
+# The rows that the README shows, by the name of their CSV.
+CHOSEN = {
+    "nvidia-h100-80gb-hbm3": (
+        "shrink labels: 16 x 1024x2048 -> 512x1024, k = 2, C = 19, uint8 labels, float16 out, street scenes",
+        "shrink labels: 16 x 1024x2048 -> 256x512, k = 4, C = 19, uint8 labels, float16 out, street scenes",
+        "shrink labels: 16 x 1024x2048 -> 379x759, k = 2.7, C = 19, uint8 labels, float16 out, street scenes",
+        "shrink labels: 16 x 1024x2048 -> 256x512, k = 4, C = 150, uint8 labels, float16 out, street scenes",
+        "crop pair: 16 x 1024x2048 -> 512x1024, random boxes, C = 19, uint8 labels, float16 out, street scenes",
+    ),
+    "amd-epyc-2-cores": (
+        "shrink labels: 2 x 1024x2048 -> 512x1024, k = 2, C = 19, uint8 labels, float32 out, street scenes",
+        "shrink labels: 2 x 1024x2048 -> 379x759, k = 2.7, C = 19, uint8 labels, float32 out, street scenes",
+        "shrink labels: 2 x 1024x2048 -> 256x512, k = 4, C = 150, uint8 labels, float32 out, street scenes",
+        "crop pair: 8 x 512x1024 -> 256x512, random boxes, C = 19, uint8 labels, float32 out, street scenes",
+        "area cross entropy: 2 x 1024x2048 -> 256x512, k = 4, C = 19, uint8 labels, float32 logits, street scenes",
+    ),
+}
 
 Row = dict[str, str]
 
@@ -85,6 +104,14 @@ def versus(row: Row | None, ours: Row) -> str:
     return text
 
 
+def compared(members: Sequence[Row]) -> tuple[Row, Row | None, Row | None]:
+    """Of one case: ours, the fastest right rival, and what most people run."""
+    ours = next(row for row in members if row["rival"] == OURS)
+    right = [row for row in members if is_rival(row) and is_right(row)]
+    best = min(right, key=lambda row: float(row["ratio"]), default=None)
+    return ours, best, next((row for row in members if row["usual"] == "True" and row["milliseconds"]), None)
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown: ours beside the fastest right rival and beside what most people run, case by case."""
     lines = []
@@ -103,10 +130,7 @@ def table(rows: Sequence[Row]) -> str:
         )
         lines += ["", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         for case, members in cases:
-            ours = next(row for row in members if row["rival"] == OURS)
-            right = [row for row in members if is_rival(row) and is_right(row)]
-            best = min(right, key=lambda row: float(row["ratio"]), default=None)
-            usual = next((row for row in members if row["usual"] == "True" and row["milliseconds"]), None)
+            ours, best, usual = compared(members)
             times = [ours[name] for name in ("device_milliseconds", "host_milliseconds")] if has_parts else []
             cells = (
                 case.partition(": ")[2],
@@ -165,6 +189,23 @@ def speed_section() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def chosen_section() -> str:
+    """The rows of the README, a table for each device."""
+    tables = []
+    for name, cases in CHOSEN.items():
+        found = dict(by_case(read(RESULTS / f"{name}.csv")))
+        first = found[cases[0]][0]
+        device = f"{first['device_name']}, torch {first['torch']}, commit {first['commit']}"
+        lines = [f"| {device} | tritonsoft | the fastest right rival | the usual way |", "|---|---|---|---|"]
+        for case in cases:
+            ours, best, usual = compared(found[case])
+            title = case.replace(", uint8 labels", "").replace(", street scenes", "")
+            cells = title, f"{float(ours['milliseconds']):.3g} ms", versus(best, ours), versus(usual, ours)
+            lines.append(f"| {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
+
+
 def cost_section() -> str:
     """What the compiled kernels cost on one target."""
     columns = ["kernel", "registers", "warps", "instructions", "stores", "floor_us"]
@@ -182,6 +223,11 @@ def relative(path: Path) -> str:
 def with_sections(text: str) -> str:
     """docs/benchmarks.md with what stands between its marks."""
     return filled(text, {SPEED: speed_section()})
+
+
+def with_chosen_rows(text: str) -> str:
+    """The README with what stands between its marks."""
+    return filled(text, {SPEED: chosen_section()})
 
 
 def with_goals(text: str) -> str:
@@ -275,7 +321,7 @@ def main(
     check: Annotated[bool, typer.Option(help="Only compare the pages' tables with the CSVs.")] = False,
     tables: Annotated[bool, typer.Option(help="Draw no figures.")] = False,
 ) -> None:
-    """Draw the figures and write the tables of docs/benchmarks.md and docs/gpu.md."""
+    """Draw the figures and write the tables of the README and the documentation."""
     pages = {page: (page.read_text(), write(page.read_text())) for page, write in PAGES.items()}
     if check:
         if any(old != new for old, new in pages.values()):
@@ -291,7 +337,7 @@ def main(
         draw_scaling(rows, path.with_suffix(".png"))
 
 
-PAGES = {BENCHMARKS: with_sections, GPU: with_goals}
+PAGES = {README: with_chosen_rows, BENCHMARKS: with_sections, GPU: with_goals}
 
 if __name__ == "__main__":
     typer.run(main)

@@ -152,6 +152,7 @@ def test_the_pages_show_what_the_results_hold() -> None:
         pytest.importorskip(package, reason=f"the figures' command needs {package}")
     from bench import plot
 
+    assert plot.with_chosen_rows(plot.README.read_text()) == plot.README.read_text(), "run make figures"
     assert plot.with_sections(plot.BENCHMARKS.read_text()) == plot.BENCHMARKS.read_text(), "run make figures"
     assert plot.with_goals(plot.GPU.read_text()) == plot.GPU.read_text(), "run make figures"
 
