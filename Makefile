@@ -9,13 +9,13 @@ INSTALLED := .venv/installed
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
-.PHONY: demo test bench cost figures evidence lint types test-backends test-kernels test-ray gpu format clean
+.PHONY: demo test bench cost figures evidence docs gallery lint types test-backends test-kernels test-ray gpu format clean
 
 demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
 
 test: $(INSTALLED)  ## everything that CI checks, and the time of each stage
-	@for stage in lint types test-backends test-kernels; do \
+	@for stage in lint types test-backends docs test-kernels; do \
 		start=$$(date +%s); \
 		$(MAKE) --no-print-directory $$stage || exit 1; \
 		echo "$$stage: $$(($$(date +%s) - start)) s"; \
@@ -35,6 +35,15 @@ evidence: $(INSTALLED)  ## every number of examples/RESULTS.md again, in hours o
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples]"
 	$(BIN)/python examples/probe_results.py --data "$(DATA)" --runs out/probe
 	$(BIN)/python examples/results.py --data "$(DATA)" --runs out/training
+
+docs: $(INSTALLED)  ## the documentation as a site, in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --nitpicky --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+
+gallery: $(INSTALLED)  ## the figures that pages and README show, drawn anew
+	$(BIN)/python docs/draw_geometry.py
+	$(BIN)/python docs/draw_street_scene.py
+	$(BIN)/python examples/alignment.py examples/alignment.png
+	$(BIN)/python examples/warps.py examples/warps.png
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -82,4 +91,4 @@ endif
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo *.egg-info
+	rm -rf .venv build dist demo docs/_build docs/gallery *.egg-info

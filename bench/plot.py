@@ -1,4 +1,4 @@
-"""What the README, docs/benchmarks.md and docs/gpu.md show of the results: figures and tables, drawn from the CSVs alone.
+"""What README, docs/benchmarks.md and docs/gpu.md show of the results: figures and tables, from the CSVs alone.
 
     python -m bench.plot            writes the figures beside the CSVs, and the tables into the pages
     python -m bench.plot --tables   the tables alone
@@ -155,9 +155,8 @@ def setting(row: Row, memory: Sequence[Row]) -> str:
     threads = f", {row['threads']} threads" if row["threads"] else ""
     rates = ", ".join(f"{each['access']} {float(each['gigabytes_per_second']):.4g}" for each in memory)
     note = f" ({memory[0]['note']})" if memory[0]["note"] else ""
-    return (
-        f"{row['device_name']}{threads}; memory, GB/s: {rates}{note}; {versions}; commit {row['commit']}, {row['date']}."
-    )
+    recorded = f"commit {row['commit']}, {row['date']}"
+    return f"{row['device_name']}{threads}; memory, GB/s: {rates}{note}; {versions}; {recorded}."
 
 
 def speed_section() -> str:

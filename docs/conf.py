@@ -19,7 +19,7 @@ ROOT = DOCS.parent
 URLS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"].get("urls", {})
 
 project = "tritonsoft"
-author = "the tritonsoft authors"
+author = copyright = "the tritonsoft authors"
 version = release = __version__
 
 extensions = [
@@ -41,7 +41,11 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_theme_options: dict[str, Any] = {"navigation_with_keys": True}
 if "Repository" in URLS:
-    html_theme_options |= {"source_repository": URLS["Repository"], "source_branch": "main", "source_directory": "docs/"}
+    html_theme_options |= {
+        "source_repository": URLS["Repository"],
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -1,6 +1,6 @@
 """Draws ``images/street_scene.webp``: the figure of ``tritonsoft demo``, small enough for a page.
 
-    python docs/draw_street_scene.py [street_scene.webp]
+python docs/draw_street_scene.py [street_scene.webp]
 """
 
 import argparse

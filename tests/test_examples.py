@@ -1,4 +1,4 @@
-"""The examples, and what the README prints, run and show what the README says of them."""
+"""The examples, and what the README prints, run and show what the pages say of them."""
 
 import csv
 import importlib.util
@@ -417,17 +417,17 @@ def test_the_probe_says_what_it_cannot_use(
         assert message in capsys.readouterr().err
 
 
-README = (EXAMPLES.parent / "README.md").read_text("utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def snippets(page: str) -> list[str]:
+    text = (EXAMPLES.parent / page).read_text("utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def test_the_snippets_of_the_readme_run_as_printed_one_after_the_other() -> None:
     for package in ("kornia", "torchmetrics"):
         pytest.importorskip(package, reason=f"the README uses {package}, which is not installed")
     names: dict[str, Any] = {}
-    for number, snippet in enumerate(SNIPPETS):
-        fewer = snippet.replace("(8, ", "(2, ")  # pictures, for a test's sake
-        exec(compile(fewer, f"README.md, snippet {number}", "exec"), names)
+    for number, snippet in enumerate(snippets("README.md")):
+        exec(compile(snippet, f"README.md, snippet {number}", "exec"), names)
         if "TA.AugmentationSequential" in snippet:
             assert names["cropped"].shape == (2, 3, 256, 512)
             assert names["soft"].shape == (2, 19, 256, 512)
@@ -435,10 +435,10 @@ def test_the_snippets_of_the_readme_run_as_printed_one_after_the_other() -> None
     assert 0 < names["iou"].compute() < 1
 
 
-def test_the_training_loop_of_the_readme_runs() -> None:
-    (block,) = (snippet for snippet in SNIPPETS if "for image, labels in loader" in snippet)
+def test_the_training_loop_of_the_recipe_runs() -> None:
+    (block,) = (code for code in snippets("docs/recipes/training_loop.md") if "for image, labels in loader" in code)
     names: dict[str, Any] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "training_loop.md", "exec"), names)
     assert names["soft"].shape == (4, 19, 32, 64)
     assert names["loss"].isfinite()
     assert all(parameter.grad.abs().sum() > 0 for parameter in names["model"].parameters())

@@ -66,7 +66,7 @@ def upsampled_cross_entropy(
         reduction: "mean" divides the sum by the weights of the pixels' classes, and is 0 where no pixel counts (torch
             gives NaN); "sum"; "none" gives each pixel's loss, 0 where it counts nothing.
         validate: check the values of labels, boxes and weight on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A number, or ``(B, H, W)`` for "none": float32, or float64 for float64 logits.
@@ -112,15 +112,15 @@ def upsampled_dice_loss(
     Args:
         logits: ``(B, C, h, w)``.
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
-        boxes: as for `upsampled_cross_entropy`.
-        ignore_index: as for `upsampled_cross_entropy`.
+        boxes: ``(B, 4)`` in edges of label pixels: where in the label map the logits lie; None is all of it.
+        ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         weight: ``(C,)``; None is 1 for every class.
         classes: which ones the reduction takes: "present" those in the label map; "all", of which an absent one costs 1
             where any of it is predicted (in float32: with a probability that does not underflow), and has no gradient.
         per_sample: sums over each sample's pixels, not over those of the batch.
         reduction: "mean" over classes (and samples), weighted; "sum"; "none".
         validate: check the values of labels, boxes and weight on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A number; for "none" ``(C,)``, or ``(B, C)`` if ``per_sample``, with 0 for classes that are left out. float32,
@@ -170,7 +170,7 @@ def decode(
         ignore_index: what pixels get that lie outside of their box; None is 255, and an error where C > 255.
         dtype: of the label map, uint8, int16, int32 or int64; uint8 holds up to 256 classes.
         validate: check the values of boxes and bias on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         The label map ``(B, H, W)``; with ``scores`` also the probabilities ``(B, H, W)``, 0 outside of the boxes, in
@@ -220,11 +220,11 @@ def confusion_matrix(
     Args:
         logits: ``(B, C, h, w)``.
         labels: ``(B, H, W)`` or ``(B, 1, H, W)``, label map on the logits' device.
-        boxes: as for `upsampled_cross_entropy`.
-        bias: as for `decode`.
+        boxes: ``(B, 4)`` in edges of label pixels: where in the label map the logits lie; None is all of it.
+        bias: ``(C,)``, added to the logits; -infinity for a class that must not be predicted.
         ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         validate: check the values of labels, boxes and bias on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Example:
         >>> logits = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2)

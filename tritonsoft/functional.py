@@ -87,13 +87,15 @@ def crop_resize(
 
     Args:
         image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
-        boxes: ``(B, 4)`` in source pixel edges, or None for the whole image.
-        size: ``(h, w)`` of the output.
-        filter: see the module's docstring.
+        boxes: ``(B, 4)`` ``(x0, y0, x1, y1)`` in source pixel edges, or four numbers for all; mirrored where
+            ``x1 < x0`` or ``y1 < y0``. None: the whole image.
+        size: ``(h, w)`` of the output in pixels.
+        filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
+            "bilinear" (without antialiasing) or "nearest".
         fill: value of the pixels outside the image, in the units of the output.
         dtype: of the output; None keeps the image's. uint8 to a floating dtype divides by 255; uint8 to uint8 rounds
             half to even; a floating image cannot become uint8.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         ``(B, K, h, w)``, channels_last where the image is.
@@ -177,16 +179,18 @@ def soft_crop_resize(
     """Cut a box out of each label map and resample it to a soft label: `crop_resize` of its one-hot planes.
 
     Args:
-        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, see the module's docstring.
-        boxes: ``(B, 4)`` in source pixel edges, or None for the whole label map.
-        size: ``(h, w)`` of the output.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of bool, uint8, int8, int16, uint16, int32, uint32 or int64.
+        boxes: ``(B, 4)`` ``(x0, y0, x1, y1)`` in source pixel edges, or four numbers for all; mirrored where
+            ``x1 < x0`` or ``y1 < y0``; the outside has no mass. None: the whole label map.
+        size: ``(h, w)`` of the output in pixels.
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
-        filter: see the module's docstring.
+        filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
+            "bilinear" (without antialiasing) or "nearest".
         dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
         top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
         validate: check the values of labels and boxes on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape.
@@ -247,18 +251,20 @@ def crop_resize_pair(
     """`crop_resize` of the images and `soft_crop_resize` of their label maps with the same boxes: one launch on a GPU.
 
     Args:
-        image: ``(B, K, H, W)``, as for `crop_resize`.
-        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, as for `soft_crop_resize`, of the image's height and width.
-        boxes: ``(B, 4)`` in source pixel edges, or None for the whole image.
+        image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of bool or integers, of the image's height and width.
+        boxes: ``(B, 4)`` ``(x0, y0, x1, y1)`` in source pixel edges, or four numbers for all; mirrored where
+            ``x1 < x0`` or ``y1 < y0``; the outside is ``fill`` and has no mass. None: the whole image.
         size: ``(h, w)`` of both outputs.
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
-        filter: see the module's docstring.
+        filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
+            "bilinear" (without antialiasing) or "nearest".
         fill: value of the image outside itself, in the units of the output.
-        dtype: of the image output, as for `crop_resize`.
-        soft_dtype: of the soft label, as ``dtype`` of `soft_crop_resize`.
+        dtype: of the image output; None keeps the image's; uint8 to a floating dtype divides by 255.
+        soft_dtype: of the soft label: float16, bfloat16, float32 or float64.
         validate: check the values of labels and boxes on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         The image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``.
@@ -304,6 +310,18 @@ def resize(
     backend: str | None = None,
 ) -> Tensor:
     """Resample whole images to ``size``: `crop_resize` with the whole image as the box.
+
+    Args:
+        image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
+        size: ``(h, w)`` of the output in pixels.
+        filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
+            "bilinear" (without antialiasing) or "nearest".
+        dtype: of the output; None keeps the image's. uint8 to a floating dtype divides by 255; uint8 to uint8 rounds
+            half to even; a floating image cannot become uint8.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
+
+    Returns:
+        ``(B, K, h, w)``, channels_last where the image is; differentiable in the image.
 
     Example:
         >>> resize(torch.tensor([[[[0, 100], [200, 201]]]], dtype=torch.uint8), (1, 1))
@@ -371,6 +389,21 @@ def soft_resize(
 ) -> Tensor | SparseLabels:
     """Resample whole label maps to soft labels: `soft_crop_resize` with the whole label map as the box.
 
+    Args:
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of bool, uint8, int8, int16, uint16, int32, uint32 or int64.
+        size: ``(h, w)`` of the output in pixels.
+        num_classes: C, at least 1.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
+        filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
+            "bilinear" (without antialiasing) or "nearest".
+        dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
+        top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
+        validate: check the values of labels on a GPU as well.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
+
+    Returns:
+        ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape.
+
     Example:
         >>> soft_resize(torch.tensor([[[0, 1, 1]]], dtype=torch.uint8), (1, 2), num_classes=2)[0, :, 0]
         tensor([[0.6667, 0.0000],
@@ -401,7 +434,16 @@ def to_soft(
 ) -> Tensor:
     """One-hot mass at the label map's own size: 1 for a pixel's class, 0 elsewhere and for ignored pixels.
 
-    Args and errors as for `soft_crop_resize`. Returns ``(B, C, H, W)``.
+    Args:
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of bool, uint8, int8, int16, uint16, int32, uint32 or int64.
+        num_classes: C, at least 1.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
+        dtype: of the soft label: float16, bfloat16, float32 or float64.
+        validate: check the values of labels on a GPU as well.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
+
+    Returns:
+        ``(B, C, H, W)``, contiguous.
 
     Example:
         >>> to_soft(torch.tensor([[[0, 1, 255]]]), num_classes=2)[0, :, 0]
@@ -443,7 +485,7 @@ def soft_pyramid(
         ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
         dtype: of the soft labels: float16, bfloat16, float32 or float64.
         validate: check the values of labels on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A soft label ``(B, C, H / factor, W / factor)`` for each factor.

@@ -5,13 +5,13 @@ is ``(0, 0, W, H)``. ``x1 < x0`` mirrors left-right, ``y1 < y0`` top-bottom. The
 
 **One axis at a time.** All filters are separable. Along an axis let the box run from ``lo``, the smaller of its two
 ends, to ``hi`` over ``m`` output pixels (a mirrored box counts its outputs backwards, so a flip is exact to the bit).
-Then
+Then ::
 
     span   = hi - lo
     scale  = span / m                                    source pixels under one output pixel
     centre = lo + span * (2 j + 1) / (2 m)               of output j, half-pixel convention
 
-and the weight of source pixel k in output j is a trapezoid in the distance of the two centres, cut off at ``plateau``:
+and the weight of source pixel k in output j is a trapezoid in the distance of the two centres, cut off at ``plateau``::
 
     weight(k) = clamp(support - |k + 1/2 - centre|, 0, plateau)
 
@@ -28,7 +28,7 @@ mass (labels): padding weighs as much as the pixels it stands for.
 **Logits at full size.** The losses and the decoding of small logits against a full-size label map go the other way:
 each label pixel takes the logits' value at its centre, linearly between the two neighbours along each axis, and that of
 the outermost ones beyond them (what ``F.interpolate(mode="bilinear", align_corners=False)`` does). Along an axis of n
-logits that fill the box from ``lo`` to ``hi``, pixel k lies at
+logits that fill the box from ``lo`` to ``hi``, pixel k lies at ::
 
     position = clamp((k + 1/2 - lo) * n / (hi - lo) - 1/2, 0, n - 1)
 
@@ -36,7 +36,7 @@ of them, counted backwards in a mirrored box, and takes ``1 - f`` of logit floor
 the fraction. Where f is 0, or 1 when rounded to float32, it takes half of the one logit twice: no other is read, so
 that infinity times 0 makes no NaN. Pixels whose centre lies in the box, ``lo <= k + 1/2 < hi``, are scored.
 
-**Warps.** A *matrix* maps output positions ``(u, v)`` to source positions ``(x, y)``, both in pixel edges:
+**Warps.** A *matrix* maps output positions ``(u, v)`` to source positions ``(x, y)``, both in pixel edges::
 
     depth = m20 u + m21 v + m22
     x     = (m00 u + m01 v + m02) / depth
@@ -47,11 +47,11 @@ pixel. Around its centre an output pixel is known by eight numbers: where the ce
 far one output pixel to the right and one down go there, ``right = (m00 - x m20, m10 - y m20) / depth`` and ``down``
 likewise of m01, m11 and m21; and the *bends*, ``(m20, m21) / depth``. For a field the steps are half the differences of
 the two neighbours (at an end the difference to the one), and the bends are 0. The position at ``(i, j)`` output pixels
-from the centre is then exactly that of the matrix:
+from the centre is then exactly that of the matrix::
 
     (x, y) + (i right + j down) / (1 + i bend_right + j bend_down)
 
-A pixel is averaged over points. Along each of its two axes the *stretch* is the length of the step, and there are
+A pixel is averaged over points. Along each of its two axes the *stretch* is the length of the step, and there are ::
 
     n = ceil(stretch - 2^-16), from 1 to 16
 
@@ -59,7 +59,7 @@ points at the offsets ``(k + 1/2) / n - 1/2``, all weighing the same ("area"); t
 at ``(k + 1/2) / n - 1``, of which those in the output weigh ``clamp((1 + g) / 2 - |offset|, 0, g)`` over their sum,
 with ``g = sqrt(1 - 1 / stretch^2)``; the others have one. A point stands for a *cell*, the n-th part of the pixel's
 footprint along each axis, and is read with a window of the cell's extent, of which each pixel weighs as much as it
-overlaps:
+overlaps::
 
     window_x = sqrt(c_x^2 + d_x^2), from 2^-10 to 1, with c = right max(1, 1 / stretch) / n, and d likewise of down
     edge     = floor(x + 1/2)
@@ -69,7 +69,7 @@ and the same along y. Where nothing shrinks the window is one pixel wide, which 
 always reads so, "nearest" takes the pixel that holds the point). For an upright box the cells are the very pieces that
 its footprint is made of: the area filter's average is exact.
 
-The image ends at its edges. There the nearest pixel is read, and what part of the cell lies beyond, along x
+The image ends at its edges. There the nearest pixel is read, and what part of the cell lies beyond, along x ::
 
     outside_x = clamp((max(e/2 - x, 0) + max(x + e/2 - W, 0)) / e, 0, 1),  e = |(right_x / n, down_x / n')|, as limited
 

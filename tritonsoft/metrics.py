@@ -96,7 +96,7 @@ class SoftIoU(_PerClass):
         super().__init__(num_classes, average, ("intersection", "union", "mass"), **options)
 
     def update(self, probabilities: Tensor, soft: Tensor | SparseLabels) -> None:
-        """Adds a batch."""
+        """Adds a batch: probabilities ``(B, C, h, w)`` and the soft label of that shape."""
         p, q = _weighted(probabilities, soft, self.num_classes)
         self.intersection += torch.minimum(p, q).sum((0, 2, 3))
         self.union += torch.maximum(p, q).sum((0, 2, 3))
@@ -112,7 +112,8 @@ class AreaError(_PerClass):
 
     Args:
         num_classes: C.
-        average: as for `SoftIoU`.
+        average: "classes" means over those that the labels hold, "mass" weighs them by their mass, "none" gives
+            ``(C,)`` with NaN for the others.
 
     Example:
         >>> import torch
@@ -130,7 +131,7 @@ class AreaError(_PerClass):
         super().__init__(num_classes, average, ("predicted", "mass"), **options)
 
     def update(self, probabilities: Tensor, soft: Tensor | SparseLabels) -> None:
-        """Adds a batch."""
+        """Adds a batch: probabilities ``(B, C, h, w)`` and the soft label of that shape."""
         p, q = _weighted(probabilities, soft, self.num_classes)
         self.predicted += p.sum((0, 2, 3))
         self.mass += q.sum((0, 2, 3))
@@ -262,7 +263,8 @@ class LabelRetention(_PerClass):
     Args:
         num_classes: C.
         ignore_index: the label of pixels that are unknown, in both; None is 255, an error where C > 255.
-        average: as for `SoftIoU`.
+        average: "classes" means over those that the labels hold, "mass" weighs them by their mass, "none" gives
+            ``(C,)`` with NaN for the others.
 
     Example:
         >>> import torch
@@ -343,7 +345,7 @@ class SoftNegativeLogLikelihood(_Mean):
     """
 
     def update(self, logits: Tensor, soft: Tensor | SparseLabels) -> None:
-        """Adds a batch."""
+        """Adds a batch: logits ``(B, C, h, w)`` and the soft label of that shape."""
         q = _masses(soft, logits, "logits")
         logarithm = logits.double().log_softmax(1)
         self.total -= torch.where(q > 0, q * logarithm, 0).sum()
@@ -364,7 +366,7 @@ class LabelEntropy(_Mean):
     higher_is_better = None
 
     def update(self, soft: Tensor | SparseLabels) -> None:
-        """Adds a batch."""
+        """Adds a batch: a soft label ``(B, C, h, w)``."""
         q = _masses(soft, None, "soft")
         mass = q.sum(1)
         # With q = m d: sum m d log(1/d) = sum q log(1/q) - m log(1/m)
@@ -404,7 +406,7 @@ class SoftCalibrationError(Metric):
             self.add_state(name, torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, soft: Tensor | SparseLabels) -> None:
-        """Adds a batch."""
+        """Adds a batch: probabilities ``(B, C, h, w)`` and the soft label of that shape."""
         q = _masses(soft, probabilities, "probabilities")
         _check_shares(probabilities, "probabilities")
         confidence, predicted = probabilities.double().max(1)

@@ -143,7 +143,7 @@ def remap_labels(
         validate: look for unknown ids on a GPU as well, where that costs a synchronisation; None: only with
             ``TRITONSOFT_VALIDATE=1``. What is not looked for becomes ``ignore_index``. Only for ``unknown="error"``; on
             the CPU that always looks.
-        backend: see `tritonsoft.functional`.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         The classes, of the shape of ``labels``, contiguous.

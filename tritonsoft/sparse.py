@@ -123,7 +123,12 @@ class SparseLabels:
 
     @classmethod
     def from_dense(cls, soft: Tensor, k: int, dtype: torch.dtype = torch.float16) -> "SparseLabels":
-        """The k largest classes of a dense soft label ``(B, C, h, w)``, masses rounded to ``dtype``; below 0 is none.
+        """The k largest classes of a dense soft label.
+
+        Args:
+            soft: ``(B, C, h, w)``, floats; what is below 0 counts as no mass.
+            k: how many classes to keep of each pixel, 1 to C.
+            dtype: that masses are rounded to: float16, bfloat16 or float32.
 
         Example:
             >>> SparseLabels.from_dense(torch.tensor([0.1, 0.7, 0.2]).view(1, 3, 1, 1), 2).index.flatten()
@@ -142,7 +147,11 @@ class SparseLabels:
         return cls(index.to(index_type(soft.shape[1])), mass.to(dtype), rest.to(dtype), soft.shape[1])
 
     def to_dense(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The soft label ``(B, C, h, w)``, or ``(C, h, w)`` of a sample, without the rest; None keeps the type."""
+        """The soft label ``(B, C, h, w)``, or ``(C, h, w)`` of a sample, without the rest.
+
+        Args:
+            dtype: of the result, any floating type; None keeps that of the masses.
+        """
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be None or a floating type, got {dtype!r}")
         check_sparse_labels(self)
@@ -321,7 +330,13 @@ class SparseLabels:
         *,
         non_blocking: bool = False,
     ) -> "SparseLabels":
-        """On another device, or with masses of another type: ``to("cuda")``, ``to(torch.float16)``, or both."""
+        """On another device, or with masses of another type: ``to("cuda")``, ``to(torch.float16)``, or both.
+
+        Args:
+            device: where to; None stays. A type in its place is the ``dtype``.
+            dtype: of the masses: float16, bfloat16 or float32; None keeps it.
+            non_blocking: return before a copy from pinned memory is done.
+        """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         device, dtype = self.device if device is None else device, dtype or self.dtype
@@ -336,7 +351,12 @@ class SparseLabels:
         return self.to("cpu")
 
     def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> "SparseLabels":
-        """On a GPU: the current one, or that one."""
+        """On a GPU.
+
+        Args:
+            device: which one; None: the current one.
+            non_blocking: return before a copy from pinned memory is done.
+        """
         return self.to("cuda" if device is None else device, non_blocking=non_blocking)
 
     def pin_memory(self) -> "SparseLabels":
@@ -354,7 +374,14 @@ class SparseLabels:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "SparseLabels":
-        """What `to_tensors` gave."""
+        """The label that `to_tensors` was called on.
+
+        Args:
+            tensors: what that gave: ``index``, ``mass``, ``rest`` and ``num_classes`` by name.
+
+        Raises:
+            ValueError: one of them is missing.
+        """
         names = ("index", "mass", "rest", "num_classes")
         if missing := [name for name in names if name not in tensors]:
             raise ValueError(f"tensors must hold {names}, got no {', '.join(missing)}")

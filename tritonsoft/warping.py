@@ -95,12 +95,14 @@ def warp(
 
     Args:
         image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
-        transform: matrix ``(B, 3, 3)`` or field ``(B, h, w, 2)``, from the output to the image.
+        transform: matrix ``(B, 3, 3)`` from output positions to the image's, both in pixel edges, or field
+            ``(B, h, w, 2)``, the position ``(x, y)`` in the image of the centre of each output pixel.
         size: ``(h, w)`` of the output.
-        filter: see the module's docstring.
+        filter: "area" (average over the footprint), "triangle" (over twice the pixel), "bilinear" (one point, read
+            linearly) or "nearest" (the pixel under the centre).
         fill: value of what lies outside of the image, in the units of the output.
-        dtype: of the output, as for `crop_resize`; None keeps the image's.
-        backend: see `tritonsoft.functional`.
+        dtype: of the output; None keeps the image's; uint8 to a floating dtype divides by 255.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         ``(B, K, h, w)``, channels_last where the image is.
@@ -185,16 +187,18 @@ def soft_warp(
     """Resample each label map under a transform to a soft label: `warp` of its one-hot planes.
 
     Args:
-        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, see `tritonsoft.functional`.
-        transform: matrix ``(B, 3, 3)`` or field ``(B, h, w, 2)``, from the output to the label map.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of bool, uint8, int8, int16, uint16, int32, uint32 or int64.
+        transform: matrix ``(B, 3, 3)`` from output positions to the label map's, both in pixel edges, or field
+            ``(B, h, w, 2)``, the position ``(x, y)`` in the label map of the centre of each output pixel.
         size: ``(h, w)`` of the output.
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
-        filter: see the module's docstring.
+        filter: "area" (average over the footprint), "triangle" (over twice the pixel), "bilinear" (one point, read
+            linearly) or "nearest" (the pixel under the centre).
         dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
         top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
         validate: check the values of labels and transform on a GPU as well.
-        backend: see `tritonsoft.functional`.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape.
@@ -252,18 +256,20 @@ def warp_pair(
     """`warp` of the images and `soft_warp` of their label maps with the same transform: one launch on a GPU.
 
     Args:
-        image: ``(B, K, H, W)``, as for `warp`.
-        labels: ``(B, H, W)`` or ``(B, 1, H, W)``, as for `soft_warp`, of the image's height and width.
-        transform: matrix ``(B, 3, 3)`` or field ``(B, h, w, 2)``, from the output to the image.
+        image: ``(B, K, H, W)`` of float16, bfloat16, float32, float64 or uint8, in any memory layout.
+        labels: ``(B, H, W)`` or ``(B, 1, H, W)`` of bool or integers, of the image's height and width.
+        transform: matrix ``(B, 3, 3)`` from output positions to the image's, both in pixel edges, or field
+            ``(B, h, w, 2)``, the position ``(x, y)`` in the image of the centre of each output pixel.
         size: ``(h, w)`` of both outputs.
         num_classes: C, at least 1.
         ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
-        filter: see the module's docstring.
+        filter: "area" (average over the footprint), "triangle" (over twice the pixel), "bilinear" (one point, read
+            linearly) or "nearest" (the pixel under the centre).
         fill: value of the image outside itself, in the units of the output.
-        dtype: of the image output, as for `crop_resize`.
-        soft_dtype: of the soft label, as ``dtype`` of `soft_warp`.
+        dtype: of the image output; None keeps the image's; uint8 to a floating dtype divides by 255.
+        soft_dtype: of the soft label: float16, bfloat16, float32 or float64.
         validate: check the values of labels and transform on a GPU as well.
-        backend: see `tritonsoft.functional`.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         The image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``.

@@ -6,8 +6,8 @@ What shrinking does to the labels of a whole data set, as ``tritonsoft audit`` m
 """
 
 # %%
-# A data set in CamVid's size, 360x480: eight street scenes, written as any data set has its label maps, as PNG files. Of CamVid
-# itself the figure is on the page about soft labels; yours needs the last command alone.
+# A data set in CamVid's size, 360x480: eight street scenes, written as any data set has its label maps, as PNG files.
+# Of CamVid itself the figure is on the page about soft labels; yours needs the last command alone.
 
 import contextlib
 import csv
@@ -29,7 +29,13 @@ for seed in range(8):
 # %%
 # In a shell: ``tritonsoft audit --labels labels --num-classes 19 --factors 2,4,8``.
 
-options = {"labels": folder / "labels", "num-classes": 19, "class-names": ",".join(CLASSES), "out": folder, "factors": "2,4,8"}
+options = {
+    "labels": folder / "labels",
+    "num-classes": 19,
+    "class-names": ",".join(CLASSES),
+    "out": folder,
+    "factors": "2,4,8",
+}
 arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     app(["audit", *arguments, "--json"], standalone_mode=False)
@@ -41,7 +47,8 @@ with (folder / "audit.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
 for row in rows:
     if row["factor"] == "8" and row["class"] in ("pole", "road"):
-        print(f"{row['class']:>5}, {row['method']:>14}: {float(row['in_place']):.1%} in place, gone from {row['gone']} maps")
+        kept = f"{float(row['in_place']):.1%} in place"
+        print(f"{row['class']:>5}, {row['method']:>14}: {kept}, gone from {row['gone']} maps")
 
 # %%
 # and ``audit.png``:

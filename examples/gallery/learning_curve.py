@@ -2,13 +2,13 @@
 The learning curve
 ==================
 
-How well a linear classifier of frozen features learns from each kind of label, by the number of training pictures and by weight
-decay.
+How well a linear classifier of frozen features learns from each kind of label, by the number of training pictures and
+by weight decay.
 """
 
 # %%
-# Every fit was measured on CamVid and stands in ``examples/linear_probe.csv``; nothing is trained here. What the numbers mean and
-# how they were made is on the page :doc:`/evidence`.
+# Every fit was measured on CamVid and stands in ``examples/linear_probe.csv``; nothing is trained here. What the
+# numbers mean and how they were made is on the page :doc:`/evidence`.
 
 import csv
 from collections import defaultdict
@@ -16,14 +16,17 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-EXAMPLES = next(folder for folder in (Path("examples"), Path.cwd(), *Path.cwd().parents) if (folder / "linear_probe.csv").exists())
+EXAMPLES = next(
+    folder for folder in (Path("examples"), Path.cwd(), *Path.cwd().parents) if (folder / "linear_probe.csv").exists()
+)
 with (EXAMPLES / "linear_probe.csv").open(newline="") as file:
     rows = [row for row in csv.DictReader(file) if row["stride"] == "16"]
 LOOKS = {"soft": "C2", "nearest": "C1", "torch-nearest": "C3", "full": "C0"}
 
 # %%
-# Left, each label at its own best weight decay; right, with 46 pictures, at every weight decay. Hard labels learn the noise of one
-# sample per cell by heart where regularisation is weak; soft labels do not. The loss at full size is best where full size is scored.
+# Left, each label at its own best weight decay; right, with 46 pictures, at every weight decay. Hard labels learn the
+# noise of one sample per cell by heart where regularisation is weak; soft labels do not. The loss at full size is best
+# where full size is scored.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
 for labels, colour in LOOKS.items():
@@ -40,7 +43,8 @@ for labels, colour in LOOKS.items():
         if row["labels"] == labels and row["pictures"] == "46"
     )
     right.plot(*zip(*fits, strict=True), "o-", color=colour, label=labels)
-    print(f"{labels:>13}: mIoU {', '.join(f'{value:.1f}% of {count} pictures' for count, value in zip(pictures, miou, strict=True))}")
+    values = [f"{value:.1f}% ({count} pictures)" for count, value in zip(pictures, miou, strict=True)]
+    print(f"{labels:>13}: mIoU {', '.join(values)}")
 for axes in (left, right):
     axes.set_xscale("log")
     axes.grid(alpha=0.3)

@@ -2,12 +2,13 @@
 A rotation and a crop in one resample
 =====================================
 
-The same random rotation, crop and flip with kornia's modules, one after the other, and with the same modules of tritonsoft.
+The same random rotation, crop and flip with kornia's modules, one after the other, and with those of tritonsoft.
 """
 
 # %%
-# Both containers draw the same parameters for the same seed. kornia resamples three times, and reads the label map by nearest
-# neighbour each time. Here the three come to one matrix, and image and label map are resampled once from their original pixels.
+# Both containers draw the same parameters for the same seed. kornia resamples three times, and reads the label map by
+# nearest neighbour each time. Here the three come to one matrix, and image and label map are resampled once from their
+# original pixels.
 
 import kornia.augmentation as K
 import torch

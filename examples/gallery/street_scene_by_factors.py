@@ -20,7 +20,8 @@ image, labels = scene.image[None], scene.labels[None]  # (1, 3, H, W) and (1, H,
 palette = torch.tensor(PALETTE) / 255  # (19, 3)
 
 # %%
-# One call shrinks both with one filter. The image stays uint8, the soft label is float32: the mass of each class in each pixel.
+# One call shrinks both with one filter. The image stays uint8, the soft label is float32: the mass of each class in
+# each pixel.
 
 FACTORS = (4, 8, 16)
 pairs = {}
@@ -30,7 +31,8 @@ for factor in FACTORS:
     print(f"1/{factor}: image {tuple(pairs[factor][0].shape)}, soft label {tuple(pairs[factor][1].shape)}")
 
 # %%
-# A soft label is shown in mixed colours. Beside it is what PyTorch's ``mode="nearest"`` picks; ignored pixels are black.
+# A soft label is shown in mixed colours. Beside it is what PyTorch's ``mode="nearest"`` picks; ignored pixels are
+# black.
 
 colours = torch.cat([palette, torch.zeros(256 - len(CLASSES), 3)])
 window = (slice(150, 350), slice(560, 960))  # rows and columns of the full-size picture
@@ -55,4 +57,6 @@ plt.show()
 area = torch.stack([(labels == k).sum() for k in range(len(CLASSES))])
 for factor, (_, soft) in pairs.items():
     kept = soft.double().sum((0, 2, 3)) * factor**2
-    print(f"1/{factor}: largest difference of a class's area {(kept - area).abs().max():.3f} pixels of {labels.numel()}")
+    print(
+        f"1/{factor}: largest difference of a class's area {(kept - area).abs().max():.3f} pixels of {labels.numel()}"
+    )

@@ -36,7 +36,9 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         same_on_batch: one box for all samples.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling.
 
     Shape:
         As `Resize`.
@@ -89,7 +91,9 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         same_on_batch: one window for all samples.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling.
 
     Shape:
         As `Resize`.
@@ -201,7 +205,9 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         align_corners, resample, cropping_mode: kornia's sampling; they matter with ``filter=None`` alone.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling.
 
     Shape:
         As `Resize`.
@@ -289,8 +295,9 @@ class RandomScaleCrop(BoxAugmentation):
         same_on_batch: one factor and one position for all samples.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index: as in `Resize`.
-        filter: as in `tritonsoft.functional`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike.
 
     Shape:
         As `Resize`.

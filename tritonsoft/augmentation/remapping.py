@@ -69,7 +69,7 @@ class RemapLabels(PointwiseHooks):
         return f"{type(self).__name__}({self.table!r}, {ignore})"
 
     def remap(self, mask: Tensor) -> Tensor:
-        """A mask of ids as one of classes, of its shape and type."""
+        """A ``mask`` of ids as one of classes, of its shape and type."""
         check_mask(mask)
         if isinstance(mask, (SoftLabel, ts.SparseLabels)):
             self.refuse_soft_label()

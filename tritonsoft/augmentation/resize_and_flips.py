@@ -26,7 +26,8 @@ class Resize(BoxAugmentation, K.Resize):
         keepdim: keep the rank of the input.
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
-        filter: as in `tritonsoft.functional`; None for kornia's own sampling, bit for bit.
+        filter: "area" (the exact average), "triangle" (antialiased bilinear), "bilinear" or "nearest", for image and
+            mask alike; None: kornia's own sampling, bit for bit.
 
     Shape:
         Image ``(B, K, H, W)`` of any floating type -> ``(B, K, h, w)``. Mask ``(B, 1, H, W)`` of class ids ->
@@ -113,7 +114,9 @@ class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
         p_batch: probability that any sample of the batch may be.
         same_on_batch: flip all samples or none.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`; a flip gives the same with every filter.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest": a flip is the same with each; None: kornia's own.
 
     Shape:
         As `Resize`, with h = H and w = W.
@@ -136,7 +139,9 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
         p_batch: probability that any sample of the batch may be.
         same_on_batch: flip all samples or none.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`; a flip gives the same with every filter.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest": a flip is the same with each; None: kornia's own.
 
     Shape:
         As `Resize`, with h = H and w = W.

@@ -83,8 +83,10 @@ class RandomRotation(MatrixAugmentation, K.RandomRotation):
         same_on_batch: one angle for all samples.
         p: probability that a sample is turned.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index: as in `Resize`.
-        filter: as in `tritonsoft.warp`; None for kornia's own sampling, bit for bit.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
+            for bit.
 
     Shape:
         As `Resize`, with h = H and w = W. Outside of the image are zeros, no label mass, and ``ignore_index`` in a hard
@@ -132,7 +134,10 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
         fill_value: what an image holds outside with ``padding_mode="fill"``, one value or one per channel.
         p: probability that a sample is warped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
+            for bit.
 
     Shape:
         As `RandomRotation`.
@@ -194,7 +199,10 @@ class RandomShear(MatrixAugmentation, K.RandomShear):
         padding_mode: ``"zeros"``; others with ``filter=None`` alone.
         p: probability that a sample is sheared.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
+            for bit.
 
     Shape:
         As `RandomRotation`.
@@ -234,7 +242,10 @@ class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
         padding_mode: ``"zeros"``; others with ``filter=None`` alone.
         p: probability that a sample is moved.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
+            for bit.
 
     Shape:
         As `RandomRotation`.
@@ -272,7 +283,10 @@ class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
         p: probability that a sample is warped.
         keepdim: keep the rank of the input.
         sampling_method: ``"basic"`` moves corners inwards, ``"area_preserving"`` in any direction.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
+            for bit.
 
     Shape:
         As `RandomRotation`.
@@ -317,7 +331,10 @@ class RandomElasticTransform(Warp, K.RandomElasticTransform):
         same_on_batch: the same noise for all samples.
         p: probability that a sample is warped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
+            for bit.
 
     Shape:
         As `RandomRotation`.

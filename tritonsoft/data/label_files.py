@@ -48,7 +48,7 @@ class LabelFormat:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of label maps, the smallest of uint8, int16, int32 and int64 that holds the classes and ``ignore_index``."""
+        """The type of label maps, uint8, int16, int32 or int64, by what holds the classes and ``ignore_index``."""
         return smallest_label_dtype(self.ignore_index, self.num_classes - 1)
 
     def read(self, file: str | os.PathLike[str]) -> Tensor:
@@ -57,6 +57,9 @@ class LabelFormat:
         Colour pictures (and, where colours have classes, pictures with a palette) are read by their colours; their
         alpha counts nothing. All others and ``.npy`` files hold ids: grey values of 1 to 16 bits, indices of a
         palette, integers.
+
+        Args:
+            file: a picture that Pillow reads and whose format keeps values, or an ``.npy`` file.
 
         Raises:
             UnknownLabelError: an id or a colour without a class; the message names the file, the value and a pixel. Or

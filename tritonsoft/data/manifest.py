@@ -59,14 +59,14 @@ class ShrinkSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """That of the sample of a source of this size."""
+        """The size ``(h, w)`` of the sample of a source of this ``height`` and ``width``."""
         if self.size is not None:
             return self.size
         assert self.factor is not None
         return max(1, round(height / self.factor)), max(1, round(width / self.factor))
 
     def differences(self, other: "ShrinkSettings") -> list[str]:
-        """What differs, as ``"factor 4.0 there, 2.0 here"``; of tables and names alone that they do."""
+        """What is different in ``other``, as ``"factor 4.0 there, 2.0 here"``; of tables and names their names."""
         found = []
         for field in dataclasses.fields(self):
             here, there = getattr(self, field.name), getattr(other, field.name)
@@ -142,7 +142,7 @@ class Manifest:
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: versions_here())
 
     def write(self, folder: Path) -> None:
-        """To the folder, whole or not at all."""
+        """Write it to ``folder``, whole or not at all."""
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -159,7 +159,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """That of a folder.
+        """Read that of ``folder``.
 
         Raises:
             DataError: there is none, it is none, or it is of another version.

@@ -12,9 +12,15 @@ LABEL_SUFFIXES = PICTURE_SUFFIXES | {".npy"}
 
 
 class Pair(NamedTuple):
-    """An image and its label file."""
+    """An image and its label file.
 
-    name: str  # what both share: the path below either folder, without what the patterns spell out
+    Attributes:
+        name: what both share: the path below either folder, without what the patterns spell out.
+        image: its file.
+        labels: the label file.
+    """
+
+    name: str
     image: Path
     labels: Path
 
@@ -66,7 +72,7 @@ def find_files(directory: str | os.PathLike[str], pattern: str = "*", *, labels:
 
     Args:
         directory: the folder; symbolic links in it are followed, but not back up.
-        pattern: as in `pair_files`.
+        pattern: relative to the folder, with one star, such as ``"*_leftImg8bit.png"``.
         labels: whether ``.npy`` files are looked for too.
 
     Raises:

@@ -26,6 +26,9 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow, with mo
 def read_image(file: str | os.PathLike[str]) -> Tensor:
     """A picture ``(3, H, W)`` uint8, upright as viewers show it; grey and palette pictures become coloured.
 
+    Args:
+        file: any format that Pillow reads.
+
     Raises:
         DataError: a file that is missing, broken, no picture, or of more than 8 bits.
         ImportError: Pillow is not installed.
@@ -46,6 +49,10 @@ def _read_image(file: Path) -> Tensor:
 
 def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
     """The image ``(3, H, W)`` uint8 of a pair, and its label map ``(H, W)`` as `LabelFormat.read` gives it.
+
+    Args:
+        pair: one of those that `pair_files` gave.
+        format: what `label_format` gave.
 
     Raises:
         DataError: either cannot be read, or they differ in size.

@@ -19,6 +19,9 @@ def atomic_write(file: str | os.PathLike[str]) -> Iterator[Path]:
     stays. The temporary name begins with ``.tritonsoft-`` and keeps the suffix, by which writers choose a format. If
     ``file`` is a symbolic link, what it leads to is written.
 
+    Args:
+        file: what to write, or to write anew.
+
     Raises:
         OSError: the folder is not there or cannot be written to.
 

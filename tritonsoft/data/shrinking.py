@@ -95,7 +95,7 @@ def shrink_dataset(
         labels: folder of label files.
         out: folder of the data set; it may not lie in those two, nor they in it.
         settings: what `shrink_settings` gave.
-        image_pattern: which images, and which part of their paths is the sample's name: as in `pair_files`.
+        image_pattern: which images, with one star, which stands for the sample's name (as in `pair_files`).
         label_pattern: the same of label files.
         limit: do the first so many pairs alone, by name.
         existing: where ``out`` holds a shrunk data set: ``"refuse"``; ``"resume"``, which does what is missing where
@@ -310,6 +310,11 @@ def _remove_leftovers(out: Path) -> None:
 
 def estimate_shrinking(pairs: Sequence[Pair], settings: ShrinkSettings, workers: int | None = None) -> ShrinkEstimate:
     """What shrinking these pairs will take, by some of them, which are shrunk and written nowhere.
+
+    Args:
+        pairs: what `pair_files` gave.
+        settings: what `shrink_settings` gave.
+        workers: threads that the work would have; None: as many as there are cores for this process.
 
     Raises:
         DataError: none of those can be used.

@@ -106,7 +106,7 @@ class ShrunkDataset(Dataset[Any]):
         return (image, soft) if self.transform is None else self.transform(image, soft)
 
     def read_labels(self, index: int) -> SparseLabels:
-        """The labels of a sample without its image, as for counting classes."""
+        """The labels of the sample number ``index`` without its image, as for counting classes."""
         sample = self._sample(index)
         file = self.folder / sample.labels
         pixels, metadata = from_file(file)
