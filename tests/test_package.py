@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tritonsoft._extras import REQUIREMENTS
+
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 pytestmark = pytest.mark.xdist_group("package")  # two processes that build in one checkout tread on each other
 
@@ -38,20 +41,46 @@ def _python(code: str, *options: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
+def _extras() -> dict[str, list[str]]:
+    extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
+    return extras
+
+
+def _requirements(extra: str) -> set[str]:
+    """Of an extra, with those of the extras that it names."""
+    found = set()
+    for requirement in _extras()[extra]:
+        others = re.fullmatch(r"tritonsoft\[([\w,]+)\]", requirement)
+        found |= set().union(*map(_requirements, others[1].split(","))) if others else {requirement}
+    return found
+
+
+def test_messages_say_to_install_what_the_extras_bring():
+    assert {extra: set(requirements) for extra, requirements in REQUIREMENTS.items()} == {
+        extra: _requirements(extra) for extra in REQUIREMENTS
+    }
+    for file in ROOT.glob("tritonsoft/**/*.py"):
+        assert file.name == "_extras.py" or "pip install" not in file.read_text("utf-8"), file
+
+
+def test_extras_bring_what_their_users_need():
+    assert _requirements("demo") | _requirements("cpu") <= _requirements("all")
+    assert _requirements("all") <= _requirements("dev")
+
+
 def test_what_is_said_to_install_can_be_installed():
-    """No index has the package: what names an extra must name the checkout, and an extra that is there."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    files = [ROOT / "README.md", ROOT / "Makefile", *ROOT.glob("tritonsoft/**/*.py"), *ROOT.glob("examples/*.py")]
+    """No index has the package: what names an extra must name the checkout or a wheel, and an extra that is there."""
+    files = [*ROOT.glob("*.md"), ROOT / "Makefile", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py")]
     hints = [
         hint
         for file in files
-        for hint in re.findall(r"pip install ['\"]?([^'\"\s]*\[[\w,]*\])", file.read_text("utf-8"))
+        for hint in re.findall(r"pip install (?:-\S+ )*['\"]?([^'\"\s]*\[[\w,]*\])", file.read_text("utf-8"))
     ]
-    assert len(hints) >= 8
+    assert len(hints) >= 4
     for hint in hints:
         path, names = hint.removesuffix("]").split("[")
-        assert path == "."
-        assert set(names.split(",")) <= extras.keys()
+        assert path == "." or path.endswith(".whl")
+        assert set(names.split(",")) <= _extras().keys()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
