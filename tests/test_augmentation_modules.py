@@ -1960,5 +1960,5 @@ def test_importing_without_kornia_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "kornia" or "tritonsoft.augmentation" in name]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "kornia", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[kornia\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'kornia>="):
         import tritonsoft.augmentation  # noqa: F401

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tritonsoft._extras import how_to_install
 from tritonsoft.backends import reference
 from tritonsoft.backends import select as backends
 from tritonsoft.cli import scenes
@@ -756,7 +757,7 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     code = "import sys; sys.modules['typer'] = None; from tritonsoft.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_checkout, check=False)
     assert result.returncode == 1
-    assert "pip install '.[demo]' in a checkout" in result.stderr
+    assert f"needs more packages: {how_to_install('demo')}" in result.stderr
     assert "Traceback" not in result.stderr
 
 

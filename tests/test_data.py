@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from tritonsoft._extras import how_to_install
 from tritonsoft.data import (
     DataError,
     UnknownLabelError,
@@ -718,7 +719,7 @@ except ImportError as error:
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "reading pictures needs Pillow: pip install '.[data]' in a checkout" in result.stdout
+    assert f"reading pictures needs Pillow: {how_to_install('data')}" in result.stdout
 
 
 def test_the_page_names_every_data_set() -> None:

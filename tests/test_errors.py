@@ -122,6 +122,58 @@ def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
         backends.backend_for.cache_clear()
 
 
+@pytest.fixture
+def without_numba(monkeypatch):
+    """As in a process that starts where Numba is not installed."""
+    monkeypatch.setattr(backends, "_installed", lambda package: False)
+    monkeypatch.setattr(backends, "_INTERPRETED", False)
+    once = (backends.explain_backend, backends.backend_for, backends.warn_where_numba_is_missing)
+    for function in once:
+        function.cache_clear()
+    yield
+    for function in once:
+        function.cache_clear()
+
+
+SMALL, LARGE = ((1, rows, 1024) for rows in (backends.LARGE // 1024 - 1, backends.LARGE // 1024))
+
+
+@pytest.mark.usefixtures("without_numba")
+def test_a_large_call_on_the_cpu_says_once_what_is_missing(recwarn):
+    def call(shape, backend=None):
+        ts.soft_resize(torch.zeros(shape, dtype=torch.uint8), (2, 2), 1, backend=backend)
+
+    call(SMALL)
+    call(LARGE, "reference")  # who asks for it knows
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match=r"ten to a hundred times as slowly without Numba: pip install 'numba>="):
+        call(LARGE)
+    recwarn.clear()
+    call(LARGE)
+    assert not recwarn.list
+
+
+@pytest.mark.usefixtures("without_numba")
+def test_a_graph_of_a_large_call_is_made_without_a_warning(recwarn):
+    labels = torch.zeros(LARGE, dtype=torch.uint8)
+    exported = torch.export.export(Shrink(), (labels,))  # on tensors without memory, as under torch.compile
+    assert not [warning for warning in recwarn if "Numba" in str(warning.message)]
+    with pytest.warns(RuntimeWarning, match="without Numba"):
+        exported.module()(labels)
+
+
+class Shrink(torch.nn.Module):
+    def forward(self, labels):
+        return ts.soft_resize(labels, (2, 2), 1)
+
+
+def test_nothing_is_missing_where_numba_is(recwarn):
+    pytest.importorskip("numba", reason="Numba is not installed")
+    backends.warn_where_numba_is_missing.cache_clear()
+    ts.soft_resize(torch.zeros(LARGE, dtype=torch.uint8), (2, 2), 1)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
 @pytest.mark.parametrize(("bad", "ignore_index"), [(5, 255), (200, 255), (255, 7), (255, -1), (255, 2**40)])
 def test_labels_out_of_range_are_found_wherever_they_are(target, dtype, bad, ignore_index):

@@ -21,12 +21,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tritonsoft._extras import how_to_install
+
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError(
-        f"{error}: tritonsoft.metrics needs its extra: pip install '.[metrics]' in a checkout of tritonsoft"
-    ) from None
+    raise ImportError(f"{error}: tritonsoft.metrics needs torchmetrics: {how_to_install('metrics')}") from None
 
 from tritonsoft._validation import (
     Boxes,

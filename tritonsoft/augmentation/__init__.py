@@ -18,11 +18,13 @@ Example:
     (torch.Size([2, 3, 256, 512]), torch.Size([2, 19, 256, 512]))
 """
 
+from tritonsoft._extras import how_to_install
+
 try:
     import kornia.augmentation  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "tritonsoft.augmentation needs kornia: pip install '.[kornia]' in a checkout of tritonsoft", name=error.name
+        f"tritonsoft.augmentation needs kornia: {how_to_install('kornia')}", name=error.name
     ) from error
 
 from tritonsoft.augmentation.container import AugmentationSequential

@@ -6,8 +6,10 @@ import importlib.util
 import os
 import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
+from tritonsoft._extras import how_to_install
 from tritonsoft.backends.protocol import Backend
 
 BACKENDS = ("reference", "numba", "triton")
@@ -75,7 +77,7 @@ def explain_backend(device_type: str, forced: str | None) -> tuple[str | None, s
             _installed("numba") and _numba_may_compile() and device_type == "cpu",
             f"Numba runs on the CPU, not on {device_type}"
             if device_type != "cpu"
-            else "Numba is not installed; pip install '.[cpu]' in a checkout of tritonsoft"
+            else f"Numba is not installed: {how_to_install('cpu')}"
             if not _installed("numba")
             else "Numba is installed"
             if _numba_may_compile()
@@ -114,3 +116,19 @@ def backend_for(device_type: str, forced: str | None) -> Backend:
         raise ValueError(f"backend={forced!r} cannot run on {device_type}: {reason}")
     with _importing:
         return cast(Backend, importlib.import_module(_MODULES[name]))
+
+
+# Elements of a call's first tensor. From here on the reference takes tens of milliseconds, and Numba a tenth or less.
+LARGE = 2**19
+
+
+@functools.cache
+def warn_where_numba_is_missing() -> None:
+    """Says what to install before a large call on the CPU, once in a process."""
+    if not _installed("numba") and explain_backend("cpu", None)[0] == "reference":
+        warnings.warn(
+            "tritonsoft computes large tensors on the CPU ten to a hundred times as slowly without Numba: "
+            f"{how_to_install('cpu')}",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -23,6 +23,7 @@ from rich.text import Text
 from torch import Tensor
 
 import tritonsoft as ts
+from tritonsoft._extras import Extra, how_to_install
 from tritonsoft.cli.folding import folded
 from tritonsoft.data import LabelFormat, label_format
 from tritonsoft.data.pairing import check_pattern
@@ -123,11 +124,11 @@ def working(on: str) -> Status:
     return errors.status(on, spinner="line")
 
 
-def need(extra: str, *packages: str) -> None:
+def need(extra: Extra, *packages: str) -> None:
     """Usage error where a package is missing that one of our extras brings."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise typer.BadParameter(f"this needs {package}: pip install '.[{extra}]' in a checkout of tritonsoft")
+            raise typer.BadParameter(f"this needs {package}: {how_to_install(extra)}")
 
 
 def need_folder(option: str, directory: Path) -> None:

@@ -19,13 +19,16 @@ from tritonsoft.backends import select as backends
 from tritonsoft.cli.common import AsJson, describe, one_thread, print_json, show, table_of
 from tritonsoft.geometry import FILTERS
 
-PACKAGES = ("tritonsoft", "torch", "numpy", "triton", "numba", "kornia")
+PACKAGES = ("numpy", "triton", "numba", "kornia")
 
 
 def doctor(as_json: AsJson = False) -> None:
     """Versions, devices and backends, and a check of every backend against the reference; exit code 1 if one fails."""
     versions = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        # What is imported, not what was installed: that forgets which CUDA torch is built for, and how a checkout moves on.
+        "tritonsoft": ts.__version__,
+        "torch": torch.__version__,
         **{package: _version(package) for package in PACKAGES},
         "torch's CUDA / ROCm": f"{torch.version.cuda or 'none'} / {torch.version.hip or 'none'}",
     }
@@ -143,4 +146,4 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return ts.__version__ if package == "tritonsoft" else "not installed"
+        return "not installed"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tritonsoft._extras import how_to_install
 from tritonsoft.data.errors import DataError
 from tritonsoft.data.pairing import Pair
 
@@ -78,7 +79,7 @@ def open_picture(file: Path) -> Iterator["Image"]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(f"{error}: reading pictures needs Pillow: pip install '.[data]' in a checkout") from None
+        raise ImportError(f"{error}: reading pictures needs Pillow: {how_to_install('data')}") from None
     try:
         # Of a stream: plain TIFF files that it opens by name Pillow maps, and takes turned ones for the wrong shape.
         with file.open("rb") as stream, Image.open(stream) as picture:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from tritonsoft._extras import how_to_install
 from tritonsoft.data.errors import ClusterError, DataError, OutputError
 from tritonsoft.data.label_files import LabelFormat
 from tritonsoft.data.manifest import Sample, ShrinkSettings, versions_here
@@ -53,7 +54,7 @@ class RayWorkers:
         try:
             import ray.data
         except ImportError as error:
-            raise ImportError(f"engine 'ray' needs Ray Data ({error}): the extra 'ray' of tritonsoft") from None
+            raise ImportError(f"{error}: engine 'ray' needs Ray Data: {how_to_install('ray')}") from None
         self._ray: Any = ray
         self.number, self.address = number, address
 

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
+from tritonsoft._extras import how_to_install
 from tritonsoft.data.errors import DataError
 from tritonsoft.sparse import SparseLabels, index_type
 
@@ -26,7 +27,7 @@ MASSES: Final = ("uint8", "float16")
 PIXELS: Final = "pixels"  # the name of the tensor
 METADATA: Final = "tritonsoft"  # one entry: safetensors writes several in any order, and bytes should be the same
 
-NEEDED: Final = "shrunk labels are stored by safetensors: pip install '.[data]' in a checkout of tritonsoft"
+NEEDED: Final = f"shrunk labels are stored by safetensors: {how_to_install('data')}"
 
 _Array = np.ndarray[Any, Any]
 _UNITS: Final = 255  # a mass of one in a byte

@@ -36,7 +36,7 @@ from torch.autograd import forward_ad
 from tritonsoft import memory
 from tritonsoft._validation import has_tangent, should_validate
 from tritonsoft.backends.protocol import Backend
-from tritonsoft.backends.select import backend_for
+from tritonsoft.backends.select import LARGE, backend_for, warn_where_numba_is_missing
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 P = ParamSpec("P")
@@ -124,6 +124,8 @@ class Operator(Generic[P, R]):
 
     def _compute(self, backend: str | None, validate: bool | None, *inputs: Any) -> Any:
         device = inputs[0].device
+        if backend is None and device.type == "cpu" and inputs[0].numel() >= LARGE:
+            warn_where_numba_is_missing()
         body: Any = self.body
         return body(Call(backend_for(device.type, backend), should_validate(device, validate)), *inputs)
 
