@@ -67,7 +67,9 @@ from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
-from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
+from tritonsoft.sparse import MASS_DTYPES as MASS_DTYPES
+from tritonsoft.sparse import SparseLabels
+from tritonsoft.sparse import index_type as index_type
 
 
 def crop_resize(

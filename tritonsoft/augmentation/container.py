@@ -22,8 +22,9 @@ from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_sample
-from tritonsoft.augmentation.pending import LabelSettings, Value, are_pending, values_of
+from tritonsoft.augmentation.pending import LabelSettings, PendingInput, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
+from tritonsoft.functional import MASS_DTYPES, names_of
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ class AugmentationSequential(ContainerHooks):
             transformation_matrix_mode=transformation_matrix_mode,
             extra_args={DataKey.get(key): value for key, value in (extra_args or {}).items()},
         )
-        num_classes, ignore_index = _agreed_labels(self)
+        num_classes, ignore_index, top_k = _agreed_labels(self)
         if soft_dtype is not None and not soft_dtype.is_floating_point:
             raise TypeError(f"soft_dtype must be a floating type or None, got {soft_dtype}")
+        if top_k is not None and soft_dtype not in (None, *MASS_DTYPES):
+            raise TypeError(f"soft_dtype must be {names_of(MASS_DTYPES)} for modules with top_k, got {soft_dtype}")
         mask_args = self.extra_args.get(DataKey.MASK, {})
         self.transform_op = FusingOps(
-            self.data_keys, LabelSettings(num_classes, ignore_index, soft_dtype, mask_args, not extra_args)
+            self.data_keys, LabelSettings(num_classes, ignore_index, soft_dtype, top_k, mask_args, not extra_args)
         )
 
     @property
@@ -246,7 +249,7 @@ def _marked(value: Any, masks: Any) -> Any:
     if isinstance(value, list):
         each = masks if isinstance(masks, list) else [masks] * len(value)
         return [cast(Tensor, _marked(*pair)) for pair in zip(value, each, strict=True)]
-    is_soft = not isinstance(masks, list) and masks.kind == "soft label"
+    is_soft = isinstance(masks, PendingInput) and masks.kind == "soft label"
     return value.as_subclass(SoftLabel) if is_soft else value
 
 
@@ -260,17 +263,19 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
     return cast(torch.Size, _kornia.new_batch_shape(param, shape, module))
 
 
-def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:
-    """``num_classes`` and ``ignore_index`` of the modules that make soft labels: one label map cannot have two."""
+def _agreed_labels(container: nn.Module) -> tuple[int | None, int, int | None]:
+    """``num_classes``, ``ignore_index`` and ``top_k`` of the modules that make soft labels: a label cannot have two."""
     softening = [
         each
         for each in container.modules()
         if isinstance(each, ResamplingAugmentation) and each.num_classes is not None
     ]
-    for name in ("num_classes", "ignore_index"):
-        values = sorted({getattr(module, name) for module in softening})
+    for name in ("num_classes", "ignore_index", "top_k"):
+        values = sorted({getattr(module, name) for module in softening}, key=str)
         if len(values) > 1:
             raise ValueError(
                 f"{name} must be the same in all modules of a container that have num_classes, got {values}"
             )
-    return (softening[0].num_classes, softening[0].ignore_index) if softening else (None, 0)
+    if not softening:
+        return None, 0, None
+    return softening[0].num_classes, softening[0].ignore_index, softening[0].top_k

@@ -36,7 +36,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         same_on_batch: one box for all samples.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`.
+        num_classes, ignore_index, filter, top_k: as in `Resize`.
 
     Shape:
         As `Resize`.
@@ -66,11 +66,12 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
         set_param_generator(self, EagerResizedCropGenerator(size, scale, ratio))
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomCrop(BoxAugmentation, K.RandomCrop):
@@ -89,7 +90,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         same_on_batch: one window for all samples.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`.
+        num_classes, ignore_index, filter, top_k: as in `Resize`.
 
     Shape:
         As `Resize`.
@@ -121,6 +122,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(
@@ -138,7 +140,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         )
         if filter is not None and padding_mode not in _PADDING:
             raise ValueError(f"padding_mode must be one of {_PADDING}, got {padding_mode!r}")
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         # As in kornia, a window larger than the (padded) image stretches the image to the window.
@@ -201,7 +203,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         align_corners, resample, cropping_mode: kornia's sampling; they matter with ``filter=None`` alone.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `Resize`.
+        num_classes, ignore_index, filter, top_k: as in `Resize`.
 
     Shape:
         As `Resize`.
@@ -226,10 +228,11 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         # Nothing here is random: like kornia, take the middle for the size that the flags have now.
@@ -289,7 +292,7 @@ class RandomScaleCrop(BoxAugmentation):
         same_on_batch: one factor and one position for all samples.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index: as in `Resize`.
+        num_classes, ignore_index, top_k: as in `Resize`.
         filter: as in `tritonsoft.functional`.
 
     Shape:
@@ -317,6 +320,7 @@ class RandomScaleCrop(BoxAugmentation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
         size = python_size(size)
@@ -332,7 +336,7 @@ class RandomScaleCrop(BoxAugmentation):
             )
         set_param_generator(self, _ScaleCropGenerator((scale[0], scale[1])))
         self.flags = {"size": tuple(size), "fill": fill}
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
         drawn = super().generate_parameters(batch_shape)

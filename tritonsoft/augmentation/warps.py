@@ -83,7 +83,7 @@ class RandomRotation(MatrixAugmentation, K.RandomRotation):
         same_on_batch: one angle for all samples.
         p: probability that a sample is turned.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index: as in `Resize`.
+        num_classes, ignore_index, top_k: as in `Resize`.
         filter: as in `tritonsoft.warp`; None for kornia's own sampling, bit for bit.
 
     Shape:
@@ -113,9 +113,10 @@ class RandomRotation(MatrixAugmentation, K.RandomRotation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(degrees, resample, same_on_batch, align_corners, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomAffine(MatrixAugmentation, K.RandomAffine):
@@ -132,7 +133,7 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
         fill_value: what an image holds outside with ``padding_mode="fill"``, one value or one per channel.
         p: probability that a sample is warped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes, ignore_index, filter, top_k: as in `RandomRotation`.
 
     Shape:
         As `RandomRotation`.
@@ -164,6 +165,7 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(
             degrees,
@@ -178,7 +180,7 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
             p,
             keepdim,
         )
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
         if filter is not None and fill_value is not None:
             # kornia has made a tensor of it, whose values would have to be read at every call.
             self.flags["fill_value"] = self.flags["fill_value"].tolist()
@@ -194,7 +196,7 @@ class RandomShear(MatrixAugmentation, K.RandomShear):
         padding_mode: ``"zeros"``; others with ``filter=None`` alone.
         p: probability that a sample is sheared.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes, ignore_index, filter, top_k: as in `RandomRotation`.
 
     Shape:
         As `RandomRotation`.
@@ -218,9 +220,10 @@ class RandomShear(MatrixAugmentation, K.RandomShear):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(shear, resample, same_on_batch, align_corners, padding_mode, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
@@ -234,7 +237,7 @@ class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
         padding_mode: ``"zeros"``; others with ``filter=None`` alone.
         p: probability that a sample is moved.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes, ignore_index, filter, top_k: as in `RandomRotation`.
 
     Shape:
         As `RandomRotation`.
@@ -257,9 +260,10 @@ class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(translate_x, translate_y, resample, same_on_batch, align_corners, padding_mode, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
@@ -272,7 +276,7 @@ class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
         p: probability that a sample is warped.
         keepdim: keep the rank of the input.
         sampling_method: ``"basic"`` moves corners inwards, ``"area_preserving"`` in any direction.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes, ignore_index, filter, top_k: as in `RandomRotation`.
 
     Shape:
         As `RandomRotation`.
@@ -297,9 +301,10 @@ class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(distortion_scale, resample, same_on_batch, align_corners, p, keepdim, sampling_method)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomElasticTransform(Warp, K.RandomElasticTransform):
@@ -317,7 +322,7 @@ class RandomElasticTransform(Warp, K.RandomElasticTransform):
         same_on_batch: the same noise for all samples.
         p: probability that a sample is warped.
         keepdim: keep the rank of the input.
-        num_classes, ignore_index, filter: as in `RandomRotation`.
+        num_classes, ignore_index, filter, top_k: as in `RandomRotation`.
 
     Shape:
         As `RandomRotation`.
@@ -346,9 +351,10 @@ class RandomElasticTransform(Warp, K.RandomElasticTransform):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(kernel_size, sigma, alpha, align_corners, resample, padding_mode, same_on_batch, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def transform(self, source: Size, params: Params, flags: Flags, device: torch.device) -> Tensor | None:
         noise = to_device(params["noise"], device)
