@@ -59,7 +59,8 @@ class AugmentationSequential(ContainerHooks):
     keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
 
     A run ends where two modules have different filters or fill the outside differently, and before a crop that pads
-    what an earlier crop has cut. A warp pads nothing: its corners show what of the image there is, even if a module
+    what an earlier crop has cut. With ``top_k`` the label map, which can be resampled once only, waits over modules that
+    leave masks alone, and a run that ends otherwise must be followed by modules that move whole pixels. A warp pads nothing: its corners show what of the image there is, even if a module
     before it in the run has moved it out of sight, where kornia has forgotten it and shows zeros.
 
     Args:
@@ -68,13 +69,14 @@ class AugmentationSequential(ContainerHooks):
         extra_args: as kornia's, keyed by `DataKey` or its name. What they leave out for masks: hard ones go through
             kornia's own modules by nearest neighbour, soft labels through the interpolation of their image.
         soft_dtype: of soft labels made from integer label maps; None: float32, and float64 beside a float64 image. A
-            label map given as floats keeps its type. Of nested containers, the outermost decides.
+            label map given as floats keeps its type. With ``top_k`` float32 where that would be float64.
+            Of nested containers, the outermost decides.
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: a label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any integer or floating
         type, taken as it is, or a soft label ``(B, C, H, W)``; where C is 1, one channel is a label map unless the mask
-        is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
-        ``(B, 1, h, w)`` of the type it came in.
+        is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, with ``top_k``
+        as a `tritonsoft.SparseLabels`, or a hard mask ``(B, 1, h, w)`` of the type it came in.
 
         A `tritonsoft.SparseLabels` is a mask too, and stays one, where all modules only move whole pixels: flips,
         `CenterCrop`, and `RandomCrop` of a window that fits into the (padded) image, whose padding has no mass. Modules
@@ -85,10 +87,11 @@ class AugmentationSequential(ContainerHooks):
         `matrices` are those of the first.
 
     Raises:
-        ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
-            neither 1 nor C channels; a crop or warp of an image or mask of another size than it was drawn for.
+        ValueError: modules disagree on ``num_classes``, ``ignore_index`` or ``top_k``; label values out of range; a
+            mask with neither 1 nor C channels, or of masses for modules with ``top_k``; a crop or warp of an image or
+            mask of another size than it was drawn for.
         TypeError: a mask is neither a tensor nor a `tritonsoft.SparseLabels`, or it is one of these and a module
-            resamples.
+            resamples; a list of masks for modules with ``top_k``.
 
     Example:
         >>> _ = torch.manual_seed(0)
