@@ -222,9 +222,19 @@ def test_what_would_show_more_than_the_image_has_is_refused(image, labels, after
 def test_a_warp_after_a_flip_and_colours_pads_nothing_that_is_lost(image, labels):
     container = augment(TA.RandomHorizontalFlip(p=1.0, **KEPT), K.Normalize(0.5, 0.5), TA.RandomRotation(20.0, p=1.0))
     sparse = container(image, labels)[1]
-    turned = augment(TA.RandomRotation(20.0, p=1.0, **KEPT))
+    turned = augment(TA.RandomRotation(20.0, p=1.0, **ALL))
     expected = turned(labels.flip(-1), data_keys=["mask"], params=_renamed([turned[0]], container._params[2:]))
-    assert_largest(sparse, expected.to_dense())
+    assert_largest(sparse, expected)
+
+
+def test_colours_may_end_the_run_of_a_label_map(image, labels):
+    crop = TA.RandomResizedCrop((20, 30), **KEPT)
+    for last in ([], [K.ImageSequential(K.RandomBrightness(p=1.0))], [nn.Identity(), K.RandomGaussianNoise(p=1.0)]):
+        container = augment(crop, K.ColorJiggle(0.2, 0.2, 0.2, 0.1), *last)
+        shown, sparse = container(image, labels)
+        expected = augment(crop)(labels, data_keys=["mask"], params=container._params[:1])
+        assert torch.equal(sparse.mass, expected.mass)
+        assert shown.shape[2:] == sparse.shape[2:]
 
 
 # --- masks of every kind ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ What they share:
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
   `tritonsoft.geometry`.
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
-  without it (on a GPU for up to 16; above, by way of the soft label). An integer factor of k pixels along each axis
+  without it (on a GPU, each 16 classes count the labels once more). An integer factor of k pixels along each axis
   never needs more than k * k.
 * **Size**: ``(h, w)`` of the output in pixels, ints of Python or NumPy.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with

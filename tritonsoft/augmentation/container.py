@@ -59,9 +59,11 @@ class AugmentationSequential(ContainerHooks):
     keypoints, ``inverse``, replay with ``params=`` and ``data_keys`` are kornia's.
 
     A run ends where two modules have different filters or fill the outside differently, and before a crop that pads
-    what an earlier crop has cut. With ``top_k`` the label map, which can be resampled once only, waits over modules that
-    leave masks alone, and a run that ends otherwise must be followed by modules that move whole pixels. A warp pads nothing: its corners show what of the image there is, even if a module
+    what an earlier crop has cut. A warp pads nothing: its corners show what of the image there is, even if a module
     before it in the run has moved it out of sight, where kornia has forgotten it and shows zeros.
+
+    With ``top_k`` a label map is resampled once in all: it waits over modules that leave masks alone, and after what
+    ends its run otherwise there may be modules that move whole pixels, but none that resample.
 
     Args:
         *args: modules of this package, of kornia, or any `nn.Module`; containers may nest.

@@ -111,6 +111,7 @@ class FusingOps(AugmentationSequentialOps):
     def _materialize_pending(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
         if not any(pending.pending_group for pending in all_pending(args)):
             return args
+        args = [as_pending(arg) if key == DataKey.INPUT else arg for arg, key in zip(args, keys, strict=True)]
         first = next((args[index] for index, key in enumerate(keys) if key == DataKey.INPUT), None)
         if first is not None and first.pending_group is not None:
             group = first.pending_group
