@@ -416,7 +416,7 @@ def test_bad_masks(image, labels, name):
     module(image)
     with pytest.raises(ValueError, match=r"mask must be a label map or a SparseLabels .* top_k=3, got a soft label"):
         module.transform_masks(soft, module._params, module.flags)
-    with pytest.raises(ValueError, match=r"labels .* got 300"):
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.299 .* from 300 to 300"):
         container(image, labels.masked_fill(labels == -1, CLASSES))
     assert container(image, labels)[1].k == TOP_K
 
@@ -430,7 +430,8 @@ def test_videos_are_refused(labels):
 
 
 def test_kornia_s_container_is_told_apart(labels):
-    container = K.AugmentationSequential(TA.Resize((7, 11), **KEPT), data_keys=["mask"])
-    assert isinstance(container(labels[:, None].float()), ts.SparseLabels)
+    container = K.AugmentationSequential(TA.Resize((7, 11), **KEPT), data_keys=["input", "mask"])
+    image, labels = torch.rand(BATCH, 3, *SIZE), labels[:, None].clamp(min=0)
+    assert isinstance(container(image, labels.float())[1], ts.SparseLabels)
     with pytest.raises(TypeError, match="kornia's AugmentationSequential casts masks back"):
-        container(labels[:, None].clamp(min=0))
+        container(image, labels)
