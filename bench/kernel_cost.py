@@ -432,7 +432,7 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     pixels = _meta((batch, height, width), torch.float32)
     index, kept = _meta((batch, 4, height, width), torch.uint8), _meta((batch, 4, height, width), torch.float16)
     rest = _meta((batch, height, width), torch.float16)
-    launch = top_k.launch_configuration(index, kept, rest, labels, None, num_classes, 255, "area", platform)
+    launch = top_k.launch_configuration(index, kept, rest, None, 0, labels, None, num_classes, 255, "area", platform)
     yield Case(f"top 4 of {kind}", launch, trips, taken, soft, [labels], [index, kept, rest])
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), [pixels, pixels]

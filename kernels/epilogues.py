@@ -13,7 +13,7 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
                  or () where it holds zeros                                      none
     "pyramid"    the soft labels, finest first, height and width of the finest,
                  first row and column of the tile                                none
-    "top"        none                                                            mass that did not fit, k largest keys
+    "top"        () or for each pixel a key: only what is below it is taken      mass that did not fit, k largest keys
     "loss"       logits, their strides, class weights                            loss, mass, logsumexp
     "softmax"    the same                                                        that of `softmax.online_softmax_init`
     "gradient"   the same, the gradient, its strides but that of the samples     gradient of the pixel's loss (0 without
@@ -186,6 +186,8 @@ def apply_epilogue(
     elif EPILOGUE == "top":
         rest, keys = state
         candidate = _key(tl.where(inside, mass, 0.0), class_index, keys[0].dtype == tl.int64)
+        if len(epilogue) > 0:
+            candidate = tl.where(candidate < epilogue[0], candidate, -1)
         largest = ()
         for place in tl.static_range(len(keys)):
             largest = largest + (tl.maximum(keys[place], candidate),)  # noqa: RUF005 - Triton unpacks nothing here

@@ -13,13 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft.backends import reference
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.launch import Launch, accumulator_type, launch, offset_type, tile_shape
-from tritonsoft.kernels.top_k import MAX_TOP_K, soft_crop_resize_top
+from tritonsoft.kernels.top_k import soft_crop_resize_top
 from tritonsoft.kernels.warp_points import point_taps, points_of_tile, warped_soft_tile
 
 
@@ -362,15 +361,8 @@ def soft_warp_top(
     filter: Filter,
     validate: bool,
 ) -> bool:
-    """The k largest classes of a soft label, ``(B, k, h, w)``, and the mass of the others, ``rest (B, h, w)``."""
-    if index.shape[1] <= MAX_TOP_K:
-        return soft_crop_resize_top(index, mass, rest, labels, transform, num_classes, ignore_index, filter, validate)
-    soft = mass.new_empty((labels.shape[0], num_classes, *mass.shape[2:]), dtype=torch.float32)
-    if not soft_warp(soft, labels, transform, ignore_index, filter, validate):
-        return False
-    for output, result in zip((index, mass, rest), reference.top_k(soft, index.shape[1]), strict=True):
-        output.copy_(result)
-    return True
+    """`soft_crop_resize_top`, whose kernel takes a transform in the place of boxes."""
+    return soft_crop_resize_top(index, mass, rest, labels, transform, num_classes, ignore_index, filter, validate)
 
 
 def warp_cross_entropy(

@@ -205,7 +205,10 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         if out != double:
             index = empty((batch, 4, height // k, width // k), byte if num_classes <= 256 else torch.int16)
             tops = (index, empty(index.shape, out), empty(pixels.shape, out))
-            yield "top", top_k.launch_configuration(*tops, labels, boxes, num_classes, 255, filter, platform)
+            source = (labels, boxes, num_classes, 255, filter)
+            yield "top", top_k.launch_configuration(*tops, None, 0, *source, platform)
+            last_key = empty(pixels.shape, torch.int64)
+            yield "top, launched again", top_k.launch_configuration(*tops, last_key, 0, *source, platform)
         source, weight, value = (
             (labels, boxes, 255, filter),
             empty((num_classes,), pixels.dtype),

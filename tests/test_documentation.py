@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-RECIPES_TESTED = (ROOT / "tests" / "test_recipes.py").read_text("utf-8") if (ROOT / "tests" / "test_recipes.py").exists() else ""
+_RECIPES = ROOT / "tests" / "test_recipes.py"
+RECIPES_TESTED = _RECIPES.read_text("utf-8") if _RECIPES.exists() else ""
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "gallery"} & {*page.relative_to(DOCS).parts})
 PUBLIC = ("tritonsoft", "tritonsoft.augmentation", "tritonsoft.data", "tritonsoft.metrics", "tritonsoft.memory")
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.rst")))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonsoft as ts
 from tests.cases import assert_close, random_case
@@ -96,6 +97,44 @@ def test_equals_from_dense(target, top_k):
         assert torch.equal(direct.index, later.index)
         assert torch.equal(direct.mass, later.mass)
         assert_close(direct.rest, later.rest, 1e-6, "rest")
+
+
+class _LargestTensor(TorchDispatchMode):
+    """The elements of the largest tensor that an operator of PyTorch's makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("way", ["factor", "boxes", "transform"])
+def test_many_classes_are_kept_without_a_dense_label(target, way):
+    """Three launches of Triton's kernel, where the last takes few and the masses of some pixels are used up before."""
+    device, backend = target
+    labels = _labels(90, (2, 16, 16)).masked_fill(_labels(2, (2, 1, 16)) == 0, 7).to(device)
+    where, call, made = None, ts.soft_crop_resize, ts.soft_crop_resize(labels, None, (2, 2), 90, backend=backend)
+    if way != "factor":
+        where = torch.tensor([[1.5, 0.0, 14.0, 15.5], [16.0, 16.0, 0.0, 0.0]], device=device)
+        made = call(labels, where, (2, 2), 90, backend=backend)
+    if way == "transform":
+        where, call = ts.box_to_matrix(where, (2, 2)), ts.soft_warp
+        made = call(labels, where, (2, 2), 90, backend=backend)
+    with _LargestTensor() as record:
+        sparse = call(labels, where, (2, 2), 90, top_k=35, backend=backend)
+    if backend == "triton":
+        assert record.elements < 90 * 2 * 2 * 2 < labels.numel()
+    expected = ts.SparseLabels.from_dense(made, 35, torch.float32)
+    assert torch.equal(sparse.index, expected.index)
+    assert torch.equal(sparse.mass, expected.mass)
+    assert_close(sparse.rest, expected.rest, 1e-6, "rest")
+    assert (expected.rest > 0).any()
+    if way == "factor":  # where there are fewer classes than launches could take
+        few = ts.soft_crop_resize(labels % 3, None, (2, 2), 90, top_k=35, backend=backend)
+        assert torch.equal(few.to_dense(), ts.soft_crop_resize(labels % 3, None, (2, 2), 90, backend=backend))
 
 
 def test_ties_go_to_the_smaller_class(target):

@@ -19,7 +19,7 @@ What they share:
   ``"triangle"`` (antialiased bilinear), ``"bilinear"`` (no antialiasing) or ``"nearest"``. The formulas are in
   `tritonsoft.geometry`.
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
-  without it (on a GPU for up to 16; above, by way of the soft label). An integer factor of k pixels along each axis
+  without it (on a GPU, each 16 classes count the labels once more). An integer factor of k pixels along each axis
   never needs more than k * k.
 * **Size**: ``(h, w)`` of the output in pixels, ints of Python or NumPy.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
@@ -67,7 +67,9 @@ from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
-from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
+from tritonsoft.sparse import MASS_DTYPES as MASS_DTYPES
+from tritonsoft.sparse import SparseLabels
+from tritonsoft.sparse import index_type as index_type
 
 
 def crop_resize(

@@ -341,7 +341,15 @@ class SparseLabels:
             device, dtype = None, device
         device, dtype = self.device if device is None else device, dtype or self.dtype
         if dtype not in MASS_DTYPES:
-            raise TypeError(f"dtype must be {names_of(MASS_DTYPES)}, got {dtype}")
+            casts_back = (
+                ""
+                if dtype.is_floating_point
+                else (
+                    ": kornia's AugmentationSequential casts masks back to the dtype they came in, that of "
+                    "tritonsoft.augmentation does not"
+                )
+            )
+            raise TypeError(f"dtype must be {names_of(MASS_DTYPES)}, got {dtype}{casts_back}")
         index = self.index.to(device, non_blocking=non_blocking)
         mass, rest = (tensor.to(device, dtype, non_blocking=non_blocking) for tensor in (self.mass, self.rest))
         return SparseLabels(index, mass, rest, self.num_classes)

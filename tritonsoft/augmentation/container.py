@@ -22,8 +22,9 @@ from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_sample
-from tritonsoft.augmentation.pending import LabelSettings, Value, are_pending, values_of
+from tritonsoft.augmentation.pending import LabelSettings, PendingInput, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
+from tritonsoft.functional import MASS_DTYPES, names_of
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,23 @@ class AugmentationSequential(ContainerHooks):
     what an earlier crop has cut. A warp pads nothing: its corners show what of the image there is, even if a module
     before it in the run has moved it out of sight, where kornia has forgotten it and shows zeros.
 
+    With ``top_k`` a label map is resampled once in all: it waits over modules that leave masks alone, and after what
+    ends its run otherwise there may be modules that move whole pixels, but none that resample.
+
     Args:
         *args: modules of this package, of kornia, or any `nn.Module`; containers may nest.
         data_keys, same_on_batch, keepdim, random_apply, random_apply_weights, transformation_matrix_mode: as kornia's.
         extra_args: as kornia's, keyed by `DataKey` or its name. What they leave out for masks: hard ones go through
             kornia's own modules by nearest neighbour, soft labels through the interpolation of their image.
         soft_dtype: of soft labels made from integer label maps; None: float32, and float64 beside a float64 image. A
-            label map given as floats keeps its type. Of nested containers, the outermost decides.
+            label map given as floats keeps its type. With ``top_k`` float32 where that would be float64.
+            Of nested containers, the outermost decides.
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: a label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any integer or floating
         type, taken as it is, or a soft label ``(B, C, H, W)``; where C is 1, one channel is a label map unless the mask
-        is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, or a hard mask
-        ``(B, 1, h, w)`` of the type it came in.
+        is a `SoftLabel`. Gives the image ``(B, K, h, w)`` and the soft label ``(B, C, h, w)``, with ``top_k``
+        as a `tritonsoft.SparseLabels`, or a hard mask ``(B, 1, h, w)`` of the type it came in.
 
         A `tritonsoft.SparseLabels` is a mask too, and stays one, where all modules only move whole pixels: flips,
         `CenterCrop`, and `RandomCrop` of a window that fits into the (padded) image, whose padding has no mass. Modules
@@ -84,10 +89,11 @@ class AugmentationSequential(ContainerHooks):
         `matrices` are those of the first.
 
     Raises:
-        ValueError: modules disagree on ``num_classes`` or ``ignore_index``; label values out of range; a mask with
-            neither 1 nor C channels; a crop or warp of an image or mask of another size than it was drawn for.
+        ValueError: modules disagree on ``num_classes``, ``ignore_index`` or ``top_k``; label values out of range; a
+            mask with neither 1 nor C channels, or of masses for modules with ``top_k``; a crop or warp of an image or
+            mask of another size than it was drawn for.
         TypeError: a mask is neither a tensor nor a `tritonsoft.SparseLabels`, or it is one of these and a module
-            resamples.
+            resamples; a list of masks for modules with ``top_k``.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -127,12 +133,14 @@ class AugmentationSequential(ContainerHooks):
             transformation_matrix_mode=transformation_matrix_mode,
             extra_args={DataKey.get(key): value for key, value in (extra_args or {}).items()},
         )
-        num_classes, ignore_index = _agreed_labels(self)
+        num_classes, ignore_index, top_k = _agreed_labels(self)
         if soft_dtype is not None and not soft_dtype.is_floating_point:
             raise TypeError(f"soft_dtype must be a floating type or None, got {soft_dtype}")
+        if top_k is not None and soft_dtype not in (None, *MASS_DTYPES):
+            raise TypeError(f"soft_dtype must be {names_of(MASS_DTYPES)} for modules with top_k, got {soft_dtype}")
         mask_args = self.extra_args.get(DataKey.MASK, {})
         self.transform_op = FusingOps(
-            self.data_keys, LabelSettings(num_classes, ignore_index, soft_dtype, mask_args, not extra_args)
+            self.data_keys, LabelSettings(num_classes, ignore_index, soft_dtype, top_k, mask_args, not extra_args)
         )
 
     @property
@@ -246,7 +254,7 @@ def _marked(value: Any, masks: Any) -> Any:
     if isinstance(value, list):
         each = masks if isinstance(masks, list) else [masks] * len(value)
         return [cast(Tensor, _marked(*pair)) for pair in zip(value, each, strict=True)]
-    is_soft = not isinstance(masks, list) and masks.kind == "soft label"
+    is_soft = isinstance(masks, PendingInput) and masks.kind == "soft label"
     return value.as_subclass(SoftLabel) if is_soft else value
 
 
@@ -260,17 +268,19 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
     return cast(torch.Size, _kornia.new_batch_shape(param, shape, module))
 
 
-def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:
-    """``num_classes`` and ``ignore_index`` of the modules that make soft labels: one label map cannot have two."""
+def _agreed_labels(container: nn.Module) -> tuple[int | None, int, int | None]:
+    """``num_classes``, ``ignore_index`` and ``top_k`` of the modules that make soft labels: a label cannot have two."""
     softening = [
         each
         for each in container.modules()
         if isinstance(each, ResamplingAugmentation) and each.num_classes is not None
     ]
-    for name in ("num_classes", "ignore_index"):
-        values = sorted({getattr(module, name) for module in softening})
+    for name in ("num_classes", "ignore_index", "top_k"):
+        values = sorted({getattr(module, name) for module in softening}, key=str)
         if len(values) > 1:
             raise ValueError(
                 f"{name} must be the same in all modules of a container that have num_classes, got {values}"
             )
-    return (softening[0].num_classes, softening[0].ignore_index) if softening else (None, 0)
+    if not softening:
+        return None, 0, None
+    return softening[0].num_classes, softening[0].ignore_index, softening[0].top_k

@@ -39,6 +39,7 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`.
@@ -68,11 +69,12 @@ class RandomResizedCrop(BoxAugmentation, K.RandomResizedCrop):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(size, scale, ratio, resample, same_on_batch, align_corners, p, keepdim, cropping_mode)
         set_param_generator(self, EagerResizedCropGenerator(size, scale, ratio))
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomCrop(BoxAugmentation, K.RandomCrop):
@@ -94,6 +96,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`.
@@ -125,6 +128,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(
@@ -142,7 +146,7 @@ class RandomCrop(BoxAugmentation, K.RandomCrop):
         )
         if filter is not None and padding_mode not in _PADDING:
             raise ValueError(f"padding_mode must be one of {_PADDING}, got {padding_mode!r}")
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         # As in kornia, a window larger than the (padded) image stretches the image to the window.
@@ -208,6 +212,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`.
@@ -232,10 +237,11 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(size, align_corners, resample, p, keepdim, cropping_mode)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         # Nothing here is random: like kornia, take the middle for the size that the flags have now.
@@ -298,6 +304,7 @@ class RandomScaleCrop(BoxAugmentation):
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`.
@@ -324,6 +331,7 @@ class RandomScaleCrop(BoxAugmentation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
         size = python_size(size)
@@ -339,7 +347,7 @@ class RandomScaleCrop(BoxAugmentation):
             )
         set_param_generator(self, _ScaleCropGenerator((scale[0], scale[1])))
         self.flags = {"size": tuple(size), "fill": fill}
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
         drawn = super().generate_parameters(batch_shape)

@@ -15,7 +15,15 @@ from tritonsoft.augmentation._kornia import (
     ParamItem,
     override_parameters,
 )
-from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask, move_sparse
+from tritonsoft.augmentation.kornia_masks import (
+    TAKE_MASKS,
+    ExtraArgs,
+    as_floats,
+    classify,
+    leaves_masks,
+    move_mask,
+    move_sparse,
+)
 from tritonsoft.augmentation.masks import refuse_sparse
 from tritonsoft.augmentation.pending import (
     FusedGroup,
@@ -103,8 +111,9 @@ class FusingOps(AugmentationSequentialOps):
     def _materialize_pending(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
         if not any(pending.pending_group for pending in all_pending(args)):
             return args
+        args = [as_pending(arg) if key == DataKey.INPUT else arg for arg, key in zip(args, keys, strict=True)]
         first = next((args[index] for index, key in enumerate(keys) if key == DataKey.INPUT), None)
-        if first is not None:
+        if first is not None and first.pending_group is not None:
             group = first.pending_group
             self.steps.append(_Resample(group.view, group.batch, first.value.device))
         return materialize(args, keys, self.labels)
@@ -132,7 +141,22 @@ class FusingOps(AugmentationSequentialOps):
             return self._through_container(args, keys, module, param, extra_args)
         if isinstance(module, RemapLabels):
             return self._remapped(args, keys, module, param, extra_args)
+        if self.labels.top_k is not None and leaves_masks(module):
+            return self._applied(self._materialize_but_labels(args, keys), keys, module, param, extra_args)
         return self._applied(self.materialize(args, keys), keys, module, param, extra_args)
+
+    def _materialize_but_labels(self, args: list[Any], keys: list[DataKey]) -> list[Any]:
+        """What is pending is done, but for label maps of which a few classes are to be kept.
+
+        These can be resampled once only, and a module that does nothing to masks does not read them.
+        """
+        waiting = [index for index, arg in enumerate(args) if keys[index] == DataKey.MASK and _can_wait(arg)]
+        done = [index for index in range(len(args)) if index not in waiting]
+        materialized = self.materialize([args[index] for index in done], [keys[index] for index in done])
+        out = [_waiting(arg) if index in waiting else arg for index, arg in enumerate(args)]
+        for index, arg in zip(done, materialized, strict=True):
+            out[index] = arg
+        return out
 
     def _through_container(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -175,12 +199,11 @@ class FusingOps(AugmentationSequentialOps):
             for arg, key in zip(args, keys, strict=True)
         ]
         inputs = all_pending(out)
-        for each in inputs:
-            if isinstance(each, PendingSparse):
-                module.check_sparse(each.value, each.size, params, flags)
+        _check_sparse(inputs, module, params, flags)
         views = _views_by_size(inputs, module, params, flags)
-        if any(each.pending_group and not views[each.size].can_compose(each.pending_group.view) for each in inputs):
+        if any(each.pending_group and not each.pending_group.can_grow(views[each.size]) for each in inputs):
             out = self._materialize_pending(out, keys)
+            _check_sparse(all_pending(out), module, params, flags)
         groups: dict[tuple[int, Size], FusedGroup] = {}  # inputs of one size and history share one
 
         def extended(pending: _Pending) -> _Pending:
@@ -293,6 +316,29 @@ def is_plain_container(module: nn.Module) -> bool:
     """Whether a nested container does nothing but apply its children one after the other."""
     plain = (ImageSequentialBase.transform_inputs, K.AugmentationSequential.transform_inputs)
     return isinstance(module, ImageSequentialBase) and type(module).transform_inputs in plain
+
+
+def _can_wait(arg: Any) -> bool:
+    """Whether a mask is a label map that becomes soft when it is resampled."""
+    group = arg.pending_group if isinstance(arg, PendingInput) and arg.kind == "label map" else None
+    return group is not None and group.num_classes is not None
+
+
+def _waiting(mask: PendingInput) -> PendingInput:
+    assert mask.pending_group is not None
+    return replace(mask, pending_group=replace(mask.pending_group, waits=True))
+
+
+def _check_sparse(
+    inputs: list[PendingInput | PendingSparse],
+    module: ResamplingAugmentation,
+    params: dict[str, Tensor],
+    flags: dict[str, Any],
+) -> None:
+    """An error where a module cannot show one of the inputs."""
+    for each in inputs:
+        if isinstance(each, PendingSparse):
+            module.check_sparse(each.value, each.size, params, flags)
 
 
 def _views_by_size(

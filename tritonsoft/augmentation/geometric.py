@@ -26,8 +26,10 @@ from tritonsoft.geometry import Filter
 class GeometricAugmentation(ResamplingAugmentation, MatrixHooks):
     """What boxes and matrices share: the matrix that moves boxes and keypoints, and the inverse."""
 
-    def _configure(self, num_classes: int | None, ignore_index: int | None, filter: Filter | None) -> None:
-        super()._configure(num_classes, ignore_index, filter)
+    def _configure(
+        self, num_classes: int | None, ignore_index: int | None, filter: Filter | None, top_k: int | None
+    ) -> None:
+        super()._configure(num_classes, ignore_index, filter, top_k)
         if filter is not None:
             # The image never needs the matrix; it is made when boxes, keypoints or a caller read it.
             self.defer_matrix()

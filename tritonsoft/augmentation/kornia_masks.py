@@ -8,6 +8,7 @@ import torch
 from kornia.constants import DataKey, Resample
 from torch import Tensor
 
+import tritonsoft as ts
 from tritonsoft.augmentation import _kornia
 from tritonsoft.augmentation._kornia import ImageSequentialBase, MaskSequentialOps, OperationBase, ParamItem
 from tritonsoft.augmentation.masks import batched, refuse_sparse
@@ -34,15 +35,17 @@ _FILLS = ("fill", "fill_value", "pad_value")  # what kornia's modules call what 
 
 
 def move_mask(
-    masks: PendingInputs,
+    masks: PendingInputs | PendingSparse,
     image: Tensor | None,
     way: str,
     module: Any,
     param: ParamItem,
     extra_args: ExtraArgs,
     labels: LabelSettings,
-) -> PendingInputs:
+) -> PendingInputs | PendingSparse:
     """One mask or list of masks through kornia's ``transform`` or ``inverse`` of masks, its type kept."""
+    if isinstance(masks, PendingSparse):
+        return move_sparse(masks, way, module, param, extra_args)
     if isinstance(module, OperationBase):
         module = module.op
     if not isinstance(module, TAKE_MASKS) or masks == []:
@@ -112,6 +115,11 @@ def classify(
 ) -> PendingInputs:
     """A mask, or a list of them, with the kind of each."""
     if isinstance(arg, list):
+        if labels.top_k is not None and way == "transform":
+            raise TypeError(
+                f"mask must be one tensor for modules with top_k={labels.top_k}, got a list: a SparseLabels is a "
+                "batch, which torch.stack(masks) makes of a list"
+            )
         return [
             labels.classify_mask(mask if isinstance(mask, PendingInput) else PendingInput(mask), 1, way) for mask in arg
         ]
@@ -136,7 +144,7 @@ def _move_alike(
     param: ParamItem,
     extra_args: ExtraArgs,
     labels: LabelSettings,
-) -> PendingInputs:
+) -> PendingInputs | PendingSparse:
     """The same for masks that are all of one kind."""
     first = masks[0] if isinstance(masks, list) else masks
     is_soft, value = first.kind == "soft label", values_of(masks)
@@ -156,6 +164,8 @@ def _move_alike(
     value = value if ours else as_floats(value, image)
     operate = getattr(MaskSequentialOps, f"{way}_list" if isinstance(value, list) else way)
     value = operate(_plus(value, -zero), module, param=param, extra_args=extra)
+    if isinstance(value, ts.SparseLabels):
+        return PendingSparse(value.to(labels.dtype_of_soft(cast(Tensor, values_of(masks)), image)))
     value = _plus(value, zero)
     if ours and way == "transform" and module.num_classes is not None and not is_soft:
         dtype = labels.dtype_of_soft(values_of(masks), image)
@@ -171,7 +181,7 @@ def _move_through_children(
     param: ParamItem,
     extra_args: ExtraArgs,
     labels: LabelSettings,
-) -> PendingInputs:
+) -> PendingInputs | PendingSparse:
     """Masks through a container that only applies its children to them; a video is a batch of its frames."""
     children = cast(list[ParamItem], param.data)
     frames = None
@@ -179,12 +189,23 @@ def _move_through_children(
         clip = cast(PendingInput, masks)
         frames = _kornia.frame_count(module, clip.value)
         masks = replace(clip, value=_kornia.frames_as_batch(module, clip.value))
+    moved: PendingInputs | PendingSparse = masks
     for child in children if way == "transform" else reversed(children):
-        masks = move_mask(masks, image, way, module.get_submodule(child.name), child, extra_args, labels)
+        moved = move_mask(moved, image, way, module.get_submodule(child.name), child, extra_args, labels)
     if frames is None:
-        return masks
-    clip = cast(PendingInput, masks)
+        return moved
+    if isinstance(moved, PendingSparse):
+        raise TypeError(
+            f"top_k must be None in the modules of a VideoSequential, got {labels.top_k}: a SparseLabels has no axis "
+            "for frames"
+        )
+    clip = cast(PendingInput, moved)
     return replace(clip, value=_kornia.batch_as_frames(module, clip.value, frames))
+
+
+def leaves_masks(module: Any) -> bool:
+    """Whether a module does nothing to masks, whatever they are."""
+    return not isinstance(module, TAKE_MASKS) or _changes_colours(module)
 
 
 def _changes_colours(module: Any) -> bool:

@@ -14,6 +14,7 @@ from tritonsoft.augmentation.view import View
 from tritonsoft.functional import LABEL_DTYPES
 
 Mask = TypeVar("Mask", Tensor, ts.SparseLabels)
+MaskValue = Tensor | ts.SparseLabels
 
 _CASTS = (Tensor.to, Tensor.type, Tensor.type_as, Tensor.long, Tensor.int, Tensor.short, Tensor.byte, Tensor.bool)
 
@@ -100,8 +101,10 @@ def batched(mask: Mask, batch: int) -> Mask:
     return mask
 
 
-def restore_rank(out: Tensor, rank: int, batch_first: bool) -> Tensor:
+def restore_rank(out: Mask, rank: int, batch_first: bool) -> Mask:
     """The result of `batched` with the rank it came in, as far as its channels allow (kornia's ``keepdim``)."""
+    if isinstance(out, ts.SparseLabels):
+        return out[0] if rank < 4 and len(out) == 1 else out
     if rank == 3 and batch_first and out.shape[1] == 1:
         return out.squeeze(1)
     while out.ndim > max(rank, 2) and out.shape[0] == 1:
@@ -119,7 +122,16 @@ def refuse_sparse(module: Any) -> NoReturn:
         f"mask must be a tensor for the {kind.__name__} of {kind.__module__.split('.')[0]}, got SparseLabels: a few "
         "classes of each pixel cannot be resampled. The flips and CenterCrop of tritonsoft.augmentation take them, and "
         "its RandomCrop where the window fits into the image, all with a filter other than None. For others, give the "
-        "label map that they were made of, or dense masses, sparse.to_dense()"
+        "label map that they were made of, or dense masses, sparse.to_dense(). Modules with top_k resample a label map "
+        "once: put those that resample or pad side by side, and what needs its result after them"
+    )
+
+
+def refuse_dense(top_k: int) -> NoReturn:
+    """The error for a dense soft label on its way to a module that keeps a few classes."""
+    raise ValueError(
+        f"mask must be a label map or a SparseLabels for modules with top_k={top_k}, got a soft label: modules without "
+        "top_k resample it, and tritonsoft.SparseLabels.from_dense keeps a few classes of what comes out"
     )
 
 
@@ -214,9 +226,9 @@ def whole_numbers(values: Tensor, dtype: torch.dtype, wanted: str) -> Tensor:
 
 
 def resample_to_soft(
-    mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None
-) -> Tensor:
-    """``(B, 1, H, W)`` class ids -> the soft label ``(B, C, h, w)`` that ``view`` shows."""
+    mask: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype | None, top_k: int | None
+) -> MaskValue:
+    """``(B, 1, H, W)`` class ids -> the soft label ``(B, C, h, w)`` that ``view`` shows, or its largest classes."""
     if mask.shape[1] != 1:
         raise ValueError(
             f"mask must have 1 channel of class ids or num_classes={num_classes} channels of masses (floats), got "
@@ -224,7 +236,9 @@ def resample_to_soft(
         )
     if dtype is None:
         dtype = mask.dtype if mask.is_floating_point() else torch.float32
-    return sample_labels(label_map(mask, num_classes), view, num_classes, ignore_index, dtype)
+    if top_k is not None and dtype == torch.float64:
+        dtype = torch.float32  # a SparseLabels has no larger masses
+    return sample_labels(label_map(mask, num_classes), view, num_classes, ignore_index, dtype, top_k)
 
 
 def resample_hard(mask: Tensor, view: View, ignore_index: int, fill: float | None, linear: bool) -> Tensor:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.augmentation.masks import (
+    Mask,
     asks_for_interpolation,
     batched,
     label_map,
     looks_soft,
     mask_fill,
+    refuse_dense,
     resample_hard,
     resample_sparse,
     resample_to_soft,
@@ -46,6 +48,15 @@ class FusedGroup:
     outside: int  # what the member that pads puts into hard masks
     keepdim: bool  # kornia restores the rank where every module does
     unbatched: bool  # whether the image came without a batch
+    waits: bool = False  # of a label map: whether the image's pixels, which it shall still fit, were read before
+
+    def can_grow(self, view: View) -> bool:
+        """Whether a module that shows ``view`` may join.
+
+        Not if it would show around a label map that waits what its image has lost.
+        """
+        has_lost = self.waits and (self.view.crops or self.view.pads)
+        return view.can_compose(self.view) and not (has_lost and view.pads)
 
     def then(self, other: "FusedGroup") -> "FusedGroup":
         """This group, and the other one's members after it."""
@@ -57,6 +68,7 @@ class FusedGroup:
             ignore_index=softens.ignore_index,
             outside=other.outside if other.view.pads else self.outside,
             keepdim=self.keepdim and other.keepdim,
+            waits=self.waits,
         )
 
 
@@ -101,6 +113,7 @@ class LabelSettings:
     num_classes: int | None  # of the modules that make soft labels, which agree
     ignore_index: int
     soft_dtype: torch.dtype | None
+    top_k: int | None  # how many classes of each pixel soft labels are made of; None: all
     mask_args: dict[str, Any] = field(default_factory=dict)  # the `extra_args` of masks
     soft_follows_image: bool = True  # whether soft labels are interpolated like their image in kornia's modules
 
@@ -117,10 +130,14 @@ class LabelSettings:
         """The type of the soft label made of a mask beside this image."""
         for each_mask in mask if isinstance(mask, list) else [mask]:
             if each_mask.is_floating_point():
-                return each_mask.dtype
+                return self._held(each_mask.dtype)
         if self.soft_dtype is not None:
             return self.soft_dtype
-        return torch.float64 if image is not None and image.dtype == torch.float64 else torch.float32
+        return torch.float32 if image is None or image.dtype != torch.float64 else self._held(torch.float64)
+
+    def _held(self, dtype: torch.dtype) -> torch.dtype:
+        """The type, or the largest one that the masses of a few classes can have."""
+        return torch.float32 if self.top_k is not None and dtype == torch.float64 else dtype
 
     def classify_mask(self, given: PendingInput, batch: int, way: str) -> PendingInput:
         """The mask with its kind, which its channels tell when it comes in, and which then goes along with it."""
@@ -132,6 +149,8 @@ class LabelSettings:
         kind: Kind = "label map" if mask.shape[1] == 1 else "hard planes"
         if looks_soft(mask, self.num_classes) or masses_of_one:
             kind = "soft label"
+            if self.top_k is not None and way == "transform":
+                refuse_dense(self.top_k)
         return PendingInput(unmarked(given.value), kind, given.pending_group)
 
 
@@ -146,8 +165,11 @@ def materialize(args: list[Any], keys: list[DataKey], labels: LabelSettings) -> 
     first = args[images[0]].value if images else None
     for index in images:
         image, group = args[index].value, args[index].pending_group
+        if group is None:  # a label map has waited
+            continue
         resamples = not group.view.is_identity and not isinstance(group.view.fill, tuple)
-        paired = next((index for index in masks if _pairs_with(out[index], group)), None) if resamples else None
+        pairs = resamples and labels.top_k is None  # no operator makes an image with a few classes of each pixel
+        paired = next((index for index in masks if _pairs_with(out[index], group)), None) if pairs else None
         if paired is None:
             resampled = sample_image(batched_image(image), group.view)
         else:
@@ -188,7 +210,7 @@ def _resample_pair(
 
 def _resample_mask(
     pending: PendingInput, dtype: torch.dtype, labels: LabelSettings, sample: int | None = None
-) -> PendingInput:
+) -> PendingInput | PendingSparse:
     """One mask, or that of one sample."""
     group, kind = cast(FusedGroup, pending.pending_group), pending.kind
     if sample is not None:
@@ -197,7 +219,10 @@ def _resample_mask(
     if kind == "soft label":
         out = sample_soft(mask, group.view)
     elif group.num_classes is not None:
-        out, kind = resample_to_soft(mask, group.view, group.num_classes, group.ignore_index, dtype), "soft label"
+        soft = resample_to_soft(mask, group.view, group.num_classes, group.ignore_index, dtype, labels.top_k)
+        if isinstance(soft, ts.SparseLabels):
+            return PendingSparse(_restore_mask_rank(soft, pending.value, group))
+        out, kind = soft, "soft label"
     else:
         out = resample_hard(mask, group.view, group.outside, labels.fill_of_masks, labels.interpolates_masks)
     return PendingInput(_restore_mask_rank(out, pending.value, group), kind)
@@ -211,7 +236,7 @@ def _move_sparse(pending: PendingSparse) -> PendingSparse:
     return PendingSparse(moved[0] if group.keepdim and pending.value.ndim == 3 else moved)
 
 
-def _restore_mask_rank(out: Tensor, mask: Tensor, group: FusedGroup) -> Tensor:
+def _restore_mask_rank(out: Mask, mask: Tensor, group: FusedGroup) -> Mask:
     if not group.keepdim:
         return out
     batch_first = mask.ndim == 3 and mask.shape[0] == group.batch

@@ -9,7 +9,7 @@ from torch import Tensor
 import tritonsoft as ts
 from tritonsoft.augmentation._kornia import ModuleHooks
 from tritonsoft.augmentation.masks import (
-    Mask,
+    MaskValue,
     SoftLabel,
     asks_for_interpolation,
     batched,
@@ -18,6 +18,7 @@ from tritonsoft.augmentation.masks import (
     map_planes,
     mask_fill,
     move_planes,
+    refuse_dense,
     refuse_sparse,
     resample_hard,
     resample_to_soft,
@@ -26,7 +27,7 @@ from tritonsoft.augmentation.masks import (
 )
 from tritonsoft.augmentation.sampling import can_be_read, sample_image, sample_soft
 from tritonsoft.augmentation.view import Fill, Size, View, to_device, unmoved
-from tritonsoft.functional import check_ignore_index, is_whole_number, python_int
+from tritonsoft.functional import check_ignore_index, check_top_k, index_type, is_whole_number, python_int
 from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -49,8 +50,11 @@ class ResamplingAugmentation(ModuleHooks):
     num_classes: int | None
     ignore_index: int
     filter: Filter | None
+    top_k: int | None
 
-    def _configure(self, num_classes: int | None, ignore_index: int | None, filter: Filter | None) -> None:
+    def _configure(
+        self, num_classes: int | None, ignore_index: int | None, filter: Filter | None, top_k: int | None
+    ) -> None:
         if filter is not None and filter not in FILTERS:
             raise ValueError(f"filter must be one of {FILTERS}, or None for kornia's own sampling, got {filter!r}")
         if num_classes is not None:
@@ -65,13 +69,19 @@ class ResamplingAugmentation(ModuleHooks):
                     f"it, got num_classes={num_classes}"
                 )
         ignore_index = check_ignore_index(ignore_index, num_classes)
-        self.num_classes, self.ignore_index, self.filter = num_classes, ignore_index, filter
+        if top_k is not None:
+            if num_classes is None:
+                raise ValueError(f"top_k must be None where num_classes is, got {top_k}: hard masks keep their pixels")
+            top_k = check_top_k(top_k, num_classes, "top_k")
+            index_type(num_classes)  # refuses more classes than a SparseLabels holds
+        self.num_classes, self.ignore_index, self.filter, self.top_k = num_classes, ignore_index, filter, top_k
         if filter is not None:
             self._refuse_sampling(self.flags)
 
     def __repr__(self) -> str:
         ours = f"num_classes={self.num_classes}, ignore_index={self.ignore_index}, filter={self.filter!r}"
-        return f"{super().__repr__()[:-1]}, {ours})"
+        kept = "" if self.top_k is None else f", top_k={self.top_k}"
+        return f"{super().__repr__()[:-1]}, {ours}{kept})"
 
     def _refuse_sampling(self, flags: Flags) -> None:
         """An error for flags that ask for what a filter has no say in."""
@@ -183,19 +193,20 @@ class ResamplingAugmentation(ModuleHooks):
 
     def transform_masks(
         self,
-        input: Mask,
+        input: MaskValue,
         params: Params,
         flags: Flags,
         transform: Tensor | None = None,
         is_soft: bool | None = None,
         **kwargs: Any,
-    ) -> Mask:
+    ) -> MaskValue:
         """Masks of any type, integers included; with ``num_classes`` they become (or stay) soft labels.
 
         ``is_soft`` says whether the mask is a soft label. None: it is one if it has ``num_classes`` channels of floats,
         more than one; of one class the modules return a `SoftLabel`, which each of them knows.
 
-        A `SparseLabels` stays one, through flips and crops of whole pixels; others refuse it.
+        With ``top_k`` label maps become a `SparseLabels`, its masses in the mask's type where that is float16, bfloat16
+        or float32, else float32. A `SparseLabels` stays one, through flips and crops of whole pixels; others refuse it.
         """
         if isinstance(input, ts.SparseLabels):
             params, flags = self.with_overrides(params, flags)
@@ -213,6 +224,9 @@ class ResamplingAugmentation(ModuleHooks):
         if mask.shape[0] != batch:
             raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(input.shape)}")
         out = self._sample_mask(*self._image_and_view(mask, params, flags), linear, fill, is_soft)
+        batch_first = input.ndim == 3 and input.shape[0] == batch
+        if isinstance(out, ts.SparseLabels):
+            return restore_rank(out, input.ndim, batch_first) if self.keepdim else out
         # kornia's containers (they send along the matrix, where there is one) lose track of what is soft; of one class
         # everybody does.
         stays_marked = isinstance(mask, SoftLabel) or self.num_classes == 1
@@ -220,18 +234,18 @@ class ResamplingAugmentation(ModuleHooks):
         in_container = self.num_classes is not None and from_container and mask.is_floating_point()
         if is_soft is None and (stays_marked or in_container):
             out = out.as_subclass(SoftLabel)
-        return restore_rank(out, input.ndim, input.ndim == 3 and input.shape[0] == batch) if self.keepdim else out
+        return restore_rank(out, input.ndim, batch_first) if self.keepdim else out
 
     def apply_transform_mask(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None
-    ) -> Tensor:
+    ) -> MaskValue:
         if self.filter is None:
             return super().apply_transform_mask(input, params, flags, transform)
         return self._sample_mask(*self._image_and_view(input, params, flags), linear=False, fill=None)
 
     def apply_non_transform_mask(
         self, input: Tensor, params: Params, flags: Flags, transform: Tensor | None = None
-    ) -> Tensor:
+    ) -> MaskValue:
         """A skipped mask with the channels of an applied one: its one-hot mass."""
         if self.num_classes is None:
             return input
@@ -254,14 +268,16 @@ class ResamplingAugmentation(ModuleHooks):
 
     def _sample_mask(
         self, mask: Tensor, view: View, linear: bool, fill: float | None, is_soft: bool | None = None
-    ) -> Tensor:
+    ) -> MaskValue:
         if is_soft is None:
             is_soft = looks_soft(mask, self.num_classes)
         if is_soft:
+            if self.top_k is not None:
+                refuse_dense(self.top_k)
             return sample_soft(unmarked(mask), view)
         if self.num_classes is None:
             return resample_hard(mask, view, self.ignore_index, fill, linear)
-        return resample_to_soft(mask, view, self.num_classes, self.ignore_index, None)
+        return resample_to_soft(mask, view, self.num_classes, self.ignore_index, None, self.top_k)
 
     def _mask_fill(self, kwargs: dict[str, Any]) -> float | None:
         """What the caller wants outside of a hard mask; None: `ignore_index`."""

@@ -28,10 +28,13 @@ class Resize(BoxAugmentation, K.Resize):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area" (the exact average), "triangle" (antialiased bilinear), "bilinear" or "nearest", for image and
             mask alike; None: kornia's own sampling, bit for bit.
+        top_k: with ``num_classes``, label maps become a `tritonsoft.SparseLabels` of the k largest classes of each
+            pixel, 1 to C, in place of the dense soft label, which is never made; None: the soft label.
 
     Shape:
         Image ``(B, K, H, W)`` of any floating type -> ``(B, K, h, w)``. Mask ``(B, 1, H, W)`` of class ids ->
-        ``(B, C, h, w)`` with ``num_classes``, else ``(B, 1, h, w)``; a mask with C channels is filtered linearly.
+        ``(B, C, h, w)`` with ``num_classes``, else ``(B, 1, h, w)``; a mask with C channels is filtered linearly, and
+        with ``top_k`` refused.
 
     Example:
         >>> resize = Resize((2, 2), num_classes=2)
@@ -56,11 +59,12 @@ class Resize(BoxAugmentation, K.Resize):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         size = python_size(size)
         super().__init__(size, side, resample, align_corners, antialias, p, keepdim)
         set_param_generator(self, EagerResizeGenerator(resize_to=size, side=side))
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         return None
@@ -98,9 +102,10 @@ class _RandomFlip(BoxAugmentation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(p, p_batch, same_on_batch, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
         return True
@@ -117,6 +122,7 @@ class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest": a flip is the same with each; None: kornia's own.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`, with h = H and w = W.
@@ -142,6 +148,7 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
         num_classes: C, and label maps become soft labels; None: masks stay hard (nearest, on the image's grid).
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest": a flip is the same with each; None: kornia's own.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`, with h = H and w = W.

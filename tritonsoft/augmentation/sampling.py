@@ -31,17 +31,16 @@ def _resample(image: Tensor, view: View, filter: Filter, fill: float) -> Tensor:
     return ts.warp(image, transform, view.size, filter=filter, fill=fill)
 
 
-def sample_labels(labels: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """Class ids ``(B, H, W)`` -> the soft label ``(B, C, h, w)`` that the view shows."""
+def sample_labels(
+    labels: Tensor, view: View, num_classes: int, ignore_index: int, dtype: torch.dtype, top_k: int | None
+) -> Tensor | ts.SparseLabels:
+    """Class ids ``(B, H, W)`` -> the soft label ``(B, C, h, w)`` that the view shows, or its largest classes."""
     transform = expand_transform(view.transform, labels.shape[0], labels.device)
+    options: Any = {"ignore_index": ignore_index, "filter": view.filter, "dtype": dtype, "top_k": top_k}
     if view.is_box:
-        return ts.soft_crop_resize(
-            labels, transform, view.size, num_classes, ignore_index=ignore_index, filter=view.filter, dtype=dtype
-        )
+        return ts.soft_crop_resize(labels, transform, view.size, num_classes, **options)
     assert transform is not None
-    return ts.soft_warp(
-        labels, transform, view.size, num_classes, ignore_index=ignore_index, filter=view.filter, dtype=dtype
-    )
+    return ts.soft_warp(labels, transform, view.size, num_classes, **options)
 
 
 def sample_pair(

@@ -87,6 +87,7 @@ class RandomRotation(MatrixAugmentation, K.RandomRotation):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
             for bit.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`, with h = H and w = W. Outside of the image are zeros, no label mass, and ``ignore_index`` in a hard
@@ -115,9 +116,10 @@ class RandomRotation(MatrixAugmentation, K.RandomRotation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(degrees, resample, same_on_batch, align_corners, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomAffine(MatrixAugmentation, K.RandomAffine):
@@ -138,6 +140,7 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
             for bit.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `RandomRotation`.
@@ -169,6 +172,7 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(
             degrees,
@@ -183,7 +187,7 @@ class RandomAffine(MatrixAugmentation, K.RandomAffine):
             p,
             keepdim,
         )
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
         if filter is not None and fill_value is not None:
             # kornia has made a tensor of it, whose values would have to be read at every call.
             self.flags["fill_value"] = self.flags["fill_value"].tolist()
@@ -203,6 +207,7 @@ class RandomShear(MatrixAugmentation, K.RandomShear):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
             for bit.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `RandomRotation`.
@@ -226,9 +231,10 @@ class RandomShear(MatrixAugmentation, K.RandomShear):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(shear, resample, same_on_batch, align_corners, padding_mode, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
@@ -246,6 +252,7 @@ class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
             for bit.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `RandomRotation`.
@@ -268,9 +275,10 @@ class RandomTranslate(MatrixAugmentation, K.RandomTranslate):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(translate_x, translate_y, resample, same_on_batch, align_corners, padding_mode, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
@@ -287,6 +295,7 @@ class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
             for bit.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `RandomRotation`.
@@ -311,9 +320,10 @@ class RandomPerspective(MatrixAugmentation, K.RandomPerspective):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(distortion_scale, resample, same_on_batch, align_corners, p, keepdim, sampling_method)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
 
 class RandomElasticTransform(Warp, K.RandomElasticTransform):
@@ -335,6 +345,7 @@ class RandomElasticTransform(Warp, K.RandomElasticTransform):
         ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
         filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike; None: kornia's own sampling, bit
             for bit.
+        top_k: with ``num_classes``, keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `RandomRotation`.
@@ -363,9 +374,10 @@ class RandomElasticTransform(Warp, K.RandomElasticTransform):
         num_classes: int | None = None,
         ignore_index: int | None = None,
         filter: Filter | None = "area",
+        top_k: int | None = None,
     ) -> None:
         super().__init__(kernel_size, sigma, alpha, align_corners, resample, padding_mode, same_on_batch, p, keepdim)
-        self._configure(num_classes, ignore_index, filter)
+        self._configure(num_classes, ignore_index, filter, top_k)
 
     def transform(self, source: Size, params: Params, flags: Flags, device: torch.device) -> Tensor | None:
         noise = to_device(params["noise"], device)
