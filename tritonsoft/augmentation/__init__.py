@@ -30,6 +30,7 @@ from tritonsoft.augmentation.masks import SoftLabel
 from tritonsoft.augmentation.modules import (
     CenterCrop,
     RandomAffine,
+    RandomClassCrop,
     RandomCrop,
     RandomElasticTransform,
     RandomHorizontalFlip,
@@ -48,6 +49,7 @@ __all__ = [
     "AugmentationSequential",
     "CenterCrop",
     "RandomAffine",
+    "RandomClassCrop",
     "RandomCrop",
     "RandomElasticTransform",
     "RandomHorizontalFlip",
