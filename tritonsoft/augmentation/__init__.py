@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 
 from tritonsoft.augmentation.container import AugmentationSequential
 from tritonsoft.augmentation.masks import SoftLabel
+from tritonsoft.augmentation.mixing import RandomClassMix, RandomCutMix, RandomMixUp
 from tritonsoft.augmentation.modules import (
     CenterCrop,
     RandomAffine,
@@ -48,9 +49,12 @@ __all__ = [
     "AugmentationSequential",
     "CenterCrop",
     "RandomAffine",
+    "RandomClassMix",
     "RandomCrop",
+    "RandomCutMix",
     "RandomElasticTransform",
     "RandomHorizontalFlip",
+    "RandomMixUp",
     "RandomPerspective",
     "RandomResizedCrop",
     "RandomRotation",

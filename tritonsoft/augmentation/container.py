@@ -22,6 +22,7 @@ from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_sample
+from tritonsoft.augmentation.mixing import MixingAugmentation
 from tritonsoft.augmentation.pending import LabelSettings, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 
@@ -261,11 +262,11 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
 
 
 def _agreed_labels(container: nn.Module) -> tuple[int | None, int]:
-    """``num_classes`` and ``ignore_index`` of the modules that make soft labels: one label map cannot have two."""
+    """``num_classes`` and ``ignore_index`` of the modules that read class ids: one label map cannot have two."""
     softening = [
         each
         for each in container.modules()
-        if isinstance(each, ResamplingAugmentation) and each.num_classes is not None
+        if isinstance(each, ResamplingAugmentation | MixingAugmentation) and each.num_classes is not None
     ]
     for name in ("num_classes", "ignore_index"):
         values = sorted({getattr(module, name) for module in softening})

@@ -17,6 +17,7 @@ from tritonsoft.augmentation._kornia import (
 )
 from tritonsoft.augmentation.kornia_masks import TAKE_MASKS, ExtraArgs, as_floats, classify, move_mask, move_sparse
 from tritonsoft.augmentation.masks import refuse_sparse
+from tritonsoft.augmentation.mixing import MixingAugmentation
 from tritonsoft.augmentation.pending import (
     FusedGroup,
     LabelSettings,
@@ -132,6 +133,8 @@ class FusingOps(AugmentationSequentialOps):
             return self._through_container(args, keys, module, param, extra_args)
         if isinstance(module, RemapLabels):
             return self._remapped(args, keys, module, param, extra_args)
+        if isinstance(module, MixingAugmentation):
+            return self._mixed(args, keys, module, param)
         return self._applied(self.materialize(args, keys), keys, module, param, extra_args)
 
     def _through_container(
@@ -223,6 +226,16 @@ class FusingOps(AugmentationSequentialOps):
             for arg, key in zip(args, keys, strict=True)
         ]
 
+    def _mixed(self, args: list[Any], keys: list[DataKey], module: MixingAugmentation, param: ParamItem) -> list[Any]:
+        """Samples get pixels of each other, all data at once: what is pending is done first."""
+        module.check_keys(keys)
+        image = image_of(args, keys)
+        if image is not None:
+            self._record_step(module, image)
+        params = cast(dict[str, Tensor], param.data)
+        module.record_params(params)
+        return module.mix(self._materialize_pending(args, keys), keys, params, self.labels)
+
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> list[Any]:
@@ -277,6 +290,8 @@ class FusingOps(AugmentationSequentialOps):
             for child in reversed(cast(list[ParamItem], param.data)):
                 args = self._inverted(args, keys, module.get_submodule(child.name), child, extra_args)
             return args
+        if isinstance(module, MixingAugmentation):
+            module.inverse()
         out = list(args)
         image = image_of(args, keys)
         for index, key in enumerate(keys):
