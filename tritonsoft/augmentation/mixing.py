@@ -126,7 +126,7 @@ class MixingAugmentation(MixHooks):
         set_param_generator(self, generator)
         if num_classes is not None:
             if not is_whole_number(num_classes):
-                raise TypeError(f"num_classes must be an int, got {num_classes!r}")
+                raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
             num_classes = python_int(num_classes)
             if num_classes < 1:
                 raise ValueError(f"num_classes must be at least 1, got {num_classes}")
@@ -232,7 +232,9 @@ class MixingAugmentation(MixHooks):
         keys = self.data_keys if data_keys is None else [DataKey.get(key) for key in data_keys]
         if len(input) != len(keys):
             names = [key.name.lower() for key in keys]
-            raise ValueError(f"{type(self).__name__} must get one argument for each of data_keys={names}, got {len(input)}")
+            raise ValueError(
+                f"{type(self).__name__} must get one argument for each of data_keys={names}, got {len(input)}"
+            )
         self.check_keys(keys)
         if params is None:
             if DataKey.INPUT not in keys:
@@ -296,18 +298,15 @@ def _unwrapped(arg: Any, given: Any) -> Any:
 
 
 class _PairGenerator(RandomGeneratorBase):
-    """A partner for each sample, never itself where there is another, and ``shape`` numbers from ``low`` to ``high``.
+    """A partner for each sample, never itself where there is another, and random numbers.
 
     The partners are a random cycle through the batch: each other sample is as likely as the next, and each is the
     partner of one.
     """
 
-    def __init__(self, alpha: float = 1.0, low: float = 0.0, high: float = 1.0) -> None:
+    def __init__(self, alpha: float = 1.0, limits: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
-        self.alpha, self.low, self.high = alpha, low, high
-
-    def __repr__(self) -> str:
-        return f"alpha={self.alpha}, range={(self.low, self.high)}"
+        self.alpha, self.limits = alpha, limits
 
     def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
         zero, one, alpha = torch.tensor(
@@ -320,27 +319,32 @@ class _PairGenerator(RandomGeneratorBase):
         cycle = torch.randperm(batch)
         return torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1))
 
-    def shares(self, shape: tuple[int, ...], same_on_batch: bool) -> Tensor:
-        drawn = adapted_rsampling(shape, self.share_sampler, same_on_batch).to(_like())
-        return self.low + (self.high - self.low) * drawn
+    def shares(self, batch: int, same_on_batch: bool) -> Tensor:
+        """``(B,)`` between the limits, of the beta distribution."""
+        smallest, largest = self.limits
+        return smallest + (largest - smallest) * self._drawn((batch,), self.share_sampler, same_on_batch)
 
     def evenly(self, shape: tuple[int, ...], same_on_batch: bool) -> Tensor:
-        return adapted_rsampling(shape, self.uniform_sampler, same_on_batch).to(_like())
+        """From 0 to 1."""
+        return self._drawn(shape, self.uniform_sampler, same_on_batch)
 
-
-def _like() -> Tensor:
-    """kornia's parameters have the default type, and lie where new tensors do; never in halves, which do not count."""
-    return torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+    def _drawn(self, shape: tuple[int, ...], sampler: Any, same_on_batch: bool) -> Tensor:
+        # kornia's parameters have the default type, and lie where new tensors do. Halves are too coarse for places.
+        like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        return adapted_rsampling(shape, sampler, same_on_batch).to(like)
 
 
 class _CutGenerator(_PairGenerator):
     """The share of the area that a box covers, and where it lies: a share of the way across and down."""
 
+    def __repr__(self) -> str:
+        return f"alpha={self.alpha}, area={self.limits}"
+
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
         batch = batch_shape[0]
         return {
             "mix_pairs": self.partners(batch),
-            "area": self.shares((batch,), same_on_batch),
+            "area": self.shares(batch, same_on_batch),
             "across": self.evenly((batch,), same_on_batch),
             "down": self.evenly((batch,), same_on_batch),
         }
@@ -349,20 +353,23 @@ class _CutGenerator(_PairGenerator):
 class _WeightGenerator(_PairGenerator):
     """The share of the partner."""
 
+    def __repr__(self) -> str:
+        return f"alpha={self.alpha}, lambda_val={self.limits}"
+
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
         batch = batch_shape[0]
-        return {"mix_pairs": self.partners(batch), "weight": self.shares((batch,), same_on_batch)}
+        return {"mix_pairs": self.partners(batch), "weight": self.shares(batch, same_on_batch)}
 
 
 class _ClassGenerator(_PairGenerator):
     """A number for each class, ``(B, C)``: the classes of the smallest are pasted."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, share: float) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.share = num_classes, share
 
     def __repr__(self) -> str:
-        return ""
+        return f"share={self.share}"
 
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
         batch = batch_shape[0]
@@ -420,7 +427,7 @@ class RandomCutMix(MixingAugmentation):
         data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
     ) -> None:
         super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
-        self._configure(_CutGenerator(_positive(alpha, "alpha"), *_shares(area, "area")))
+        self._configure(_CutGenerator(_positive(alpha, "alpha"), _limits(area, "area")))
 
     def _mixed(
         self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
@@ -486,7 +493,7 @@ class RandomMixUp(MixingAugmentation):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
-        generator = _WeightGenerator(_positive(alpha, "alpha"), *_shares(lambda_val, "lambda_val"))
+        generator = _WeightGenerator(_positive(alpha, "alpha"), _limits(lambda_val, "lambda_val"))
         self._configure(generator, num_classes, ignore_index)
 
     def _mixed(
@@ -574,18 +581,18 @@ class RandomClassMix(MixingAugmentation):
         super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
         if not are_numbers([share], int | float) or not 0 < share <= 1:
             raise ValueError(f"share must be a number above 0 and up to 1, got {share!r}")
-        if num_classes is None:
-            raise TypeError("num_classes must be an int, got None")
+        if not is_whole_number(num_classes):
+            raise TypeError(f"num_classes must be an int, got {num_classes!r}")
         self.share = float(share)
-        self._configure(_ClassGenerator(num_classes), num_classes, ignore_index)
+        self._configure(_ClassGenerator(num_classes, self.share), num_classes, ignore_index)
 
     def _mixed(
         self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
     ) -> tuple[list[Tensor], list[Mask]]:
         if not masks:
             raise ValueError(
-                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it. (kornia's "
-                "AugmentationSequential hands over one after the other; that of tritonsoft.augmentation does not)"
+                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it (kornia's "
+                "AugmentationSequential hands one over after the other, that of tritonsoft.augmentation does not)"
             )
         deciding = masks[0]
         if isinstance(deciding, PendingSparse) or deciding.kind == "hard planes":
@@ -616,8 +623,7 @@ class RandomClassMix(MixingAugmentation):
             params["classes"] = self._choose(soft.detach().amax((2, 3)) > 0, params)
         chosen = self._chosen(params, applies, soft.device)
         mixed, pasted = _paste_masses(soft, chosen, params["mix_pairs"])
-        others = [mask for mask in masks[1:]]
-        images, others = _all_mixed(_Shares(pasted), images, others, params)
+        images, others = _all_mixed(_Shares(pasted), images, masks[1:], params)
         return images, [replace(cast(PendingInput, masks[0]), value=mixed), *others]
 
     def _choose(self, present: Tensor, params: Params) -> Tensor:
@@ -631,7 +637,9 @@ class RandomClassMix(MixingAugmentation):
     def _chosen(self, params: Params, applies: Tensor, device: torch.device) -> Tensor:
         chosen, wanted = params["classes"], (len(applies), self.num_classes)
         if tuple(chosen.shape) != wanted:
-            raise ValueError(f"params must have the 'classes' of {wanted} samples and classes, got {tuple(chosen.shape)}")
+            raise ValueError(
+                f"params must have the 'classes' of {wanted} samples and classes, got {tuple(chosen.shape)}"
+            )
         return to_device(chosen, device) & to_device(applies, device)[:, None]
 
 
@@ -654,13 +662,13 @@ def _all_mixed(
 def _boxes(params: Params, applies: Tensor, size: Size) -> Tensor:
     """The boxes ``(B, 4)`` of these parameters in an image of (H, W); nothing where a sample stays as it is."""
     side = params["area"].sqrt() * to_device(applies, params["area"].device)
-    starts, ends = [], []
+    spans = []
     for length, place in zip(size, (params["down"], params["across"]), strict=True):
         extent = (side * length).round()
         start = (place * (length - extent + 1)).floor().clamp(max=length - extent)
-        starts.insert(0, start)
-        ends.insert(0, start + extent)
-    return torch.stack([*starts, *ends], dim=1).long()
+        spans.append((start, start + extent))
+    (y0, y1), (x0, x1) = spans
+    return torch.stack([x0, y0, x1, y1], dim=1).long()
 
 
 def _classes_of(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -732,7 +740,7 @@ def _positive(value: Any, name: str) -> float:
     return float(value)
 
 
-def _shares(value: Any, name: str) -> tuple[float, float]:
+def _limits(value: Any, name: str) -> tuple[float, float]:
     if not are_numbers(value, int | float) or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
         raise ValueError(f"{name} must be (smallest, largest) with 0 <= smallest <= largest <= 1, got {value!r}")
     return float(value[0]), float(value[1])
