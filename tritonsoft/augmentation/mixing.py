@@ -71,16 +71,16 @@ class _Pixels:
     selected: Tensor
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        signed = SIGNED.get(images.dtype)
-        pixels = images if signed is None else images.view(signed)
+        if images.dtype in SIGNED:  # the same bits, in a type that PyTorch can select
+            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
         read = None if images.requires_grad or images.device.type != "cpu" else _read(partners)
         if read is None:
-            theirs = pixels.index_select(0, to_device(partners, images.device))
-            return torch.where(self.selected, theirs, pixels).view(images.dtype)
-        out = torch.empty_like(pixels)
+            theirs = images.index_select(0, to_device(partners, images.device))
+            return torch.where(self.selected, theirs, images)
+        out = torch.empty_like(images)
         for sample, partner in enumerate(read[0]):
-            torch.where(self.selected[sample], pixels[partner], pixels[sample], out=out[sample])
-        return out.view(images.dtype)
+            torch.where(self.selected[sample], images[partner], images[sample], out=out[sample])
+        return out
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class MixingAugmentation(MixHooks):
         applies = partners != torch.arange(batch, device=partners.device)  # nothing is left to do to a batch of one
         if gate is not None:
             applies = applies & (to_device(gate, partners.device) > 0.5)
-        images = {index: _image(args[index], batch) for index, key in enumerate(keys) if key == DataKey.INPUT}
+        images = {index: _batched_image(args[index], batch) for index, key in enumerate(keys) if key == DataKey.INPUT}
         masks = {index: self._mask(args[index], batch, labels) for index in range(len(keys)) if index not in images}
         self._check_sizes([*images.values(), *(mask.value for mask in masks.values())])
         mixed_images, mixed_masks = self._mixed([*images.values()], [*masks.values()], params, applies, labels)
@@ -239,7 +239,7 @@ class MixingAugmentation(MixHooks):
         if params is None:
             if DataKey.INPUT not in keys:
                 raise ValueError(f"{type(self).__name__} needs an image to draw its numbers for, or params=")
-            image = input[keys.index(DataKey.INPUT)]
+            image = _image(input[keys.index(DataKey.INPUT)])
             params = self.forward_parameters(batched_image(image).shape)
         self.record_params(params)
         out = [_unwrapped(*pair) for pair in zip(self.mix([*input], keys, params, self._labels), input, strict=True)]
@@ -261,12 +261,16 @@ class MixingAugmentation(MixHooks):
         return LabelSettings(self.num_classes, self.ignore_index, None)
 
 
-def _image(arg: Any, batch: int) -> Tensor:
-    image = arg.value if isinstance(arg, PendingInput) else arg
+def _image(arg: Any) -> Tensor:
+    image = _value(arg)
     if not isinstance(image, Tensor) or image.ndim not in (3, 4):
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"image must be a tensor (B, K, H, W) or (K, H, W), got {got}")
-    image = batched_image(image)
+    return image
+
+
+def _batched_image(arg: Any, batch: int) -> Tensor:
+    image = batched_image(_image(arg))
     if image.shape[0] != batch:
         raise ValueError(f"image must have the batch of its parameters, {batch}, got {tuple(image.shape)}")
     return image
@@ -591,8 +595,8 @@ class RandomClassMix(MixingAugmentation):
     ) -> tuple[list[Tensor], list[Mask]]:
         if not masks:
             raise ValueError(
-                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it (kornia's "
-                "AugmentationSequential hands one over after the other, that of tritonsoft.augmentation does not)"
+                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it. kornia's "
+                "container hands one over after the other, tritonsoft.augmentation.AugmentationSequential both"
             )
         deciding = masks[0]
         if isinstance(deciding, PendingSparse) or deciding.kind == "hard planes":
@@ -681,19 +685,20 @@ def _classes_of(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 
 def _are_chosen(labels: Tensor, chosen: Tensor, partners: Tensor) -> Tensor:
     """Where the partner's pixel is of a class ``(B, C)`` that was chosen, ``(B, 1, H, W)``."""
+    table, selected = chosen.to(torch.uint8), labels.new_empty(labels.shape, dtype=torch.uint8)
     read = _read(partners)
-    if read is None:
-        theirs = _selected(labels, partners)
-        pairs = list(range(len(labels)))
-    else:
-        theirs, pairs = labels, read[0]
-    table = chosen.to(torch.uint8)
-    selected = [
-        ts.remap_labels(theirs[partner][None], table[sample], ignore_index=0) for sample, partner in enumerate(pairs)
-    ]
-    if not selected:
-        return torch.zeros_like(labels[:, None], dtype=torch.bool)
-    return torch.cat(selected)[:, None].view(torch.bool)
+    theirs = _of_samples(labels, partners) if read is None else labels
+    sources = range(len(labels)) if read is None else read[0]
+    for sample, source in enumerate(sources):
+        selected[sample] = ts.remap_labels(theirs[source], table[sample], ignore_index=0)
+    return selected.view(torch.bool)[:, None]
+
+
+def _of_samples(labels: Tensor, samples: Tensor) -> Tensor:
+    """`index_select`, which PyTorch 2.11 lacks for some types."""
+    if labels.dtype in SIGNED:
+        return _of_samples(labels.view(SIGNED[labels.dtype]), samples).view(labels.dtype)
+    return labels.index_select(0, to_device(samples, labels.device))
 
 
 def _paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
@@ -717,13 +722,6 @@ def _paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tenso
         for index in classes:
             out[sample, index] += soft[partner, index]
     return out, pasted
-
-
-def _selected(images: Tensor, samples: Tensor) -> Tensor:
-    """`index_select`, which PyTorch 2.11 lacks for some types."""
-    signed = SIGNED.get(images.dtype)
-    pixels = images if signed is None else images.view(signed)
-    return pixels.index_select(0, to_device(samples, images.device)).view(images.dtype)
 
 
 def _check_floating(module: MixingAugmentation, images: list[Tensor]) -> None:
