@@ -364,7 +364,14 @@ def test_nested_containers_dictionaries_and_random_order(index, image, labels):
     wanted = seeded(augment(every_mix()[index], keys=("image", "mask")), image, labels)
     assert torch.equal(result["image"], wanted[0])
     assert torch.equal(result["mask"], wanted[1])
-    augment(*every_mix(), K.RandomBrightness(), random_apply=2, random_apply_weights=[1, 1, 1, 1])(image, labels)
+    both = augment(*every_mix()[:2], keys=("image", "mask"))  # kornia lets one of its own into a call
+    both(image, labels)
+    assert [item.name for item in both._params] == ["RandomCutMix_0", "RandomMixUp_1"]
+    some = augment(*every_mix(), K.RandomBrightness(), random_apply=2, keys=("image", "mask"))
+    some(image, labels)
+    assert len(some._params) == 2
+    with pytest.raises(ValueError, match="Multiple mix augmentation is prohibited"):
+        augment(K.RandomMixUpV2(), K.RandomJigsaw(), keys=["image"])(image)
 
 
 @MIXES

@@ -72,13 +72,7 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
         "validate_tensor",
     ),
     K.IntensityAugmentationBase2D: ("apply_transform_mask",),
-    K.MixAugmentationBaseV2: (
-        "_commit_state",
-        "forward_parameters",
-        "generate_parameters",
-        "transform_mask",
-        "transform_tensor",
-    ),
+    K.MixAugmentationBaseV2: ("transform_mask",),
     K.RandomCrop: ("compute_padding",),
     K.AugmentationSequential: (
         "_arguments_postproc",

@@ -7,7 +7,7 @@ needs them, or at the end. Boxes and keypoints move module by module, by the mod
 and each mask has a view of its own, and whether a mask is a soft label is found out once, when it comes in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -209,6 +209,12 @@ class AugmentationSequential(ContainerHooks):
             batch_shape = _shape_after(batch_shape, module, param)
             params.append(param)
         return params
+
+    def get_mix_augmentation_indices(self, named_modules: Iterator[tuple[str, nn.Module]]) -> list[int]:
+        """kornia lets only one of these into a call, as labels of whole images can be mixed once; not so pixels."""
+        children = list(named_modules)
+        indices = cast(list[int], super().get_mix_augmentation_indices(iter(children)))
+        return [index for index in indices if not isinstance(children[index][1], MixingAugmentation)]
 
     # kornia turns every mask into floats here and back below. Ours stay what they are.
 

@@ -565,9 +565,9 @@ class RandomClassMix(MixingAugmentation):
         >>> label_map = torch.tensor([[[0, 0, 1, 1]], [[2, 3, 3, 255]]])
         >>> image, mixed = mix(label_map[:, None].float(), label_map)
         >>> mixed[:, 0], torch.equal(image, mixed.float())
-        (tensor([[[2, 0, 1, 1]],
+        (tensor([[[  2,   0,   1,   1]],
         <BLANKLINE>
-                [[2, 3, 1, 1]]]), True)
+                [[  0,   0,   3, 255]]]), True)
     """
 
     num_classes: int
@@ -595,8 +595,8 @@ class RandomClassMix(MixingAugmentation):
     ) -> tuple[list[Tensor], list[Mask]]:
         if not masks:
             raise ValueError(
-                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it. kornia's "
-                "container hands one over after the other, tritonsoft.augmentation.AugmentationSequential both"
+                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it; the "
+                "container of tritonsoft.augmentation hands both over, kornia's one after the other"
             )
         deciding = masks[0]
         if isinstance(deciding, PendingSparse) or deciding.kind == "hard planes":
@@ -685,7 +685,8 @@ def _classes_of(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 
 def _are_chosen(labels: Tensor, chosen: Tensor, partners: Tensor) -> Tensor:
     """Where the partner's pixel is of a class ``(B, C)`` that was chosen, ``(B, 1, H, W)``."""
-    table, selected = chosen.to(torch.uint8), labels.new_empty(labels.shape, dtype=torch.uint8)
+    table = chosen.to(torch.uint8)
+    selected = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
     read = _read(partners)
     theirs = _of_samples(labels, partners) if read is None else labels
     sources = range(len(labels)) if read is None else read[0]
