@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
 
 from tritonsoft.augmentation.container import AugmentationSequential
 from tritonsoft.augmentation.masks import SoftLabel
+from tritonsoft.augmentation.mixing import RandomClassMix, RandomCutMix, RandomMixUp
 from tritonsoft.augmentation.modules import (
     CenterCrop,
     RandomAffine,
@@ -52,9 +53,12 @@ __all__ = [
     "CenterCrop",
     "RandomAffine",
     "RandomClassCrop",
+    "RandomClassMix",
     "RandomCrop",
+    "RandomCutMix",
     "RandomElasticTransform",
     "RandomHorizontalFlip",
+    "RandomMixUp",
     "RandomPerspective",
     "RandomResizedCrop",
     "RandomRotation",

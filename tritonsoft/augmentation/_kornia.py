@@ -72,6 +72,7 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
         "validate_tensor",
     ),
     K.IntensityAugmentationBase2D: ("apply_transform_mask",),
+    K.MixAugmentationBaseV2: ("transform_mask",),
     K.RandomCrop: ("compute_padding",),
     K.AugmentationSequential: (
         "_arguments_postproc",
@@ -157,6 +158,14 @@ class PointwiseHooks(ModuleHooks, K.IntensityAugmentationBase2D):
     def record_call(self, params: Params, image: Tensor) -> None:
         """Leave behind what a forward call on an image would."""
         self._commit_state(params=params, transform_matrix=None, lazy_matrix_args=(image, params, self.flags))
+
+
+class MixHooks(K.MixAugmentationBaseV2):
+    """kornia's modules that mix the samples of a batch."""
+
+    def record_params(self, params: Params) -> None:
+        """Leave behind what a forward call with ``params`` would."""
+        self._commit_state(params=params)
 
 
 def smoothed_displacement(

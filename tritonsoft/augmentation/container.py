@@ -7,7 +7,7 @@ needs them, or at the end. Boxes and keypoints move module by module, by the mod
 and each mask has a view of its own, and whether a mask is a soft label is found out once, when it comes in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from tritonsoft.augmentation.fusing_ops import FusingOps, is_plain_container
 from tritonsoft.augmentation.geometric import GeometricAugmentation
 from tritonsoft.augmentation.kornia_masks import DRAW_PARAMETERS, ExtraArgs
 from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_sample
+from tritonsoft.augmentation.mixing import MixingAugmentation
 from tritonsoft.augmentation.pending import LabelSettings, PendingInput, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
 from tritonsoft.functional import MASS_DTYPES, names_of
@@ -217,6 +218,12 @@ class AugmentationSequential(ContainerHooks):
             params.append(param)
         return params
 
+    def get_mix_augmentation_indices(self, named_modules: Iterator[tuple[str, nn.Module]]) -> list[int]:
+        """kornia lets only one of these into a call, as labels of whole images can be mixed once; not so pixels."""
+        children = list(named_modules)
+        indices = cast(list[int], super().get_mix_augmentation_indices(iter(children)))
+        return [index for index in indices if not isinstance(children[index][1], MixingAugmentation)]
+
     # kornia turns every mask into floats here and back below. Ours stay what they are.
 
     def as_tensor(self, arg: Any) -> Any:
@@ -269,18 +276,22 @@ def _shape_after(shape: torch.Size, module: Any, param: ParamItem) -> torch.Size
 
 
 def _agreed_labels(container: nn.Module) -> tuple[int | None, int, int | None]:
-    """``num_classes``, ``ignore_index`` and ``top_k`` of the modules that make soft labels: a label cannot have two."""
-    softening = [
+    """``num_classes`` and ``ignore_index`` of the modules that read class ids, and ``top_k`` of those that resample.
+
+    One label map cannot have two of them.
+    """
+    reading = [
         each
         for each in container.modules()
-        if isinstance(each, ResamplingAugmentation) and each.num_classes is not None
+        if isinstance(each, ResamplingAugmentation | MixingAugmentation) and each.num_classes is not None
     ]
-    for name in ("num_classes", "ignore_index", "top_k"):
-        values = sorted({getattr(module, name) for module in softening}, key=str)
+    softening = [each for each in reading if isinstance(each, ResamplingAugmentation)]
+    for name, modules in (("num_classes", reading), ("ignore_index", reading), ("top_k", softening)):
+        values = sorted({getattr(module, name) for module in modules}, key=str)
         if len(values) > 1:
             raise ValueError(
                 f"{name} must be the same in all modules of a container that have num_classes, got {values}"
             )
-    if not softening:
+    if not reading:
         return None, 0, None
-    return softening[0].num_classes, softening[0].ignore_index, softening[0].top_k
+    return reading[0].num_classes, reading[0].ignore_index, softening[0].top_k if softening else None

@@ -26,6 +26,7 @@ from tritonsoft.augmentation.kornia_masks import (
     move_sparse,
 )
 from tritonsoft.augmentation.masks import batched, refuse_sparse
+from tritonsoft.augmentation.mixing import MixingAugmentation
 from tritonsoft.augmentation.pending import (
     FusedGroup,
     LabelSettings,
@@ -142,6 +143,8 @@ class FusingOps(AugmentationSequentialOps):
             return self._through_container(args, keys, module, param, extra_args)
         if isinstance(module, RemapLabels):
             return self._remapped(args, keys, module, param, extra_args)
+        if isinstance(module, MixingAugmentation):
+            return self._mixed(args, keys, module, param)
         if self.labels.top_k is not None and leaves_masks(module):
             return self._applied(self._materialize_but_labels(args, keys), keys, module, param, extra_args)
         return self._applied(self.materialize(args, keys), keys, module, param, extra_args)
@@ -262,6 +265,16 @@ class FusingOps(AugmentationSequentialOps):
             for arg, key in zip(args, keys, strict=True)
         ]
 
+    def _mixed(self, args: list[Any], keys: list[DataKey], module: MixingAugmentation, param: ParamItem) -> list[Any]:
+        """Samples get pixels of each other, all data at once: what is pending is done first."""
+        module.check_keys(keys)
+        image = image_of(args, keys)
+        if image is not None:
+            self._record_step(module, image)
+        params = cast(dict[str, Tensor], param.data)
+        module.record_params(params)
+        return module.mix(self._materialize_pending(args, keys), keys, params, self.labels)
+
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
     ) -> list[Any]:
@@ -316,6 +329,8 @@ class FusingOps(AugmentationSequentialOps):
             for child in reversed(cast(list[ParamItem], param.data)):
                 args = self._inverted(args, keys, module.get_submodule(child.name), child, extra_args)
             return args
+        if isinstance(module, MixingAugmentation):
+            module.inverse()
         out = list(args)
         image = image_of(args, keys)
         for index, key in enumerate(keys):

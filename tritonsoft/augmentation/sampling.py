@@ -15,7 +15,7 @@ from tritonsoft.geometry import Filter
 
 _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
-_SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 def can_be_read(tensor: Tensor) -> bool:
@@ -101,7 +101,7 @@ def sample_hard(mask: Tensor, view: View, fill: float) -> Tensor:
     ys, xs = _nearest_pixels(view, mask)
     index = ys.clamp(min=0) * view.source[1] + xs.clamp(min=0)  # (B, h, w)
     index = index.flatten(1)[:, None].expand(-1, mask.shape[1], -1)
-    signed = _SIGNED.get(mask.dtype)
+    signed = SIGNED.get(mask.dtype)
     pixels = (mask if signed is None else mask.view(signed)).flatten(2)
     out = pixels.gather(2, index).view(mask.dtype).reshape(*mask.shape[:2], *view.size)
     if not view.pads:
@@ -172,7 +172,7 @@ def _centres_shown(view: View, back: View, image: Tensor) -> Tensor:
 
 def _selected(visible: Tensor, mask: Tensor, fill: float) -> Tensor:
     """The mask where it is ``visible``, elsewhere ``fill``, which its type can hold."""
-    signed = _SIGNED.get(mask.dtype)
+    signed = SIGNED.get(mask.dtype)
     if signed is None:
         return torch.where(visible, mask, torch.full((), fill, dtype=mask.dtype, device=mask.device))
     if fill > torch.iinfo(signed).max:
@@ -196,7 +196,7 @@ def channels(values: Sequence[float], image: Tensor) -> Tensor:
 
 def pad_by_repeating(image: Tensor, border: tuple[int, int, int, int], mode: str) -> Tensor:
     """``(B, K, H, W)`` of any type with ``border`` (left, right, top, bottom) added by ``reflect`` or ``replicate``."""
-    signed = _SIGNED.get(image.dtype)
+    signed = SIGNED.get(image.dtype)
     if signed is not None:
         return pad_by_repeating(image.view(signed), border, mode).view(image.dtype)
     left, right, top, bottom = border

@@ -1,0 +1,750 @@
+"""Modules that mix the samples of a batch with each other: images and labels at once, by the same numbers.
+
+A sample gets some of the pixels of its *partner*, another sample of the batch: those in a box (`RandomCutMix`), a share
+of all (`RandomMixUp`), or those of some classes (`RandomClassMix`). All read the batch as it came in, so that a partner
+is never one that was mixed already.
+
+Where masks are label maps, as they are before the first resample, whole pixels are pasted, bit for bit. Soft labels are
+masses, and everything is linear in them: a pixel of which a share m is pasted has m of its partner's colour and
+``1 - m`` of its own, and the masses likewise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn, cast
+
+import torch
+from kornia.constants import DataKey
+from torch import Tensor
+from torch.distributions import Beta
+
+import tritonsoft as ts
+from tritonsoft.augmentation._kornia import (
+    MixHooks,
+    RandomGeneratorBase,
+    UniformDistribution,
+    adapted_rsampling,
+    set_param_generator,
+)
+from tritonsoft.augmentation.masks import SoftLabel, batched, label_map, map_planes, restore_rank
+from tritonsoft.augmentation.pending import LabelSettings, PendingInput, PendingSparse, as_sparse, batched_image
+from tritonsoft.augmentation.resampling import Params, are_numbers, size_of
+from tritonsoft.augmentation.sampling import SIGNED, can_be_read
+from tritonsoft.augmentation.view import Size, to_device
+from tritonsoft.functional import check_ignore_index, is_whole_number, python_int
+
+Mask = PendingInput | PendingSparse
+
+_FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+# --- pixels of two samples -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """The partner's pixels inside of a box ``(B, 4)``: whole edges, x0, y0, x1, y1."""
+
+    boxes: Tensor
+
+    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
+        read = None if images.requires_grad else _read(partners, self.boxes)
+        if read is None:
+            return _Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
+        out = images.clone()
+        for sample, (partner, (x0, y0, x1, y1)) in enumerate(zip(*read, strict=True)):
+            out[sample, :, y0:y1, x0:x1] = images[partner, :, y0:y1, x0:x1]
+        return out
+
+    def _inside(self, size: Size, device: torch.device) -> Tensor:
+        """``(B, 1, H, W)``"""
+        x0, y0, x1, y1 = to_device(self.boxes, device)[:, :, None].unbind(1)
+        ys, xs = (torch.arange(length, device=device) for length in size)
+        down, across = (ys >= y0) & (ys < y1), (xs >= x0) & (xs < x1)  # (B, H) and (B, W)
+        return (down[:, :, None] & across[:, None])[:, None]
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """The partner's pixels where ``selected`` ``(B, 1, H, W)``."""
+
+    selected: Tensor
+
+    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
+        if images.dtype in SIGNED:  # the same bits, in a type that PyTorch can select
+            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
+        read = None if images.requires_grad or images.device.type != "cpu" else _read(partners)
+        if read is None:
+            theirs = images.index_select(0, to_device(partners, images.device))
+            return torch.where(self.selected, theirs, images)
+        out = torch.empty_like(images)
+        for sample, partner in enumerate(read[0]):
+            torch.where(self.selected[sample], images[partner], images[sample], out=out[sample])
+        return out
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """A share of the partner's pixels: of all of a sample ``(B, 1, 1, 1)``, or of each pixel ``(B, 1, H, W)``."""
+
+    weight: Tensor
+
+    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
+        weight = to_device(self.weight, images.device).to(images.dtype)
+        read = None if images.requires_grad or weight.requires_grad else _read(partners)
+        if read is None:
+            return torch.lerp(images, images.index_select(0, to_device(partners, images.device)), weight)
+        out = torch.empty_like(images)
+        for sample, partner in enumerate(read[0]):
+            torch.lerp(images[sample], images[partner], weight[sample], out=out[sample])
+        return out
+
+
+Share = _Boxes | _Pixels | _Shares
+
+
+def _read(*tensors: Tensor) -> list[Any] | None:
+    """Their numbers, where looking at them waits for no device; no compiler has any."""
+    if all(tensor.device.type == "cpu" and can_be_read(tensor) for tensor in tensors):
+        return [tensor.tolist() for tensor in tensors]
+    return None
+
+
+# --- the modules -----------------------------------------------------------------------------------------------------
+
+
+class MixingAugmentation(MixHooks):
+    """What the modules of this file share; a subclass draws its numbers, and says what they do to images and masks."""
+
+    num_classes: int | None = None
+    ignore_index = 0
+    needs_equal_sizes = True  # whether images and masks must have the same pixels
+
+    def _configure(
+        self, generator: "_PairGenerator", num_classes: int | None = None, ignore_index: int | None = None
+    ) -> None:
+        set_param_generator(self, generator)
+        if num_classes is not None:
+            if not is_whole_number(num_classes):
+                raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
+            num_classes = python_int(num_classes)
+            if num_classes < 1:
+                raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes, self.ignore_index = num_classes, check_ignore_index(ignore_index, num_classes)
+
+    def __repr__(self) -> str:
+        ours = "" if self.num_classes is None else f", num_classes={self.num_classes}, ignore_index={self.ignore_index}"
+        return f"{super().__repr__()[:-1]}{ours})"
+
+    # --- what a subclass says ---------------------------------------------------------------------------------------
+
+    def _mixed(
+        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+    ) -> tuple[list[Tensor], list[Mask]]:
+        """Batches of images and masks with the pixels of their partners; ``applies`` ``(B,)`` says which samples."""
+        raise NotImplementedError
+
+    # --- all data of a call -----------------------------------------------------------------------------------------
+
+    def mix(self, args: list[Any], keys: list[DataKey], params: Params, labels: LabelSettings) -> list[Any]:
+        """Images and masks, mixed alike; masks as `PendingInput` or `PendingSparse` that know what they are."""
+        self.check_keys(keys)
+        if "video_batch_size" in params:
+            raise ValueError(
+                f"{type(self).__name__} mixes images, and has no place in a VideoSequential, whose frames it would mix"
+            )
+        partners, batch = params["mix_pairs"], params["mix_pairs"].numel()
+        gate = params.get("batch_prob")
+        applies = partners != torch.arange(batch, device=partners.device)  # nothing is left to do to a batch of one
+        if gate is not None:
+            applies = applies & (to_device(gate, partners.device) > 0.5)
+        images = {index: _batched_image(args[index], batch) for index, key in enumerate(keys) if key == DataKey.INPUT}
+        masks = {index: self._mask(args[index], batch, labels) for index in range(len(keys)) if index not in images}
+        self._check_sizes([*images.values(), *(mask.value for mask in masks.values())])
+        mixed_images, mixed_masks = self._mixed([*images.values()], [*masks.values()], params, applies, labels)
+        shown = [
+            restore_rank(image, _value(args[index]).ndim, batch_first=False) if self.keepdim else image
+            for index, image in zip(images, mixed_images, strict=True)
+        ]
+        unbatched = any(_value(args[index]).ndim == 3 for index in images)
+        kept = [
+            _restored(mask, _value(args[index]), batch, unbatched) if self.keepdim else mask
+            for index, mask in zip(masks, mixed_masks, strict=True)
+        ]
+        out = dict(zip([*images, *masks], [*shown, *kept], strict=True))
+        return [out[index] for index in range(len(keys))]
+
+    def check_keys(self, keys: Sequence[DataKey]) -> None:
+        for key in keys:
+            if key not in (DataKey.INPUT, DataKey.MASK):
+                raise ValueError(
+                    f"data_keys of {type(self).__name__} must be 'image' and 'mask', got {key.name.lower()!r}: what "
+                    "belongs to a whole sample has no meaning where two share its pixels"
+                )
+
+    def _mask(self, arg: Any, batch: int, labels: LabelSettings) -> Mask:
+        if isinstance(arg, list):
+            raise TypeError(
+                f"mask must be one tensor for all samples of a batch that {type(self).__name__} mixes, got a list of "
+                f"{len(arg)}: stack it"
+            )
+        sparse = as_sparse(arg)
+        if sparse is not None:
+            mask: Mask = replace(sparse, value=batched(sparse.value, batch))
+        else:
+            pending = arg if isinstance(arg, PendingInput) else PendingInput(arg)
+            pending = labels.classify_mask(pending, batch, "transform")
+            mask = replace(pending, value=batched(pending.value, batch))
+        if mask.value.shape[0] != batch:
+            raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(mask.value.shape)}")
+        return mask
+
+    def _check_sizes(self, values: list[Tensor | ts.SparseLabels]) -> None:
+        sizes = list(dict.fromkeys((value.shape[-2], value.shape[-1]) for value in values))
+        if self.needs_equal_sizes and len(sizes) > 1:
+            raise ValueError(
+                f"images and masks must have the same (H, W) for {type(self).__name__}, which puts pixels of one "
+                f"sample in the place of another's, got {sizes}"
+            )
+
+    def _refuse(self, mask: Mask, wanted: str) -> NoReturn:
+        if isinstance(mask, PendingSparse):
+            raise TypeError(
+                f"mask must be {wanted} for {type(self).__name__}, got SparseLabels, whose few classes of each pixel "
+                "cannot hold those of two samples: give the label map, or dense masses, sparse.to_dense()"
+            )
+        raise ValueError(
+            f"mask must be {wanted} for {type(self).__name__}, got {mask.value.dtype} {tuple(mask.value.shape)}"
+        )
+
+    def _classes(self, labels: LabelSettings) -> int:
+        if labels.num_classes is None:
+            raise ValueError(
+                f"num_classes must be given to {type(self).__name__}, or to a module of its container, where a mask is "
+                "a label map: class ids cannot be averaged, the masses of a soft label can"
+            )
+        if labels.top_k is not None:
+            raise ValueError(
+                f"top_k must be None in a container with {type(self).__name__}, got {labels.top_k}: a few classes of "
+                "each pixel cannot hold those of two samples"
+            )
+        return labels.num_classes
+
+    # --- kornia's contract ------------------------------------------------------------------------------------------
+
+    def forward(self, *input: Any, params: Params | None = None, data_keys: Any = None) -> Any:
+        """Images and masks in the order of ``data_keys``, one by itself or a list of them."""
+        keys = self.data_keys if data_keys is None else [DataKey.get(key) for key in data_keys]
+        if len(input) != len(keys):
+            names = [key.name.lower() for key in keys]
+            raise ValueError(
+                f"{type(self).__name__} must get one argument for each of data_keys={names}, got {len(input)}"
+            )
+        self.check_keys(keys)
+        if params is None:
+            if DataKey.INPUT not in keys:
+                raise ValueError(f"{type(self).__name__} needs an image to draw its numbers for, or params=")
+            image = _image(input[keys.index(DataKey.INPUT)])
+            params = self.forward_parameters(batched_image(image).shape)
+        self.record_params(params)
+        out = [_unwrapped(*pair) for pair in zip(self.mix([*input], keys, params, self._labels), input, strict=True)]
+        return out[0] if len(out) == 1 else out
+
+    def transform_mask(self, input: Any, params: Params, flags: dict[str, Any]) -> Any:
+        """A mask by itself, as kornia's container hands it over, which knows nothing of soft labels."""
+        (mask,) = self.mix([input], [DataKey.MASK], params, self._labels)
+        became_soft = isinstance(mask, PendingInput) and mask.kind == "soft label"
+        return mask.value.as_subclass(SoftLabel) if became_soft else mask.value
+
+    def inverse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError(
+            f"{type(self).__name__} has no inverse: the pixels that a sample gave up for its partner's are lost"
+        )
+
+    @property
+    def _labels(self) -> LabelSettings:
+        return LabelSettings(self.num_classes, self.ignore_index, soft_dtype=None, top_k=None)
+
+
+def _image(arg: Any) -> Tensor:
+    image = _value(arg)
+    if not isinstance(image, Tensor) or image.ndim not in (3, 4):
+        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"image must be a tensor (B, K, H, W) or (K, H, W), got {got}")
+    return image
+
+
+def _batched_image(arg: Any, batch: int) -> Tensor:
+    image = batched_image(_image(arg))
+    if image.shape[0] != batch:
+        raise ValueError(f"image must have the batch of its parameters, {batch}, got {tuple(image.shape)}")
+    return image
+
+
+def _value(arg: Any) -> Any:
+    return arg.value if isinstance(arg, PendingInput | PendingSparse) else arg
+
+
+def _restored(mask: Mask, given: Any, batch: int, unbatched: bool) -> Mask:
+    """A mask with the rank it came in, as far as its channels allow."""
+    if isinstance(mask, PendingSparse):
+        return replace(mask, value=mask.value[0]) if given.ndim == 3 else mask
+    batch_first = given.ndim == 3 and given.shape[0] == batch and not unbatched
+    if batch_first and mask.value.shape[1] != 1:
+        return mask  # (B, H, W) has no place for the classes
+    return replace(mask, value=restore_rank(mask.value, given.ndim, batch_first))
+
+
+def _unwrapped(arg: Any, given: Any) -> Any:
+    """What a caller gets of it; of one class, masses look like class ids and are marked."""
+    value = _value(arg)
+    is_soft = isinstance(arg, PendingInput) and arg.kind == "soft label"
+    marked = is_soft and (isinstance(given, SoftLabel) or value.shape[-3] == 1)
+    return value.as_subclass(SoftLabel) if marked else value
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+class _PairGenerator(RandomGeneratorBase):
+    """A partner for each sample, never itself where there is another, and random numbers.
+
+    The partners are a random cycle through the batch: each other sample is as likely as the next, and each is the
+    partner of one.
+    """
+
+    def __init__(self, alpha: float = 1.0, limits: tuple[float, float] = (0.0, 1.0)) -> None:
+        super().__init__()
+        self.alpha, self.limits = alpha, limits
+
+    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
+        zero, one, alpha = torch.tensor(
+            (0.0, 1.0, self.alpha), device=device, dtype=torch.promote_types(dtype, torch.float32)
+        )
+        self.uniform_sampler = UniformDistribution(zero, one)
+        self.share_sampler = self.uniform_sampler if self.alpha == 1 else Beta(alpha, alpha)
+
+    def partners(self, batch: int) -> Tensor:
+        cycle = torch.randperm(batch)
+        return torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1))
+
+    def shares(self, batch: int, same_on_batch: bool) -> Tensor:
+        """``(B,)`` between the limits, of the beta distribution."""
+        smallest, largest = self.limits
+        return smallest + (largest - smallest) * self._drawn((batch,), self.share_sampler, same_on_batch)
+
+    def evenly(self, shape: tuple[int, ...], same_on_batch: bool) -> Tensor:
+        """From 0 to 1."""
+        return self._drawn(shape, self.uniform_sampler, same_on_batch)
+
+    def _drawn(self, shape: tuple[int, ...], sampler: Any, same_on_batch: bool) -> Tensor:
+        # kornia's parameters have the default type, and lie where new tensors do. Halves are too coarse for places.
+        like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        return adapted_rsampling(shape, sampler, same_on_batch).to(like)
+
+
+class _CutGenerator(_PairGenerator):
+    """The share of the area that a box covers, and where it lies: a share of the way across and down."""
+
+    def __repr__(self) -> str:
+        return f"alpha={self.alpha}, area={self.limits}"
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        batch = batch_shape[0]
+        return {
+            "mix_pairs": self.partners(batch),
+            "area": self.shares(batch, same_on_batch),
+            "across": self.evenly((batch,), same_on_batch),
+            "down": self.evenly((batch,), same_on_batch),
+        }
+
+
+class _WeightGenerator(_PairGenerator):
+    """The share of the partner."""
+
+    def __repr__(self) -> str:
+        return f"alpha={self.alpha}, lambda_val={self.limits}"
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        batch = batch_shape[0]
+        return {"mix_pairs": self.partners(batch), "weight": self.shares(batch, same_on_batch)}
+
+
+class _ClassGenerator(_PairGenerator):
+    """A number for each class, ``(B, C)``: the classes of the smallest are pasted."""
+
+    def __init__(self, num_classes: int, share: float) -> None:
+        super().__init__()
+        self.num_classes, self.share = num_classes, share
+
+    def __repr__(self) -> str:
+        return f"share={self.share}"
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        batch = batch_shape[0]
+        order = self.evenly((batch, self.num_classes), same_on_batch)
+        return {"mix_pairs": self.partners(batch), "class_order": order}
+
+
+class RandomCutMix(MixingAugmentation):
+    """Paste a box of another sample of the batch, image and label alike (CutMix, Yun et al., arXiv 1905.04899).
+
+    The box has the image's shape and lies anywhere inside of it. What is pasted is what the partner has there, ignored
+    pixels included, so that image and label agree pixel by pixel: on label maps of any type, hard masks, soft labels
+    and `tritonsoft.SparseLabels` alike, bit for bit.
+
+    In `AugmentationSequential` what is pending is resampled first. It may stand anywhere: before the first resample,
+    a run of crops, flips and warps after it is still one resample; after the crop there are fewer pixels to copy.
+
+    kornia's `RandomCutMixV2` differs: it mixes images alone, draws for whole batches, pairs a sample with itself at
+    times, and has ``cut_size``, a range of what is *left* of the image, clamped.
+
+    Args:
+        alpha: the share of the area that the box covers is drawn from Beta(alpha, alpha); 1 is evenly.
+        area: the range of that share, ``(smallest, largest)`` between 0 and 1, over which the draw is spread; sides
+            are rounded to pixels. ``(0.5, 0.5)``: half of the image, always.
+        same_on_batch: one box for all samples; partners differ all the same.
+        p: probability that a sample gets a box of its partner.
+        keepdim: keep the rank of the input.
+        data_keys: what the arguments of a call are: ``"image"`` and ``"mask"``, several of each if wanted.
+
+    Shape:
+        Image ``(B, K, H, W)`` of any type. Mask: label map ``(B, H, W)`` or ``(B, 1, H, W)`` of any type, planes or a
+        soft label ``(B, C, H, W)``, or a `tritonsoft.SparseLabels`. Gives the same, label maps as ``(B, 1, H, W)``. A
+        batch of one has nobody to be mixed with, and stays as it is.
+
+    Raises:
+        ValueError: other ``data_keys``, images and masks of several sizes, or a batch other than that of ``params``.
+        RuntimeError: ``inverse``, as in kornia.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> mix = RandomCutMix(area=(0.5, 0.5))
+        >>> label_map = torch.tensor([0, 1])[:, None, None].expand(2, 10, 10)
+        >>> image, mixed = mix(label_map[:, None].float(), label_map)
+        >>> torch.equal(image, mixed.float()), mixed[0].sum()  # 7 x 7 pixels of the other
+        (True, tensor(49))
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        area: tuple[float, float] = (0.0, 1.0),
+        same_on_batch: bool = False,
+        p: float = 1.0,
+        keepdim: bool = False,
+        data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
+    ) -> None:
+        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
+        self._configure(_CutGenerator(_positive(alpha, "alpha"), _limits(area, "area")))
+
+    def _mixed(
+        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+    ) -> tuple[list[Tensor], list[Mask]]:
+        values = [*images, *(mask.value for mask in masks)]
+        if not values:
+            return [], []
+        share = _Boxes(_boxes(params, applies, (values[0].shape[-2], values[0].shape[-1])))
+        return _all_mixed(share, images, masks, params)
+
+
+class RandomMixUp(MixingAugmentation):
+    """Blend each sample with another of the batch, image and label alike (mixup, Zhang et al., arXiv 1710.09412).
+
+    A share ``w`` of the partner and ``1 - w`` of the sample itself: of the image, and of the masses of its soft label.
+    Ignored pixels have no mass, so where one of the two is unknown the pixel keeps the other's share alone, and losses
+    weigh it by that. A label map becomes soft, its one-hot mass, as there is no class between two: that needs
+    ``num_classes``, here or in a module of the container. After the crops there are fewer pixels to make soft.
+
+    kornia's `RandomMixUpV2` differs: it mixes images alone, draws for whole batches, and pairs a sample with itself at
+    times.
+
+    Args:
+        alpha: the share is drawn from Beta(alpha, alpha); 1 is evenly.
+        lambda_val: the range of the share, ``(smallest, largest)`` between 0 and 1, over which the draw is spread.
+        same_on_batch: one share for all samples; partners differ all the same.
+        p: probability that a sample is blended; others stay as they are, their label maps soft all the same.
+        keepdim: keep the rank of the input.
+        data_keys: what the arguments of a call are: ``"image"`` and ``"mask"``, several of each if wanted.
+        num_classes: C, of label maps; None: that of the container's other modules.
+        ignore_index: the label that carries no mass. None is 255.
+
+    Shape:
+        Image ``(B, K, H, W)``, floating. Mask: label map ``(B, H, W)`` or ``(B, 1, H, W)``, or planes of floats
+        ``(B, C, H, W)``, masses for one. Gives the same, label maps as a soft label ``(B, C, H, W)``. A batch of one
+        is not blended.
+
+    Raises:
+        TypeError: an image that is not floating, or a `tritonsoft.SparseLabels`.
+        ValueError: a label map without ``num_classes``, integers of several channels; as for `RandomCutMix`.
+        RuntimeError: ``inverse``, as in kornia.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> mix = RandomMixUp(lambda_val=(0.25, 0.25), num_classes=2)
+        >>> image, soft = mix(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), torch.tensor([[[0]], [[255]]]))
+        >>> image.flatten(), soft.flatten(1)
+        (tensor([0.2500, 0.7500]), tensor([[0.7500, 0.0000],
+                [0.2500, 0.0000]]))
+    """
+
+    needs_equal_sizes = False
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        lambda_val: tuple[float, float] = (0.0, 1.0),
+        same_on_batch: bool = False,
+        p: float = 1.0,
+        keepdim: bool = False,
+        data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
+        num_classes: int | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
+        generator = _WeightGenerator(_positive(alpha, "alpha"), _limits(lambda_val, "lambda_val"))
+        self._configure(generator, num_classes, ignore_index)
+
+    def _mixed(
+        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+    ) -> tuple[list[Tensor], list[Mask]]:
+        _check_floating(self, images)
+        soft: list[Mask] = [self._soft(mask, images, labels) for mask in masks]
+        weight = params["weight"]
+        weight = torch.where(to_device(applies, weight.device), weight, torch.zeros_like(weight))
+        return _all_mixed(_Shares(weight.view(-1, 1, 1, 1)), images, soft, params)
+
+    def _soft(self, mask: Mask, images: list[Tensor], labels: LabelSettings) -> PendingInput:
+        if isinstance(mask, PendingSparse):
+            self._refuse(mask, "a tensor")
+        if mask.kind == "label map":
+            num_classes = self._classes(labels)
+            dtype = labels.dtype_of_soft(mask.value, images[0] if images else None)
+            ids = label_map(mask.value, num_classes)
+            soft = ts.to_soft(ids, num_classes, ignore_index=labels.ignore_index, dtype=dtype)
+            return replace(mask, value=soft, kind="soft label")
+        if not mask.value.is_floating_point():
+            self._refuse(mask, "a label map (B, 1, H, W), or floats that can be averaged")
+        return mask
+
+
+class RandomClassMix(MixingAugmentation):
+    """Paste the pixels of some classes of another sample of the batch (ClassMix, Olsson et al., arXiv 2007.07936).
+
+    Of the classes that the partner has, a share is chosen at random, as many as ``share`` of them, rounded, and at
+    least one; what of the partner is one of these replaces what is there. Ignored pixels are never pasted, and stay
+    where nothing is. Which classes a sample has is found out on its device, and the host waits for nothing; the chosen
+    ones are left in the parameters (``"classes"``, ``(B, C)``), so that a replay pastes the same classes, whatever the
+    labels are then.
+
+    Best before the first resample, on label maps: whole pixels are pasted, bit for bit, and a run of crops, flips and
+    warps after it is still one resample. On soft labels it does the same by linearity: a pixel of which a share m is
+    mass of chosen classes has m of the partner's colour and ``1 - m`` of its own, the chosen masses, and ``1 - m``
+    times those it had. With several masks the first one says what is chosen, and where.
+
+    kornia has none (its `RandomTransplantation` pastes one class, found on the host).
+
+    Args:
+        num_classes: C.
+        share: of the partner's classes, above 0 and up to 1.
+        same_on_batch: the same order of classes for all samples, of which each takes those its partner has.
+        p: probability that a sample gets pixels of its partner.
+        keepdim: keep the rank of the input.
+        data_keys: what the arguments of a call are: ``"image"`` and ``"mask"``, several of each if wanted.
+        ignore_index: the label that is no class. None is 255.
+
+    Shape:
+        Image ``(B, K, H, W)`` of any type, floating beside soft labels. Mask: label map ``(B, H, W)`` or
+        ``(B, 1, H, W)`` of any type, or a soft label ``(B, C, H, W)``. Gives the same, label maps as ``(B, 1, H, W)``.
+        A batch of one has nobody to be mixed with, and stays as it is.
+
+    Raises:
+        TypeError: a `tritonsoft.SparseLabels`; an image that is not floating beside a soft label.
+        ValueError: no mask; planes other than C floats; label values out of range (on the CPU, or with
+            ``TRITONSOFT_VALIDATE=1``; otherwise they are no class); as for `RandomCutMix`.
+        RuntimeError: ``inverse``, as in kornia.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> mix = RandomClassMix(num_classes=4)
+        >>> label_map = torch.tensor([[[0, 0, 1, 1]], [[2, 3, 3, 255]]])
+        >>> image, mixed = mix(label_map[:, None].float(), label_map)
+        >>> mixed[:, 0], torch.equal(image, mixed.float())
+        (tensor([[[  2,   0,   1,   1]],
+        <BLANKLINE>
+                [[  0,   0,   3, 255]]]), True)
+    """
+
+    num_classes: int
+
+    def __init__(
+        self,
+        num_classes: int,
+        share: float = 0.5,
+        same_on_batch: bool = False,
+        p: float = 1.0,
+        keepdim: bool = False,
+        data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
+        if not are_numbers([share], int | float) or not 0 < share <= 1:
+            raise ValueError(f"share must be a number above 0 and up to 1, got {share!r}")
+        if not is_whole_number(num_classes):
+            raise TypeError(f"num_classes must be an int, got {num_classes!r}")
+        self.share = float(share)
+        self._configure(_ClassGenerator(num_classes, self.share), num_classes, ignore_index)
+
+    def _mixed(
+        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+    ) -> tuple[list[Tensor], list[Mask]]:
+        if not masks:
+            raise ValueError(
+                "RandomClassMix needs a mask beside the image, in the same call: what is pasted depends on it; the "
+                "container of tritonsoft.augmentation hands both over, kornia's one after the other"
+            )
+        deciding = masks[0]
+        if isinstance(deciding, PendingSparse) or deciding.kind == "hard planes":
+            self._refuse(deciding, f"a label map (B, 1, H, W) or a soft label of {self.num_classes} classes")
+        if deciding.kind == "label map":
+            return self._paste(label_map(deciding.value, self.num_classes), images, masks, params, applies)
+        return self._blend(deciding.value, images, masks, params, applies)
+
+    def _paste(
+        self, labels: Tensor, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor
+    ) -> tuple[list[Tensor], list[Mask]]:
+        """Whole pixels, as the label map ``(B, H, W)`` of class ids says."""
+        if "classes" not in params:
+            present = _classes_of(labels, self.num_classes, self.ignore_index)
+            params["classes"] = self._choose(present, params)
+        chosen = self._chosen(params, applies, labels.device)
+        return _all_mixed(_Pixels(_are_chosen(labels, chosen, params["mix_pairs"])), images, masks, params)
+
+    def _blend(
+        self, soft: Tensor, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor
+    ) -> tuple[list[Tensor], list[Mask]]:
+        """Shares of pixels, as the soft label ``(B, C, H, W)`` says."""
+        _check_floating(self, images)
+        for mask in masks[1:]:
+            if isinstance(mask, PendingSparse) or mask.kind == "label map" or not mask.value.is_floating_point():
+                self._refuse(mask, "a soft label like the first one")
+        if "classes" not in params:
+            params["classes"] = self._choose(soft.detach().amax((2, 3)) > 0, params)
+        chosen = self._chosen(params, applies, soft.device)
+        mixed, pasted = _paste_masses(soft, chosen, params["mix_pairs"])
+        images, others = _all_mixed(_Shares(pasted), images, masks[1:], params)
+        return images, [replace(cast(PendingInput, masks[0]), value=mixed), *others]
+
+    def _choose(self, present: Tensor, params: Params) -> Tensor:
+        """Which classes of its partner each sample gets, of those ``(B, C)`` that the samples have."""
+        present = present.index_select(0, to_device(params["mix_pairs"], present.device))
+        order = to_device(params["class_order"], present.device).masked_fill(~present, 2.0)
+        rank = order.argsort(dim=1, stable=True).argsort(dim=1)
+        wanted = (present.sum(1, keepdim=True) * self.share + 0.5).floor().clamp(min=1)
+        return present & (rank < wanted)
+
+    def _chosen(self, params: Params, applies: Tensor, device: torch.device) -> Tensor:
+        chosen, wanted = params["classes"], (len(applies), self.num_classes)
+        if tuple(chosen.shape) != wanted:
+            raise ValueError(
+                f"params must have the 'classes' of {wanted} samples and classes, got {tuple(chosen.shape)}"
+            )
+        return to_device(chosen, device) & to_device(applies, device)[:, None]
+
+
+# --- how the modules mix ---------------------------------------------------------------------------------------------
+
+
+def _all_mixed(
+    share: Share, images: list[Tensor], masks: list[Mask], params: Params
+) -> tuple[list[Tensor], list[Mask]]:
+    partners = params["mix_pairs"]
+
+    def mixed(mask: Mask) -> Mask:
+        if isinstance(mask, PendingSparse):
+            return replace(mask, value=map_planes(mask.value, lambda planes: share.mix(planes, partners)))
+        return replace(mask, value=share.mix(mask.value, partners))
+
+    return [share.mix(image, partners) for image in images], [mixed(mask) for mask in masks]
+
+
+def _boxes(params: Params, applies: Tensor, size: Size) -> Tensor:
+    """The boxes ``(B, 4)`` of these parameters in an image of (H, W); nothing where a sample stays as it is."""
+    side = params["area"].sqrt() * to_device(applies, params["area"].device)
+    spans = []
+    for length, place in zip(size, (params["down"], params["across"]), strict=True):
+        extent = (side * length).round()
+        start = (place * (length - extent + 1)).floor().clamp(max=length - extent)
+        spans.append((start, start + extent))
+    (y0, y1), (x0, x1) = spans
+    return torch.stack([x0, y0, x1, y1], dim=1).long()
+
+
+def _classes_of(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Which classes the samples of a label map ``(B, H, W)`` have, ``(B, C)``: those with mass in some footprint."""
+    height, width = labels.shape[1:]
+    size = max(height // 8, 1), max(width // 8, 1)
+    soft = ts.soft_resize(labels, size, num_classes, ignore_index=ignore_index)
+    return soft.amax((2, 3)) > 0
+
+
+def _are_chosen(labels: Tensor, chosen: Tensor, partners: Tensor) -> Tensor:
+    """Where the partner's pixel is of a class ``(B, C)`` that was chosen, ``(B, 1, H, W)``."""
+    table = chosen.to(torch.uint8)
+    selected = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
+    read = _read(partners)
+    theirs = _of_samples(labels, partners) if read is None else labels
+    sources = range(len(labels)) if read is None else read[0]
+    for sample, source in enumerate(sources):
+        selected[sample] = ts.remap_labels(theirs[source], table[sample], ignore_index=0)
+    return selected.view(torch.bool)[:, None]
+
+
+def _of_samples(labels: Tensor, samples: Tensor) -> Tensor:
+    """`index_select`, which PyTorch 2.11 lacks for some types."""
+    if labels.dtype in SIGNED:
+        return _of_samples(labels.view(SIGNED[labels.dtype]), samples).view(labels.dtype)
+    return labels.index_select(0, to_device(samples, labels.device))
+
+
+def _paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen masses of the partner and the rest of one's own, and the share ``(B, 1, H, W)`` that was pasted.
+
+    Shares are summed in single precision at least, and never exceed 1 by a rounding error: no mass becomes negative.
+    """
+    working = torch.promote_types(soft.dtype, torch.float32)
+    read = None if soft.requires_grad else _read(partners, chosen)
+    if read is None:
+        theirs = soft.index_select(0, to_device(partners, soft.device)) * chosen[:, :, None, None].to(soft.dtype)
+        pasted = theirs.sum(1, keepdim=True, dtype=working).clamp(max=1)
+        return torch.addcmul(theirs, soft, (1 - pasted).to(soft.dtype)), pasted
+    out, pasted = torch.empty_like(soft), soft.new_zeros((len(soft), 1, *soft.shape[2:]), dtype=working)
+    for sample, (partner, row) in enumerate(zip(*read, strict=True)):
+        classes = [index for index, is_chosen in enumerate(row) if is_chosen]
+        for index in classes:
+            pasted[sample, 0] += soft[partner, index]
+        pasted[sample].clamp_(max=1)
+        torch.mul(soft[sample], (1 - pasted[sample]).to(soft.dtype), out=out[sample])
+        for index in classes:
+            out[sample, index] += soft[partner, index]
+    return out, pasted
+
+
+def _check_floating(module: MixingAugmentation, images: list[Tensor]) -> None:
+    for image in images:
+        if image.dtype not in _FLOATS:
+            raise TypeError(
+                f"image must be floating for {type(module).__name__}, which averages colours here, got {image.dtype}"
+            )
+
+
+def _positive(value: Any, name: str) -> float:
+    if not are_numbers([value], int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    return float(value)
+
+
+def _limits(value: Any, name: str) -> tuple[float, float]:
+    if not are_numbers(value, int | float) or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"{name} must be (smallest, largest) with 0 <= smallest <= largest <= 1, got {value!r}")
+    return float(value[0]), float(value[1])
