@@ -133,16 +133,16 @@ def _calls() -> dict[str, Callable[[], Any]]:
             labels(), labels(), torch.tensor([3, 10**6]), torch.zeros(2, dtype=torch.int32), 0, 255, False
         ),
         "cross entropy": lambda: kernels.cross_entropy(
-            f(), f(), f(*maps), f(*maps), f(*logits), f(2, 2, 8, 8), index(), f(19), "mean", False
+            f(), f(), f(*maps), f(*maps), f(*logits), f(2, 2, 8, 8), index(), f(19), 0.0, "mean", False
         ),
         "cross entropy backward": lambda: kernels.cross_entropy_backward(
-            f(*logits), f().expand(maps), f(), f(*logits), f(*logits), None, None, f(*maps), f(*maps)
+            f(*logits), f().expand(maps), f(), f(*logits), f(*logits), None, None, 0.1, f(*maps), f(*maps)
         ),
         "area cross entropy": lambda: kernels.area_cross_entropy(
-            f(), f(), f(*maps), f(*maps), f(*logits), labels(), f(*box), 255, *source, None, "mean", False
+            f(), f(), f(*maps), f(*maps), f(*logits), labels(), f(*box), 255, *source, None, 0.1, "mean", False
         ),
         "area cross entropy backward": lambda: kernels.area_cross_entropy_backward(
-            f(*logits), f(*maps), None, f(*logits), labels(), None, 255, *source, f(19), f(*maps), f(*maps)
+            f(*logits), f(*maps), None, f(*logits), labels(), None, 255, *source, f(19), 0.1, f(2, *maps), f(*maps)
         ),
         "overlap": lambda: kernels.overlap_loss(
             *(f(), f(1, 19, 2), f(*maps), f(*maps), f(*logits), f(*logits), None, f(19)),
@@ -220,7 +220,7 @@ def test_each_argument_is_the_callers_own(launched):
         grad, mass, lse = tensors
         out, scores, soft = logits
         launched.clear()
-        kernels.cross_entropy_backward(out, grad, None, scores, soft, None, None, mass, lse)
+        kernels.cross_entropy_backward(out, grad, None, scores, soft, None, None, 0.0, mass, lse)
         return out, grad, scores, soft, mass, lse
 
     for _ in range(3):
@@ -229,10 +229,10 @@ def test_each_argument_is_the_callers_own(launched):
         assert [tensor.data_ptr() for tensor in actual] == [tensor.data_ptr() for tensor in expected]
     # The same tensor twice in the first call says nothing about the next ones.
     one, logits = torch.rand(2, 8, 9), torch.rand(2, 19, 8, 9)
-    kernels.cross_entropy_backward(logits, one, None, logits, logits, None, None, one, one)
+    kernels.cross_entropy_backward(logits, one, None, logits, logits, None, None, 0.0, one, one)
     launched.clear()
     maps, planes = [torch.rand(2, 8, 9) for _ in range(3)], [torch.rand(2, 19, 8, 9) for _ in range(3)]
-    kernels.cross_entropy_backward(planes[0], maps[0], None, planes[1], planes[2], None, None, maps[1], maps[2])
+    kernels.cross_entropy_backward(planes[0], maps[0], None, planes[1], planes[2], None, None, 0.0, maps[1], maps[2])
     wanted = [planes[0], maps[0], planes[1], planes[2], maps[1], maps[2]]
     assert [tensor.data_ptr() for tensor in _tensors(launched[0][3])] == [tensor.data_ptr() for tensor in wanted]
 

@@ -640,10 +640,10 @@ def test_opcheck(target, sparse):
         soft, index = kept.mass, kept.index
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     arguments = (backend, None, logits, soft, index, weight)
-    opcheck(loss_ops.cross_entropy.overload, (*arguments, "mean"), test_utils=utils)
+    opcheck(loss_ops.cross_entropy.overload, (*arguments, 0.1, "mean"), test_utils=utils)
     opcheck(loss_ops.overlap_loss.overload, (*arguments, "dice", "all", True, "mean"), test_utils=utils)
     if not sparse:
-        arguments = (backend, None, logits, labels, boxes, 255, "area", weight, "mean")
+        arguments = (backend, None, logits, labels, boxes, 255, "area", weight, 0.1, "mean")
         opcheck(loss_ops.area_cross_entropy.overload, arguments, test_utils=utils)
 
 

@@ -358,6 +358,15 @@ def check_reduction(reduction: Any) -> None:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
+def check_label_smoothing(label_smoothing: Any) -> float:
+    """A number from 0 to 1, as Python's."""
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)):
+        raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
+    return float(label_smoothing)
+
+
 def check_reduced_classes(classes: Any, per_sample: Any) -> None:
     if classes not in ("present", "all"):
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")

@@ -37,6 +37,7 @@ def soft_cross_entropy(
     soft: Tensor | SparseLabels,
     *,
     weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     validate: bool | None = None,
     backend: str | None = None,
@@ -47,8 +48,10 @@ def soft_cross_entropy(
         logits: z, ``(B, C, h, w)``.
         soft: q, the same shape, or a `SparseLabels`, whose rest counts as unknown.
         weight: w, ``(C,)``; None is 1 for every class.
-        reduction: "mean" divides the sum over all pixels by their total weighted mass, ``sum w_c q_c``, and is 0 where
-            there is none; "sum"; "none" gives each pixel's loss, not divided.
+        label_smoothing: the share s of each pixel's known mass, from 0 to 1, that all classes get alike: the loss is
+            that of ``(1 - s) q_c + s / C sum_d q_d``. What is unknown stays so.
+        reduction: "mean" divides the sum over all pixels by their total weighted mass, ``sum w_c q_c`` (smoothed or
+            not), and is 0 where there is none; "sum"; "none" gives each pixel's loss, not divided.
         validate: check the values of target and weight on a GPU as well.
         backend: see the module's docstring.
 
@@ -65,8 +68,9 @@ def soft_cross_entropy(
     """
     logits = _validation.check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
+    label_smoothing = _validation.check_label_smoothing(label_smoothing)
     weight = _check_options(weight, reduction, validate, backend, logits)
-    return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, reduction)[0]
+    return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, label_smoothing, reduction)[0]
 
 
 def area_cross_entropy(
@@ -78,6 +82,7 @@ def area_cross_entropy(
     ignore_index: int | None = None,
     filter: Filter = "area",
     weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     validate: bool | None = None,
     backend: str | None = None,
@@ -89,7 +94,8 @@ def area_cross_entropy(
     larger than the logits, with the area filter, it is the mean hard cross-entropy at the size of the label map of
     logits that were enlarged by repeating them. With a transform `soft_warp` takes the place of `soft_crop_resize`.
 
-    Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (16 for float64).
+    Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (12 where it is smoothed and
+    weighted at once; twice as much for float64).
 
     Args:
         logits: ``(B, C, h, w)``; C is the number of classes.
@@ -100,6 +106,7 @@ def area_cross_entropy(
         ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
         weight: ``(C,)``, as for `soft_cross_entropy`.
+        label_smoothing: as for `soft_cross_entropy`.
         reduction: as for `soft_cross_entropy`.
         validate: check the values of labels, boxes or transform, and weight on a GPU as well.
         backend: see the module's docstring.
@@ -121,16 +128,17 @@ def area_cross_entropy(
     _, ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
     _validation.check_sampling(filter, backend)
     boxes = _validation.check_boxes(boxes, logits.shape[0], logits.device, "logits")
+    label_smoothing = _validation.check_label_smoothing(label_smoothing)
     weight = _check_options(weight, reduction, validate, backend, logits)
     if transform is not None:
         if boxes is not None:
             raise ValueError("transform must be None where boxes are given, got both")
         transform = _validation.check_transform(transform, logits.shape[2:], logits.shape[0], logits.device, "logits")
         return warps.warp_cross_entropy(
-            backend, validate, logits, labels, transform, ignore_index, filter, weight, reduction
+            backend, validate, logits, labels, transform, ignore_index, filter, weight, label_smoothing, reduction
         )[0]
     return loss_ops.area_cross_entropy(
-        backend, validate, logits, labels, boxes, ignore_index, filter, weight, reduction
+        backend, validate, logits, labels, boxes, ignore_index, filter, weight, label_smoothing, reduction
     )[0]
 
 
@@ -255,6 +263,7 @@ class SoftCrossEntropyLoss(WeightedLoss):
         weight: ``(C,)``; moves with the module and is saved with it.
         reduction: "mean", "sum" or "none".
         validate: check values on a GPU as well.
+        label_smoothing: from 0 to 1.
 
     Example:
         >>> loss = SoftCrossEntropyLoss()
@@ -264,13 +273,23 @@ class SoftCrossEntropyLoss(WeightedLoss):
     """
 
     def __init__(
-        self, weight: Tensor | None = None, reduction: Reduction = "mean", validate: bool | None = None
+        self,
+        weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weight, reduction, validate)
+        self.label_smoothing = _validation.check_label_smoothing(label_smoothing)
 
     def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
         """Logits ``(B, C, h, w)`` and the soft label of that shape."""
-        return soft_cross_entropy(logits, soft, weight=self.weight, reduction=self.reduction, validate=self.validate)
+        names = ("weight", "label_smoothing", "reduction", "validate")
+        return soft_cross_entropy(logits, soft, **{name: getattr(self, name) for name in names})
+
+    def extra_repr(self) -> str:
+        """Constructor arguments."""
+        return f"{super().extra_repr()}, label_smoothing={self.label_smoothing}"
 
 
 class AreaCrossEntropyLoss(WeightedLoss):
@@ -282,6 +301,7 @@ class AreaCrossEntropyLoss(WeightedLoss):
         filter: "area", "triangle", "bilinear" or "nearest".
         reduction: "mean", "sum" or "none".
         validate: check values on a GPU as well.
+        label_smoothing: from 0 to 1.
 
     Example:
         >>> loss = AreaCrossEntropyLoss()
@@ -296,11 +316,13 @@ class AreaCrossEntropyLoss(WeightedLoss):
         filter: Filter = "area",
         reduction: Reduction = "mean",
         validate: bool | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weight, reduction, validate)
         _validation.check_ignore_index(ignore_index, None)
         _validation.check_sampling(filter, None)
         self.ignore_index, self.filter = ignore_index, filter
+        self.label_smoothing = _validation.check_label_smoothing(label_smoothing)
 
     def forward(
         self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None, transform: Tensor | None = None
@@ -314,6 +336,7 @@ class AreaCrossEntropyLoss(WeightedLoss):
             ignore_index=self.ignore_index,
             filter=self.filter,
             weight=self.weight,
+            label_smoothing=self.label_smoothing,
             reduction=self.reduction,
             validate=self.validate,
         )
@@ -321,7 +344,8 @@ class AreaCrossEntropyLoss(WeightedLoss):
     def extra_repr(self) -> str:
         """Constructor arguments."""
         ignore_index = _validation.check_ignore_index(self.ignore_index, None)
-        return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
+        options = f"ignore_index={ignore_index}, filter={self.filter!r}, label_smoothing={self.label_smoothing}"
+        return f"{super().extra_repr()}, {options}"
 
 
 class SoftDiceLoss(WeightedLoss):

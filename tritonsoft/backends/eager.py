@@ -169,6 +169,7 @@ def warp_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
@@ -177,9 +178,7 @@ def warp_cross_entropy(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _warped_target(logits, labels, transform, ignore_index, filter)
-        loss, *maps = reference.cross_entropy(logits, target, weight)
-        _write((mass, lse), maps)
-        _reduce(value, total, loss, maps[0], reduction)
+        _cross_entropy(value, total, mass, lse, logits, target, weight, label_smoothing, reduction)
     return True
 
 
@@ -193,13 +192,14 @@ def warp_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _warped_target(logits, labels, transform, ignore_index, filter)
-        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
+        _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
 
 
 # --- losses: computed in the type of their maps -----------------------------------------------------------------------
@@ -251,6 +251,44 @@ def _scale(grad: Tensor, total: Tensor | None) -> Tensor:
     return grad if total is None else grad / torch.where(total > 0, total, 1)
 
 
+def _cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    reduction: Reduction,
+) -> None:
+    """`cross_entropy` of a dense target."""
+    smoothed = reference.smoothed(target, label_smoothing)
+    loss, smoothed_mass, logsumexp = reference.cross_entropy(logits, smoothed, weight)
+    known = target.sum(1)
+    lse.copy_(logsumexp)
+    mass.copy_(torch.stack([smoothed_mass, known]) if mass.ndim == 4 else smoothed_mass)
+    weighted = known if weight is None else (weight[:, None, None] * target).sum(1)
+    _reduce(value, total, loss, weighted, reduction)
+
+
+def _cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """`cross_entropy_backward` of a dense target."""
+    smoothed_mass = mass[0] if mass.ndim == 4 else mass
+    smoothed, scale = reference.smoothed(target, label_smoothing), _scale(grad, total)
+    out.copy_(reference.cross_entropy_backward(scale, logits, smoothed, weight, smoothed_mass, lse))
+
+
 def cross_entropy(
     value: Tensor,
     total: Tensor,
@@ -260,16 +298,16 @@ def cross_entropy(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
     if validate and not is_subdistribution(soft):
         return False
     with _exact(logits):
+        logits = logits.to(lse.dtype)
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        loss, *maps = reference.cross_entropy(logits.to(lse.dtype), target, weight)
-        _write((mass, lse), maps)
-        _reduce(value, total, loss, maps[0], reduction)
+        _cross_entropy(value, total, mass, lse, logits, target, weight, label_smoothing, reduction)
     return True
 
 
@@ -281,13 +319,14 @@ def cross_entropy_backward(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     with _exact(logits):
+        logits = logits.to(lse.dtype)
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        scale = _scale(grad, total)
-        out.copy_(reference.cross_entropy_backward(scale, logits.to(lse.dtype), target, weight, mass, lse))
+        _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
 
 
 def area_cross_entropy(
@@ -301,6 +340,7 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
@@ -309,9 +349,7 @@ def area_cross_entropy(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        loss, *maps = reference.cross_entropy(logits, target, weight)
-        _write((mass, lse), maps)
-        _reduce(value, total, loss, maps[0], reduction)
+        _cross_entropy(value, total, mass, lse, logits, target, weight, label_smoothing, reduction)
     return True
 
 
@@ -325,13 +363,14 @@ def area_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
+        _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
 
 
 def overlap_loss(

@@ -130,6 +130,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         reduction: Reduction,
         validate: bool,
     ) -> bool:
@@ -146,6 +147,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
@@ -161,6 +163,7 @@ class Backend(Protocol):
         soft: Tensor,
         index: Tensor | None,
         weight: Tensor | None,
+        label_smoothing: float,
         reduction: Reduction,
         validate: bool,
     ) -> bool:
@@ -179,6 +182,7 @@ class Backend(Protocol):
         soft: Tensor,
         index: Tensor | None,
         weight: Tensor | None,
+        label_smoothing: float,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
@@ -196,6 +200,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         reduction: Reduction,
         validate: bool,
     ) -> bool:
@@ -212,6 +217,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
