@@ -287,6 +287,6 @@ def apply_epilogue_to_group(
         if SMOOTHED:
             weights = weights_of_group(epilogue, first_class, num_classes, state[0].dtype)
             uniform = uniform_loss_update((state[4], state[5]), state[0], softmax[0], logits, weights)
-            softmax = softmax + uniform + (known,)  # noqa: RUF005 - Triton unpacks nothing here
+            softmax = softmax + uniform + (known,)
         state = softmax
     return state

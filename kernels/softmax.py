@@ -121,7 +121,7 @@ def store_tile(view, first, num_classes, inside, value):
 
 
 @triton.jit
-def _not_negative(mass):
+def not_negative(mass):
     """A mass below 0 has been rounded, and is none; NaN stays."""
     return tl.maximum(mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
@@ -138,7 +138,7 @@ def _sparse_entry(target, place, num_classes, inside, BLOCK_C: tl.constexpr, ACC
     class_index = tl.load(index[0] + place * index[1] + index_offsets, mask=inside, other=0).to(tl.int32)
     mass = upcast(tl.load(masses[0] + place * masses[1] + mass_offsets, mask=inside, other=0.0), ACCUMULATOR)
     exists = (class_index >= 0) & (class_index < num_classes)
-    return tl.where(exists, class_index, 0), tl.where(exists, _not_negative(mass), 0.0)
+    return tl.where(exists, class_index, 0), tl.where(exists, not_negative(mass), 0.0)
 
 
 @triton.jit
@@ -223,7 +223,7 @@ def load_masses(
     if len(target) == 1:
         values = load_step(target[0], first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            masses = masses + (values[tile] if SIGNED else _not_negative(values[tile]),)  # noqa: RUF005
+            masses = masses + (values[tile] if SIGNED else not_negative(values[tile]),)  # noqa: RUF005
     else:
         nothing = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
@@ -445,6 +445,7 @@ def softmax_statistics(
 
 
 _INT32_LIMIT = 2**31
+_ELEMENTWISE = ("cross entropy backward", "binary cross entropy", "binary cross entropy backward")
 
 
 def _flat_stride(tensor: Tensor) -> int | None:
@@ -478,8 +479,8 @@ def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: 
     warps = 128 // lanes
     if num_classes > 1 and logits.stride(1) == 1 and logits.stride(3) > 1:
         # Lanes along the classes are what makes accesses coalesce. Each halving of them is a step less for sums over
-        # classes, which the gradient of the cross entropy has none of.
-        block_c = min(all_classes, 32 if kind == "cross entropy backward" else 16 if num_classes > 32 else 4)
+        # the classes of a pixel, which elementwise kernels have none of.
+        block_c = min(all_classes, 32 if kind in _ELEMENTWISE else 16 if num_classes > 32 else 4)
         block_hw = 128 * 4 // block_c
     elif kind.startswith("overlap"):
         # The fewest warps whose registers hold all classes of the pixels; what is summed over pixels stays within one.
@@ -510,7 +511,7 @@ def launch_of_loss(
     others: dict[str, Any],
     platform: str,
 ) -> Launch:
-    """What all four have in common; ``strided`` are further tensors ``(..., h, w)``, by the names of the kernel."""
+    """What all have in common; ``strided`` are further tensors ``(..., h, w)``, by the names of the kernel."""
     batch, num_classes, height, width = logits.shape
     tensors = [logits, soft, *([] if index is None else [index]), *strided.values()]
     flat = all(_flat_stride(tensor) is not None for tensor in tensors)

@@ -142,6 +142,56 @@ def area_cross_entropy(
     )[0]
 
 
+def soft_binary_cross_entropy(
+    logits: Tensor,
+    soft: Tensor,
+    mass: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Cross-entropy of each class for itself, where a pixel may be of several: with the sigmoid s of each logit,
+    ``-w_c (p_c q_c log s(z_c) + (m_c - q_c) log(1 - s(z_c)))``.
+
+    Where all is known, `torch.nn.functional.binary_cross_entropy_with_logits`, whose "mean" does not divide by ``w_c``.
+    `tritonsoft.soft_planes` makes target and mass of planes of 0 and 1.
+
+    Args:
+        logits: z, ``(B, C, h, w)``.
+        soft: q, the same shape, any float type: of each class the mass of what is of it, at least 0 and at most m. The
+            masses of a pixel may be more than 1 together.
+        mass: m, what is known: ``(B, C, h, w)``, or ``(B, h, w)`` or ``(B, 1, h, w)`` of all classes alike; None is 1.
+        weight: w, ``(C,)``; None is 1 for every class.
+        pos_weight: p, ``(C,)``, each 0 or from 1e-20 to 1e20: a factor for what is of a class; None is 1.
+        reduction: "mean" divides the sum by the total weighted mass, ``sum w_c m_c`` over all pixels and classes, and
+            is 0 where there is none; "sum"; "none" gives the loss of each pixel and class, not divided.
+        validate: check the values of target, mass and weights on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        A number, or ``(B, C, h, w)`` for "none": float32, or float64 for float64 logits.
+
+    Example:
+        >>> logits = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1)
+        >>> soft = torch.tensor([0.25, 0.5]).view(1, 2, 1, 1)
+        >>> soft_binary_cross_entropy(logits, soft)
+        tensor(0.9100)
+        >>> soft_binary_cross_entropy(logits, soft, torch.tensor([[[0.5]]]))  # half of the pixel is known
+        tensor(0.4100)
+    """
+    logits = _validation.check_logits(logits, soft, "soft")
+    soft, index = _check_soft(soft, logits)
+    if index is not None:
+        raise TypeError("soft must be a tensor here, got SparseLabels, whose rest is not known to be absent")
+    mass = _check_mass(mass, logits)
+    pos_weight = per_class(pos_weight, "pos_weight", logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
+    return loss_ops.binary_cross_entropy(backend, validate, logits, soft, mass, weight, pos_weight, reduction)[0]
+
+
 def soft_dice_loss(
     logits: Tensor,
     soft: Tensor | SparseLabels,
@@ -243,10 +293,7 @@ class WeightedLoss(nn.Module):
         super().__init__()
         _validation.check_reduction(reduction)
         _validation.check_validate(validate)
-        if weight is not None:
-            _validation.check_vector(weight, "weight")
-            if not weight.is_meta:
-                _validation.check_weight_values(weight)
+        _check_weight(weight, "weight")
         self.register_buffer("weight", weight)
         self.reduction, self.validate = reduction, validate
 
@@ -348,6 +395,45 @@ class AreaCrossEntropyLoss(WeightedLoss):
         return f"{super().extra_repr()}, {options}"
 
 
+class SoftBinaryCrossEntropyLoss(WeightedLoss):
+    """`soft_binary_cross_entropy` as a module.
+
+    Args:
+        weight: ``(C,)``; moves with the module and is saved with it.
+        pos_weight: ``(C,)``; the same.
+        reduction: "mean", "sum" or "none".
+        validate: check values on a GPU as well.
+
+    Example:
+        >>> loss = SoftBinaryCrossEntropyLoss(pos_weight=torch.tensor([1.0, 3.0]))
+        >>> loss(torch.zeros(1, 2, 1, 1), torch.tensor([0.5, 0.5]).view(1, 2, 1, 1))
+        tensor(1.0397)
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+    ) -> None:
+        super().__init__(weight, reduction, validate)
+        _check_weight(pos_weight, "pos_weight")
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, logits: Tensor, soft: Tensor, mass: Tensor | None = None) -> Tensor:
+        """Logits and masses ``(B, C, h, w)``; the known mass of that shape, of ``(B, h, w)`` or ``(B, 1, h, w)``."""
+        names = ("weight", "pos_weight", "reduction", "validate")
+        return soft_binary_cross_entropy(logits, soft, mass, **{name: getattr(self, name) for name in names})
+
+    def extra_repr(self) -> str:
+        """Constructor arguments."""
+        pos_weight = "" if self.pos_weight is None else f", pos_weight=({len(self.pos_weight)},)"
+        return f"{super().extra_repr()}{pos_weight}"
+
+
 class SoftDiceLoss(WeightedLoss):
     """`soft_dice_loss` as a module.
 
@@ -421,6 +507,33 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
     return _validation.plain(mass), None if isinstance(soft, Tensor) else _validation.plain(soft.index)
+
+
+def _check_mass(mass: Any, logits: Tensor) -> Tensor | None:
+    """The known mass, in the shape of the logits."""
+    if mass is None:
+        return None
+    if not isinstance(mass, Tensor):
+        raise TypeError(f"mass must be None or a tensor, got {type(mass).__name__}")
+    if mass.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"mass must be {names_of(FLOAT_DTYPES)}, got {name_of(mass.dtype)}")
+    _validation.refuse_derivative(mass, "mass", "the losses have none for their target")
+    batch, num_classes, *size = logits.shape
+    allowed = ((batch, num_classes, *size), (batch, *size), (batch, 1, *size))
+    if tuple(mass.shape) not in allowed:
+        raise ValueError(f"mass must have one of the shapes {', '.join(map(str, allowed))}, got {tuple(mass.shape)}")
+    if mass.device != logits.device:
+        raise ValueError(f"mass must be on the device of logits, {logits.device}, got {mass.device}")
+    mass = _validation.plain(mass)
+    return (mass if mass.ndim == 4 else mass[:, None]).expand(logits.shape)
+
+
+def _check_weight(weight: Any, argument: str) -> None:
+    """A weight, as far as it can be checked without logits."""
+    if weight is not None:
+        _validation.check_vector(weight, argument)
+        if not weight.is_meta:
+            _validation.check_weight_values(weight, argument)
 
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tritonsoft.backends import reference, reference_warping
-from tritonsoft.backends.values import is_subdistribution, labels_in_range
+from tritonsoft.backends.values import are_binary_masses, is_subdistribution, labels_in_range
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 
@@ -371,6 +371,49 @@ def area_cross_entropy_backward(
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
         _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
+
+
+def _binary_masses(
+    soft: Tensor, known: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    known = None if known is None else known.to(dtype)
+    return reference.binary_masses(soft.to(dtype), known, weight, pos_weight)
+
+
+def binary_cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not are_binary_masses(soft, known):
+        return False
+    with _exact(logits):
+        present, absent, mass = _binary_masses(soft, known, weight, pos_weight, value.dtype)
+        loss = reference.binary_cross_entropy(logits.to(value.dtype), present, absent)
+        _reduce(value, total, loss, mass.expand(loss.shape), reduction)
+    return True
+
+
+def binary_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+) -> None:
+    with _exact(logits):
+        present, absent, _ = _binary_masses(soft, known, weight, pos_weight, grad.dtype)
+        scale = _scale(grad, total)
+        out.copy_(reference.binary_cross_entropy_backward(scale, logits.to(grad.dtype), present, absent))
 
 
 def overlap_loss(

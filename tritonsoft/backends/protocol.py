@@ -258,6 +258,37 @@ class Backend(Protocol):
     ) -> None:
         """``out`` is the gradient of the logits, given that of the values, ``grad (S, C)``."""
 
+    def binary_cross_entropy(
+        self,
+        value: Tensor,
+        total: Tensor,
+        logits: Tensor,
+        soft: Tensor,
+        known: Tensor | None,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """The loss of masses ``(B, C, h, w)``, each of what is ``known`` of as many; None is 1 everywhere.
+
+        ``value`` is a number or, for "none", ``(B, C, h, w)``, contiguous; ``total``, a number unless the reduction is
+        "none", is the sum of the weighted known masses, by which "mean" divides.
+        """
+
+    def binary_cross_entropy_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        total: Tensor | None,
+        logits: Tensor,
+        soft: Tensor,
+        known: Tensor | None,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+    ) -> None:
+        """``out`` is the gradient of the logits, given ``grad (B, C, h, w) / total``, that of the losses."""
+
     # --- logits (B, C, h, w) against a label map (B, H, W) of any size; boxes say where in it the logits lie ----------
 
     def upsampled_cross_entropy(

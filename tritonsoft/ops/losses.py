@@ -15,6 +15,7 @@ from tritonsoft._validation import (
     check_box_values,
     check_index_values,
     check_weight_values,
+    raise_binary_values,
     raise_label_values,
     raise_soft_values,
 )
@@ -252,6 +253,71 @@ class _AreaCrossEntropyGradient:
 
 
 area_cross_entropy_backward.gradient(DifferentiatedOnce)
+
+
+# --- binary cross-entropy of soft planes -----------------------------------------------------------------------------
+
+
+@operator
+def binary_cross_entropy(
+    call: Call,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: Reduction,
+) -> tuple[Tensor, Tensor]:
+    """The loss, of each pixel and class ``(B, C, h, w)`` or reduced; for its gradient the total mass."""
+    if call.validate:
+        check_weight_values(weight)
+        check_weight_values(pos_weight, "pos_weight")
+    value, total = value_and_total(call, logits, logits.shape, reduction)
+    if not call.computes(logits):
+        return call.zero(value), call.zero(total)
+    if not call.backend.binary_cross_entropy(
+        value, total, logits, soft, known, weight, pos_weight, reduction, call.validate
+    ):
+        raise_binary_values(soft, known)
+    return value, total
+
+
+@operator
+def binary_cross_entropy_backward(
+    call: Call,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+) -> Tensor:
+    """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
+    out = empty_gradient(call, logits)
+    if call.computes(out):
+        call.backend.binary_cross_entropy_backward(
+            out, grad.expand(logits.shape), total, logits, soft, known, weight, pos_weight
+        )
+    return out
+
+
+@binary_cross_entropy.gradient
+class _BinaryCrossEntropyGradient:
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor], backend: str | None) -> None:
+        *tensors, reduction = inputs
+        total = output[1]
+        ctx.mark_non_differentiable(total)
+        ctx.save_for_backward(total if reduction == "mean" else None, *tensors)
+        ctx.backend = backend
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
+        return binary_cross_entropy_backward(ctx.backend, None, grad, *ctx.saved_tensors)
+
+
+binary_cross_entropy_backward.gradient(DifferentiatedOnce)
 
 
 # --- Dice and Jaccard ------------------------------------------------------------------------------------------------

@@ -290,7 +290,7 @@ def load_saved_statistics(
     start: int,
     count: int,
 ) -> None:
-    """Completes the statistics, of which ``grad_loss`` has been loaded but not divided, by what `save_statistics` wrote.
+    """Completes the statistics by what `save_statistics` wrote; ``grad_loss`` has been loaded but not divided.
 
     The padding up to whole vectors is left over from earlier tiles; a padded line is staged and copied without it.
     """
