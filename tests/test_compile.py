@@ -39,6 +39,8 @@ STORE_WIDTHS = {
     "cross entropy backward C=150 float16 sparse": 16,
     "overlap backward C=19 float16": 16,
     "overlap backward C=150 float32": 16,
+    "binary cross entropy backward C=19 float16": 16,
+    "binary cross entropy backward C=150 float32": 16,
 }
 
 
@@ -48,6 +50,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        binary_loss,
         decoding,
         enlarged_cross_entropy,
         enlarged_overlap,
@@ -202,6 +205,24 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             for loss, launch in all_losses(*inputs, smoothing):
                 if smoothing == 0 or loss.startswith("cross entropy"):
                     yield f"{loss} {suffix}{' smoothed' if smoothing > 0 else ''}", launch
+
+    def of_planes(logits: torch.Tensor, soft: torch.Tensor, index: Any, weight: Any) -> Iterator[tuple[str, Any]]:
+        """What takes each class for itself."""
+        value = empty((), double if logits.dtype == double else single)
+        each = empty(tuple(logits.shape), value.dtype)
+        known = None if weight is None else soft[:, :1].expand(soft.shape)
+        inputs = (logits, soft, known, weight, weight)
+        configuration = binary_loss.binary_cross_entropy_configuration
+        yield "binary cross entropy", configuration(value, *inputs, "mean", platform)
+        yield "binary cross entropy of each", configuration(each, *inputs, "none", platform)
+        configuration = binary_loss.binary_cross_entropy_backward_configuration
+        yield "binary cross entropy backward", configuration(logits, value.expand(each.shape), value, *inputs, platform)
+        yield "binary cross entropy backward of each", configuration(logits, each, None, *inputs, platform)
+
+    for suffix, inputs in loss_inputs.items():
+        if not suffix.endswith("sparse"):
+            for loss, launch in of_planes(*inputs):
+                yield f"{loss} {suffix}", launch
 
     def of_a_label_map(
         labels: torch.Tensor, out: torch.dtype, num_classes: int, k: int, boxes: Any, filter: Any

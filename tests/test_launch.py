@@ -82,6 +82,7 @@ def _kernels() -> list[Any]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        binary_loss,
         decoding,
         enlarged_cross_entropy,
         enlarged_gradient,
@@ -98,7 +99,7 @@ def _kernels() -> list[Any]:
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
     labels = (forward, pyramid, remapping, top_k)
-    modules = (adjoint, area_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
+    modules = (adjoint, area_loss, binary_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 
@@ -144,6 +145,12 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "area cross entropy backward": lambda: kernels.area_cross_entropy_backward(
             f(*logits), f(*maps), None, f(*logits), labels(), None, 255, *source, f(19), 0.1, f(2, *maps), f(*maps)
         ),
+        "binary cross entropy": lambda: kernels.binary_cross_entropy(
+            f(), f(), f(*logits), f(*logits), f(*logits), f(19), f(19), "mean", False
+        ),
+        "binary cross entropy backward": lambda: kernels.binary_cross_entropy_backward(
+            f(*logits), f().expand(logits), f(), f(*logits), f(*logits), None, None, f(19)
+        ),
         "overlap": lambda: kernels.overlap_loss(
             *(f(), f(1, 19, 2), f(*maps), f(*maps), f(*logits), f(*logits), None, f(19)),
             *("dice", "present", "mean", False),
@@ -174,6 +181,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
 NAMES = [
     *("image", "adjoint", "soft", "pair", "top", "pyramid", "remap", "cross entropy", "cross entropy backward"),
     *("area cross entropy", "area cross entropy backward", "overlap", "overlap backward"),
+    *("binary cross entropy", "binary cross entropy backward"),
     *("upsampled cross entropy", "upsampled cross entropy backward", "upsampled overlap", "upsampled overlap backward"),
     *("decode", "confusion matrix"),
 ]
