@@ -18,6 +18,7 @@ from tritonsoft.kernels.softmax import (
     classes_of_tile,
     launch_of_loss,
     load_step,
+    load_tile,
     not_negative,
     sample_and_pixels,
     store_tile,
@@ -44,33 +45,30 @@ def _log1p(value):
 
 
 @triton.jit
-def _load_masses(
-    target,  # view
-    known,  # view, or ()
+def _weighted_masses(
+    mass,  # of a tile, the first class of which is `first`
+    known,  # of the same, or None for 1
+    weights,
+    pos_weights,
     first,
     num_classes,
     inside,
-    BLOCK_C: tl.constexpr,
-    UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """Of the tiles of a step the masses that are of each class, and those that are known."""
-    present = ()
-    limits = ()
-    masses = load_step(target, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-    loaded = ()
-    if len(known) > 0:
-        loaded = load_step(known, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-    for tile in tl.static_range(UNROLL):
-        if len(known) > 0:
-            limit = not_negative(loaded[tile])
-        else:
-            exists = inside & (classes_of_tile(first + tile * BLOCK_C, BLOCK_C) < num_classes)
-            limit = tl.where(exists, 1.0, 0.0).to(ACCUMULATOR)
-        mass = tl.minimum(not_negative(masses[tile]), limit, propagate_nan=tl.PropagateNan.ALL)
-        present = present + (mass,)  # noqa: RUF005 - Triton unpacks nothing here
-        limits = limits + (limit,)  # noqa: RUF005
-    return present, limits
+    """Of a tile the weighted mass that is of each class, that which is not, and that of both as `weights` have it."""
+    classes = classes_of_tile(first, mass.shape[0])
+    exist = classes < num_classes
+    if known is None:
+        limit = tl.where(inside & exist, 1.0, 0.0).to(ACCUMULATOR)
+    else:
+        limit = not_negative(known)
+    present = tl.minimum(not_negative(mass), limit, propagate_nan=tl.PropagateNan.ALL)
+    weight = class_weight(weights, classes, exist, ACCUMULATOR)
+    absent = weight * (limit - present)
+    of_present = weight
+    if pos_weights[0] is not None:
+        of_present *= class_weight(pos_weights, classes, exist, ACCUMULATOR)
+    return of_present * present, absent, weight * limit
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
@@ -106,30 +104,32 @@ def binary_cross_entropy_kernel(
     if known is not None:
         known_view = tile_view(known, known_strides, sample, pixels, BLOCK_C, OFFSET)
     losses = tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR)
-    masses = losses
+    known_masses = losses
     for first in range(0, num_classes, BLOCK_C * UNROLL):
         values = load_step(logits_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-        present, limits = _load_masses(
-            target_view, known_view, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
-        )
+        masses = load_step(target_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
+        limits = ()
+        if known is not None:
+            limits = load_step(known_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
-            weight = class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
-            of_present = weight * class_weight(pos_weights, classes, classes < num_classes, ACCUMULATOR)
-            has_mass, has_none = of_present * present[tile], weight * (limits[tile] - present[tile])
+            here = first + tile * BLOCK_C
+            limit = limits[tile] if known is not None else None
+            present, absent, mass = _weighted_masses(
+                masses[tile], limit, weights, pos_weights, here, num_classes, inside, ACCUMULATOR
+            )
             logit = values[tile]
             # log(1 + e^z) is max(z, 0) + log(1 + e^-|z|).
             rest = _log1p(exponential(-tl.abs(logit)))
-            loss_here = tl.where(has_mass == 0, 0.0, has_mass * (tl.maximum(-logit, 0.0) + rest))
-            loss_here += tl.where(has_none == 0, 0.0, has_none * (tl.maximum(logit, 0.0) + rest))
+            loss_here = tl.where(present == 0, 0.0, present * (tl.maximum(-logit, 0.0) + rest))
+            loss_here += tl.where(absent == 0, 0.0, absent * (tl.maximum(logit, 0.0) + rest))
             if partial is None:
                 loss_view = tile_view(loss, loss_strides, sample, pixels, BLOCK_C, OFFSET)
-                store_tile(loss_view, first + tile * BLOCK_C, num_classes, inside, loss_here)
+                store_tile(loss_view, here, num_classes, inside, loss_here)
             else:
                 losses += loss_here
-                masses += weight * limits[tile]
+                known_masses += mass
     if partial is not None:
-        store_sums(partial, losses, masses)
+        store_sums(partial, losses, known_masses)
 
 
 @triton.jit(do_not_specialize=["height", "width_units", "num_classes"])
@@ -167,30 +167,31 @@ def binary_cross_entropy_backward_kernel(
     known_view = ()
     if known is not None:
         known_view = tile_view(known, known_strides, sample, pixels, BLOCK_C, OFFSET)
+    upstream = 0.0
+    if grad_strides is None:
+        upstream = divided_by(upcast(tl.load(grad), ACCUMULATOR), total)
     for first in range(0, num_classes, BLOCK_C * UNROLL):
         values = load_step(logits_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-        present, limits = _load_masses(
-            target_view, known_view, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
-        )
+        masses = load_step(target_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
+        limits = ()
+        if known is not None:
+            limits = load_step(known_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
-            weight = class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
-            of_present = weight * class_weight(pos_weights, classes, classes < num_classes, ACCUMULATOR)
-            has_mass, has_none = of_present * present[tile], weight * (limits[tile] - present[tile])
-            if grad_strides is None:
-                upstream = upcast(tl.load(grad), ACCUMULATOR)
-            else:
+            here = first + tile * BLOCK_C
+            limit = limits[tile] if known is not None else None
+            present, absent, _ = _weighted_masses(
+                masses[tile], limit, weights, pos_weights, here, num_classes, inside, ACCUMULATOR
+            )
+            if grad_strides is not None:
                 grad_view = tile_view(grad, grad_strides, sample, pixels, BLOCK_C, OFFSET)
-                upstream = load_step(
-                    grad_view, first + tile * BLOCK_C, num_classes, inside, 0.0, BLOCK_C, 1, ACCUMULATOR
-                )[0]
+                upstream = divided_by(load_tile(grad_view, here, num_classes, inside, 0.0, ACCUMULATOR), total)
             small = exponential(-tl.abs(values[tile]))
             larger = 1 / (1 + small)
             smaller = small * larger
-            value = has_none * tl.where(values[tile] > 0, larger, smaller)
-            value -= has_mass * tl.where(values[tile] > 0, smaller, larger)
-            value = tl.where(has_mass + has_none == 0, 0.0, divided_by(upstream, total) * value)
-            store_tile(out_view, first + tile * BLOCK_C, num_classes, inside, value)
+            value = absent * tl.where(values[tile] > 0, larger, smaller)
+            value -= present * tl.where(values[tile] > 0, smaller, larger)
+            value = tl.where(present + absent == 0, 0.0, upstream * value)
+            store_tile(out_view, here, num_classes, inside, value)
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------

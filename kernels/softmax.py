@@ -476,6 +476,8 @@ def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: 
     # of float64, and one where a sparse target is made dense on the way.
     expands = index is not None and kind != "cross entropy"
     steps = (3, 2) if expands or accumulator_type(logits, soft) is tl.float64 else (6, 5, 4)
+    if kind.startswith("binary"):  # which reads a third tensor
+        steps = (min(steps[0], 4), 3, 2)
     warps = 128 // lanes
     if num_classes > 1 and logits.stride(1) == 1 and logits.stride(3) > 1:
         # Lanes along the classes are what makes accesses coalesce. Each halving of them is a step less for sums over
