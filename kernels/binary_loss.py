@@ -58,10 +58,7 @@ def _weighted_masses(
     """Of a tile the weighted mass that is of each class, that which is not, and that of both as `weights` have it."""
     classes = classes_of_tile(first, mass.shape[0])
     exist = classes < num_classes
-    if known is None:
-        limit = tl.where(inside & exist, 1.0, 0.0).to(ACCUMULATOR)
-    else:
-        limit = not_negative(known)
+    limit = tl.where(inside & exist, 1.0, 0.0).to(ACCUMULATOR) if known is None else not_negative(known)
     present = tl.minimum(not_negative(mass), limit, propagate_nan=tl.PropagateNan.ALL)
     weight = class_weight(weights, classes, exist, ACCUMULATOR)
     absent = weight * (limit - present)

@@ -5,11 +5,9 @@ to the same product with its one-hot planes. Runs on any device; float64 in give
 Geometry and filters: `tritonsoft.geometry`.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tritonsoft.geometry import NO_CLASS, Classes, Measure, Reduction
@@ -222,8 +220,9 @@ def binary_cross_entropy(logits: Tensor, present: Tensor, absent: Tensor) -> Ten
 
     What has no mass adds nothing, whatever the logit is.
     """
-    of_present = torch.where(present > 0, present * F.softplus(-logits, threshold=math.inf), 0)
-    return of_present + torch.where(absent > 0, absent * F.softplus(logits, threshold=math.inf), 0)
+    rest = (-logits.abs()).exp().log1p()  # log(1 + e^z) is max(z, 0) + log(1 + e^-|z|)
+    of_present = torch.where(present > 0, present * (rest + (-logits).clamp(min=0)), 0)
+    return of_present + torch.where(absent > 0, absent * (rest + logits.clamp(min=0)), 0)
 
 
 def binary_cross_entropy_backward(grad: Tensor, logits: Tensor, present: Tensor, absent: Tensor) -> Tensor:
