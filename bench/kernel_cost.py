@@ -436,11 +436,14 @@ def _without_the_dense_label(labels: Tensor, soft: Tensor, platform: str) -> Ite
     yield Case(f"top 4 of {kind}", launch, trips, taken, soft, [labels], [index, kept, rest])
     value = _meta((), torch.float32)
     source, maps = (labels, None, 255, "area", None), [pixels, pixels]
-    launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, "mean", platform)
+    launch = area_loss.area_cross_entropy_configuration(value, *maps, soft, *source, 0.0, None, "mean", platform)
     trips, taken = _dense_loops(num_classes, "street")
     yield Case(f"area loss {kind}", launch, trips, taken, soft, [labels, soft], maps)
     grad = value.expand(pixels.shape)
-    launch = area_loss.area_cross_entropy_backward_configuration(soft, grad, value, soft, *source, *maps, platform)
+    saved = (pixels, None, pixels)
+    launch = area_loss.area_cross_entropy_backward_configuration(
+        soft, grad, value, soft, *source, 0.0, *saved, platform
+    )
     yield Case(f"area gradient {kind}", launch, trips, taken, soft, [labels, soft, *maps], [soft])
 
 
@@ -455,11 +458,13 @@ def _losses(soft: Tensor, factor: int, platform: str) -> Iterator[Case]:
     def steps(launch: Launch) -> float:
         return math.ceil(num_classes / launch.arguments["BLOCK_C"] / launch.arguments["UNROLL"])
 
-    launch = soft_cross_entropy.cross_entropy_configuration(value, *maps, logits, soft, None, None, "mean", platform)
+    launch = soft_cross_entropy.cross_entropy_configuration(
+        value, *maps, logits, soft, None, None, 0.0, None, "mean", platform
+    )
     partial = launch.arguments["partial"]
     yield Case(f"cross entropy {kind}", launch, [steps(launch)], {}, soft, inputs, [partial, *maps])
-    arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, *maps, platform)
-    launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments)
+    arguments = (logits, value.expand(pixels.shape), value, logits, soft, None, None, 0.0, pixels, None, pixels)
+    launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments, platform)
     name = f"cross entropy gradient {kind}"
     yield Case(name, launch, [steps(launch)], {}, soft, [*inputs, *maps], [soft])
     launch = soft_overlap.overlap_configuration(*maps, logits, soft, None, platform)

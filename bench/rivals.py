@@ -515,6 +515,28 @@ def normalized_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
     return F.cross_entropy(logits, soft) * (soft[:, 0].numel() / soft.sum())
 
 
+SMOOTHING = 0.1
+
+
+def smoothed_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    """Of the known mass of each pixel all classes get a share alike."""
+    logits, soft = in_float(logits, soft)
+    mass = soft.sum(1)
+    labelled = (1 - SMOOTHING) * (logits * soft).sum() + SMOOTHING / logits.shape[1] * (logits.sum(1) * mass).sum()
+    return ((logits.logsumexp(1) * mass).sum() - labelled) / mass.sum()
+
+
+def torchs_smoothed_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    """torch's own gives the classes of a pixel as much where less of it is known, or nothing."""
+    logits, soft = in_float(logits, soft)
+    return F.cross_entropy(logits, soft, label_smoothing=SMOOTHING) * (soft[:, 0].numel() / soft.sum())
+
+
+def binary_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    """Each class for itself."""
+    return F.binary_cross_entropy_with_logits(*in_float(logits, soft))
+
+
 def gathered_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """No soft label: the logits of the k x k labels under each pixel."""
     (logits,) = in_float(logits)
@@ -1005,6 +1027,18 @@ SPARSE_CROSS_ENTROPY = [
     _loss("logsumexp and gather of the kept classes, compiled", kept_cross_entropy, compiled=True),
     _loss("scatter_add, then logsumexp and product", spread_cross_entropy, usual=True),
     _loss("scatter_add, then logsumexp and product, compiled", spread_cross_entropy, compiled=True),
+]
+SMOOTHED_CROSS_ENTROPY = [
+    _loss("tritonsoft", functools.partial(ts.soft_cross_entropy, label_smoothing=SMOOTHING)),
+    _loss("logsumexp and product", smoothed_cross_entropy),
+    _loss("logsumexp and product, compiled", smoothed_cross_entropy, compiled=True),
+    _loss("F.cross_entropy(label_smoothing)", torchs_smoothed_cross_entropy, "approximates", usual=True),
+    _loss("F.cross_entropy(label_smoothing), compiled", torchs_smoothed_cross_entropy, "approximates", compiled=True),
+]
+BINARY_CROSS_ENTROPY = [
+    _loss("tritonsoft", ts.soft_binary_cross_entropy),
+    _loss("F.binary_cross_entropy_with_logits", binary_cross_entropy, usual=True),
+    _loss("F.binary_cross_entropy_with_logits, compiled", binary_cross_entropy, compiled=True),
 ]
 AREA_CROSS_ENTROPY = [
     _loss("tritonsoft", ts.area_cross_entropy),

@@ -2,6 +2,7 @@
 
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
 from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
+from tritonsoft.kernels.binary_loss import binary_cross_entropy, binary_cross_entropy_backward
 from tritonsoft.kernels.class_areas import class_areas
 from tritonsoft.kernels.decoding import confusion_matrix, decode
 from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
@@ -25,6 +26,8 @@ from tritonsoft.kernels.warping import (
 __all__ = [
     "area_cross_entropy",
     "area_cross_entropy_backward",
+    "binary_cross_entropy",
+    "binary_cross_entropy_backward",
     "class_areas",
     "confusion_matrix",
     "crop_resize",

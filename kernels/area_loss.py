@@ -10,21 +10,36 @@ from torch import Tensor
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.kernels.convert import upcast
-from tritonsoft.kernels.epilogues import logits_of_group
+from tritonsoft.kernels.epilogues import logits_of_group, weights_of_group
 from tritonsoft.kernels.label_tile import count_step, launch_of_label_map, pixels_of_step, tile_of_program
 from tritonsoft.kernels.launch import Launch, accumulator_type, integer_factor, launch, register_limit
-from tritonsoft.kernels.softmax import online_softmax_finalize, online_softmax_init, online_softmax_update, with_stride
+from tritonsoft.kernels.softmax import (
+    mass_and_known,
+    online_softmax_finalize,
+    online_softmax_init,
+    online_softmax_update,
+    smoothed_loss,
+    smoothed_mass,
+    uniform_loss_finalize,
+    uniform_loss_update,
+    with_stride,
+)
 from tritonsoft.kernels.sums import divided_by, finish_cross_entropy, store_sums, sums_instead_of_losses
 
 
 @triton.jit
-def _log_sum_exp(logits, strides, pixels, num_classes, zeros, OFFSET: tl.constexpr):
-    """The logsumexp over the classes of each pixel, in the shape and type of ``zeros``."""
+def _log_sum_exp(epilogue, pixels, num_classes, zeros, SMOOTHED: tl.constexpr, OFFSET: tl.constexpr):
+    """The logsumexp over the classes of each pixel, in the shape and type of ``zeros``; the loss of uniform labels."""
     state = online_softmax_init(zeros)
+    uniform = (zeros, tl.zeros([], zeros.dtype))
     for first in range(0, num_classes, 4):
-        values = logits_of_group((logits, strides), pixels, first, num_classes, zeros.dtype, OFFSET)
+        values = logits_of_group(epilogue, pixels, first, num_classes, zeros.dtype, OFFSET)
+        old_max = state[0]
         state = online_softmax_update(state, values, (), False)
-    return online_softmax_finalize(state)[0]
+        if SMOOTHED:
+            weights = weights_of_group(epilogue, first, num_classes, zeros.dtype)
+            uniform = uniform_loss_update(uniform, old_max, state[0], values, weights)
+    return online_softmax_finalize(state)[0], uniform_loss_finalize(uniform, state[1])
 
 
 @triton.jit(
@@ -38,6 +53,7 @@ def area_cross_entropy_kernel(
     loss,  # (B, h, w), contiguous, or None
     partial,  # (programs, 2), contiguous, or None: sums of each program's losses and masses
     mass,  # (B, h, w), contiguous
+    known,  # the same, where there are weights and smoothing: the mass without the weights
     lse,  # (B, h, w), contiguous
     logits,  # (B, C, h, w)
     logits_strides,
@@ -48,6 +64,7 @@ def area_cross_entropy_kernel(
     out_width_units,
     num_classes,
     ignored_class,
+    LABEL_SMOOTHING: tl.constexpr,
     FILTER: tl.constexpr,
     INTEGER_FACTOR: tl.constexpr,  # 0: count in general
     ONE_PASS: tl.constexpr,  # over the logits, else one for the logsumexp before
@@ -78,8 +95,9 @@ def area_cross_entropy_kernel(
         BLOCK_SOURCE,
         ACCUMULATOR,
     )
+    SMOOTHED: tl.constexpr = LABEL_SMOOTHING > 0
     sample = tile[0]
-    logits_sample = logits + sample * logits_strides[0]
+    epilogue = (logits + sample * logits_strides[0], logits_strides, weights)
     losses = pixels_of_step(tile, 0, out_height, out_width, INTEGER_FACTOR, BLOCK_H, BLOCK_W, OFFSET)[2] * 0
     losses = losses.to(ACCUMULATOR)
     masses = losses
@@ -88,10 +106,15 @@ def area_cross_entropy_kernel(
         zeros = tl.zeros(pixels[2].shape, ACCUMULATOR)
         if ONE_PASS:
             state = online_softmax_init(zeros)
+            if SMOOTHED:
+                state = state + (zeros, tl.zeros([], ACCUMULATOR), zeros)  # noqa: RUF005 - Triton unpacks nothing here
         else:
-            state = (zeros, zeros, _log_sum_exp(logits_sample, logits_strides, pixels, num_classes, zeros, OFFSET))
+            lse_here, uniform_loss = _log_sum_exp(epilogue, pixels, num_classes, zeros, SMOOTHED, OFFSET)
+            state = (zeros, zeros, lse_here)
+            if known is not None:
+                state = state + (zeros,)  # noqa: RUF005
         state = count_step(
-            (logits_sample, logits_strides, weights),
+            epilogue,
             state,
             tile,
             step,
@@ -113,11 +136,21 @@ def area_cross_entropy_kernel(
             ACCUMULATOR,
             OFFSET,
         )
-        if ONE_PASS:
-            lse_here, mass_here, loss_here = online_softmax_finalize(state)
-        else:
-            loss_here, mass_here, lse_here = state
         plane = sample * (out_height.to(tl.int64) * out_width) + pixels[2]
+        if ONE_PASS:
+            lse_here, mass_here, loss_here = online_softmax_finalize((state[0], state[1], state[2], state[3]))
+            if SMOOTHED:
+                uniform_loss = uniform_loss_finalize((state[4], state[5]), state[1])
+        else:
+            loss_here, mass_here, lse_here = state[0], state[1], state[2]
+        saved_mass = mass_here
+        if SMOOTHED:
+            known_here = mass_here
+            if known is not None:
+                known_here = state[6] if ONE_PASS else state[3]
+                saved_mass = smoothed_mass(mass_here, known_here, weights, num_classes, LABEL_SMOOTHING)
+                tl.store(known + plane, known_here, mask=pixels[3])
+            loss_here = smoothed_loss(loss_here, known_here, uniform_loss, num_classes, LABEL_SMOOTHING)
         if partial is None:
             tl.store(loss + plane, loss_here, mask=pixels[3])
         elif INTEGER_FACTOR > 0:  # the only step
@@ -125,7 +158,7 @@ def area_cross_entropy_kernel(
         else:
             losses += loss_here
             masses += mass_here
-        tl.store(mass + plane, mass_here, mask=pixels[3])
+        tl.store(mass + plane, saved_mass, mask=pixels[3])
         tl.store(lse + plane, lse_here, mask=pixels[3])
     if partial is not None:
         store_sums(partial, losses, masses)
@@ -140,6 +173,7 @@ def area_cross_entropy_backward_kernel(
     boxes,  # (B, 4), or None for the whole image
     boxes_strides,
     mass,  # (B, h, w), contiguous
+    known,  # the same, where there are weights and smoothing: the mass without the weights
     lse,  # (B, h, w), contiguous
     logits,  # (B, C, h, w)
     logits_strides,
@@ -155,6 +189,7 @@ def area_cross_entropy_backward_kernel(
     out_width_units,
     num_classes,
     ignored_class,
+    LABEL_SMOOTHING: tl.constexpr,
     FILTER: tl.constexpr,
     INTEGER_FACTOR: tl.constexpr,  # 0: count in general
     IN_WIDTH_UNIT: tl.constexpr,
@@ -194,6 +229,13 @@ def area_cross_entropy_backward_kernel(
         grad_here = tl.load(grad + sample * grad_strides[0] + grad_offsets, mask=inside, other=0.0)
         mass_here = tl.load(mass + plane, mask=inside, other=0.0)
         grad_loss = tl.where(mass_here > 0, divided_by(upcast(grad_here, ACCUMULATOR), total), 0.0)
+        state = (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0))
+        if LABEL_SMOOTHING > 0:
+            known_here = mass_here
+            if known is not None:
+                known_here = tl.load(known + plane, mask=inside, other=0.0)
+            uniform = grad_loss * known_here * (LABEL_SMOOTHING / num_classes.to(ACCUMULATOR))
+            state = (grad_loss * (1 - LABEL_SMOOTHING), state[1], state[2], uniform)
         count_step(
             (
                 logits_sample,
@@ -204,7 +246,7 @@ def area_cross_entropy_backward_kernel(
                 out_strides[2],
                 out_strides[3],
             ),
-            (grad_loss, grad_loss * mass_here, tl.load(lse + plane, mask=inside, other=0.0)),
+            state,
             tile,
             step,
             pixels,
@@ -240,6 +282,8 @@ def area_cross_entropy_configuration(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
+    known: Tensor | None,
     reduction: Reduction,
     platform: str,
 ) -> Launch:
@@ -267,10 +311,12 @@ def area_cross_entropy_configuration(
             "loss": value,
             "partial": None,
             "mass": mass,
+            "known": known,
             "lse": lse,
             "logits": logits,
             "logits_strides": logits.stride(),
             "weights": with_stride(weight),
+            "LABEL_SMOOTHING": label_smoothing,
             # Triton 3.7 cannot translate the one pass for AMD.
             "ONE_PASS": factor > 0 and platform != "hip",
         },
@@ -291,7 +337,9 @@ def area_cross_entropy_backward_configuration(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
+    known: Tensor | None,
     lse: Tensor,
     platform: str,
 ) -> Launch:
@@ -310,6 +358,7 @@ def area_cross_entropy_backward_configuration(
         platform,
         {
             "mass": mass,
+            "known": known,
             "lse": lse,
             "logits": logits,
             "logits_strides": logits.stride(),
@@ -319,6 +368,7 @@ def area_cross_entropy_backward_configuration(
             "grad": grad,
             "grad_strides": grad.stride(),
             "total": total,
+            "LABEL_SMOOTHING": label_smoothing,
         },
         [logits, out, grad, mass],
     )
@@ -335,14 +385,16 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
     """The loss of logits ``(B, C, h, w)`` against a label map, with the weighted mass and logsumexp of each pixel."""
     if validate and not labels_in_range(labels, logits.shape[1], ignore_index):
         return False
-    maps, source = (mass, lse), (labels, boxes, ignore_index, filter)
-    scratch = launch(area_cross_entropy_configuration, logits.device, value, *maps, logits, *source, weight, reduction)
+    mass, known = mass_and_known(mass)
+    source, options = (labels, boxes, ignore_index, filter), (weight, label_smoothing, known, reduction)
+    scratch = launch(area_cross_entropy_configuration, logits.device, value, mass, lse, logits, *source, *options)
     if reduction != "none":
         finish_cross_entropy(value, total, scratch[0], reduction)
     return True
@@ -358,10 +410,11 @@ def area_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     """The gradient ``out (B, C, h, w)`` of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
-    maps, source = (mass.contiguous(), lse.contiguous()), (labels, boxes, ignore_index, filter)
-    configuration = area_cross_entropy_backward_configuration
-    launch(configuration, logits.device, out, grad, total, logits, *source, weight, *maps)
+    maps = (*mass_and_known(mass.contiguous()), lse.contiguous())
+    inputs = (out, grad, total, logits, labels, boxes, ignore_index, filter, weight, label_smoothing, *maps)
+    launch(area_cross_entropy_backward_configuration, logits.device, *inputs)

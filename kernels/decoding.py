@@ -10,7 +10,6 @@ from tritonsoft.backends.values import labels_in_range
 from tritonsoft.kernels.convert import exponential
 from tritonsoft.kernels.enlarging import (
     Tables,
-    class_weight,
     compile_options,
     enlarged_logits,
     enlarging_arguments,
@@ -23,6 +22,7 @@ from tritonsoft.kernels.enlarging import (
     tile_settings,
 )
 from tritonsoft.kernels.launch import Launch, launch
+from tritonsoft.kernels.softmax import class_weight
 
 # Most tiles hold fewer pairs of classes than this; what is left after as many rounds is counted pixel by pixel.
 MAX_ROUNDS = tl.constexpr(16)

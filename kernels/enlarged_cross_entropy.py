@@ -9,7 +9,6 @@ from tritonsoft.geometry import Reduction
 from tritonsoft.kernels.enlarged_gradient import gradient_configuration
 from tritonsoft.kernels.enlarging import (
     Tables,
-    class_weight,
     compile_options,
     enlarging_arguments,
     load_fractions,
@@ -21,11 +20,10 @@ from tritonsoft.kernels.enlarging import (
     rows_of_step,
     softmax_of_tile,
     strip_of_program,
-    sum_of_weights,
     tile_settings,
 )
 from tritonsoft.kernels.launch import Launch, launch
-from tritonsoft.kernels.softmax import with_stride
+from tritonsoft.kernels.softmax import class_weight, sum_of_weights, with_stride
 from tritonsoft.kernels.sums import finish_cross_entropy, store_sums, sums_instead_of_losses
 
 

@@ -34,10 +34,10 @@ from tritonsoft.kernels.enlarging import (
     pixels_per_logit,
     repeated,
     rows_of_step,
-    sum_of_weights,
 )
 from tritonsoft.kernels.launch import Launch
 from tritonsoft.kernels.pixel_rules import gradient_of_class, scalars_of_class, terms_of_pixels
+from tritonsoft.kernels.softmax import sum_of_weights
 from tritonsoft.kernels.sums import divided_by
 
 # --- along x ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tritonsoft import memory
 from tritonsoft.kernels.convert import upcast
 from tritonsoft.kernels.geometry import axis_of_box, quotient
 from tritonsoft.kernels.launch import Launch, accumulator_type, launch
+from tritonsoft.kernels.softmax import class_weight
 
 _INT32_LIMIT = 2**31
 
@@ -362,28 +363,6 @@ def softmax_of_tile(
                 below = tl.where(weight == 0, below, below - weight * delta)
                 weight_so_far += weight
     return max_logit, logarithm_in_units(sum_exp), below
-
-
-@triton.jit
-def class_weight(weights, classes, exists, ACCUMULATOR: tl.constexpr):
-    """The weights of classes, 0 of those that do not exist."""
-    if weights[0] is None:
-        return tl.where(exists, 1.0, 0.0).to(ACCUMULATOR)
-    else:
-        pointers = weights[0] + classes.to(tl.int64) * weights[1]
-        return tl.load(pointers, mask=exists, other=0.0).to(ACCUMULATOR)
-
-
-@triton.jit
-def sum_of_weights(weights, num_classes, ACCUMULATOR: tl.constexpr):
-    if weights[0] is None:
-        return num_classes.to(ACCUMULATOR)
-    else:
-        total = tl.zeros([32], ACCUMULATOR)
-        for first in range(0, num_classes, 32):
-            classes = first + tl.arange(0, 32)
-            total += class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
-        return tl.sum(total, axis=0)
 
 
 @triton.jit

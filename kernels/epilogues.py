@@ -14,10 +14,14 @@ holds what belongs to each pixel. `pixels` are rows, columns, offsets in a conti
     "pyramid"    the soft labels, finest first, height and width of the finest,
                  first row and column of the tile                                none
     "top"        () or for each pixel a key: only what is below it is taken      mass that did not fit, k largest keys
-    "loss"       logits, their strides, class weights                            loss, mass, logsumexp
-    "softmax"    the same                                                        that of `softmax.online_softmax_init`
+    "loss"       logits, their strides, class weights                            loss, mass, logsumexp; perhaps the mass
+                                                                                 without the weights
+    "softmax"    the same                                                        that of `softmax.online_softmax_init`;
+                                                                                 perhaps the two of `uniform` there and
+                                                                                 the mass without the weights
     "gradient"   the same, the gradient, its strides but that of the samples     gradient of the pixel's loss (0 without
-                                                                                 mass), that times mass, logsumexp
+                                                                                 mass), that times mass, logsumexp;
+                                                                                 perhaps what smoothing adds to a class
 
 Integer factors count four classes at a time, and two epilogues receive these at once, so that their logits are on the
 way together: "softmax", which reads each logit once where "loss" knows the logsumexp before, and "gradient".
@@ -27,7 +31,7 @@ import triton
 import triton.language as tl
 
 from tritonsoft.kernels.convert import downcast, exponential, upcast
-from tritonsoft.kernels.softmax import online_softmax_update
+from tritonsoft.kernels.softmax import class_weight, online_softmax_update, uniform_loss_update
 
 # A key orders masses, and equal masses by smaller class; it is negative where there is no mass. The bits of a positive
 # float32 order like integers; the class, counted downwards, goes below them. Masses that are multiples of 1/64 leave
@@ -148,16 +152,23 @@ def _class_weight(epilogue, class_index, exists):
 def _store_gradient(epilogue, state, class_index, logit, mass, pixels, exists, OFFSET: tl.constexpr):
     # Written out: of two tuples of strides in one tuple Triton 3.6 loses the constants.
     grad_logits, strides = epilogue[3], (0, epilogue[4], epilogue[5], epilogue[6])
-    grad_loss, grad_times_mass, lse = state
+    grad_loss, grad_times_mass, lse = state[0], state[1], state[2]
     inside = pixels[3] & exists
     value = grad_times_mass * exponential(logit - lse)  # the share of the mass that the logits give to the class
+    counts = grad_loss != 0
+    if len(state) > 3:
+        uniform = state[3]
+        counts = grad_times_mass != 0
+        if epilogue[2][0] is not None:
+            uniform *= _class_weight(epilogue, class_index, exists)
+        value -= uniform
     if mass is not None:
         mass = mass.to(grad_loss.dtype)
         if epilogue[2][0] is not None:
             mass *= _class_weight(epilogue, class_index, exists)
         value -= grad_loss * mass
     plane = grad_logits + tl.cast(class_index, tl.int64) * strides[1]
-    value = tl.where(state[0] != 0, value, 0.0)  # also where a logit is not a number
+    value = tl.where(counts, value, 0.0)  # also where a logit is not a number
     tl.store(plane + plane_offsets(pixels, strides, OFFSET), downcast(value, grad_logits.dtype.element_ty), mask=inside)
 
 
@@ -195,13 +206,16 @@ def apply_epilogue(
         state = (rest + mass_of_key(candidate), largest)
     else:
         logits, strides, weights = epilogue
-        loss, total, lse = state
+        loss, total, lse = state[0], state[1], state[2]
         ACCUMULATOR: tl.constexpr = lse.dtype
         mass = tl.where(inside, mass, 0.0).to(ACCUMULATOR)
+        known = ()
+        if len(state) > 3:
+            known = (state[3] + mass,)
         if weights[0] is not None:
             mass *= _class_weight(epilogue, class_index, exists)
         logit = load_logits(logits, strides, pixels, class_index, mass > 0, ACCUMULATOR, OFFSET)
-        state = (tl.where(mass > 0, loss + mass * (lse - logit), loss), total + mass, lse)
+        state = (tl.where(mass > 0, loss + mass * (lse - logit), loss), total + mass, lse) + known  # noqa: RUF005
     return state
 
 
@@ -232,6 +246,16 @@ def logits_of_group(epilogue, pixels, first_class, num_classes, ACCUMULATOR: tl.
 
 
 @triton.jit
+def weights_of_group(epilogue, first_class, num_classes, ACCUMULATOR: tl.constexpr):
+    """Of four classes; 0 where there are fewer."""
+    weights = ()
+    for low in tl.static_range(4):
+        class_index = tl.cast(first_class + low, tl.int64)
+        weights = weights + (class_weight(epilogue[2], class_index, class_index < num_classes, ACCUMULATOR),)  # noqa: RUF005
+    return weights
+
+
+@triton.jit
 def apply_epilogue_to_group(
     epilogue,
     state,
@@ -250,12 +274,21 @@ def apply_epilogue_to_group(
             mass = masses[low] if len(masses) > 0 else None
             _store_gradient(epilogue, state, class_index, logits[low], mass, pixels, class_index < num_classes, OFFSET)
     else:
+        SMOOTHED: tl.constexpr = len(state) > 4
         weighted = ()
+        known = state[6] if SMOOTHED else None
         for low in tl.static_range(len(masses)):
             class_index = first_class + low
             mass = tl.where(pixels[3] & (class_index < num_classes), masses[low], 0.0).to(state[0].dtype)
+            if SMOOTHED:
+                known += mass
             if epilogue[2][0] is not None:
                 mass *= _class_weight(epilogue, class_index, class_index < num_classes)
             weighted = weighted + (mass,)  # noqa: RUF005
-        state = online_softmax_update(state, logits, weighted, True)
+        softmax = online_softmax_update((state[0], state[1], state[2], state[3]), logits, weighted, True)
+        if SMOOTHED:
+            weights = weights_of_group(epilogue, first_class, num_classes, state[0].dtype)
+            uniform = uniform_loss_update((state[4], state[5]), state[0], softmax[0], logits, weights)
+            softmax = softmax + uniform + (known,)
+        state = softmax
     return state

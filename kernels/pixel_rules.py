@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from tritonsoft.kernels.enlarging import class_weight, exponential_of_units
+from tritonsoft.kernels.enlarging import exponential_of_units
+from tritonsoft.kernels.softmax import class_weight
 
 # `rule`:  cross entropy: the gradient of each pixel's loss (B, H, W) and its strides, or None where it is one number,
 #          the number by which it is divided or None, the weights of the classes or None with their stride;

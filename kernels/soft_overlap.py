@@ -181,7 +181,7 @@ def overlap_kernel(
             sums = _add_sums(sums, values, masses, mass_here, lse_here)
         else:
             gathered = tile_view(logits, logits_strides, sample, pixels, 1, OFFSET)
-            lse_here, mass_here, _ = softmax_statistics(
+            lse_here, mass_here, _, _ = softmax_statistics(
                 logits_view,
                 gathered,
                 target_view,
@@ -189,6 +189,7 @@ def overlap_kernel(
                 num_classes,
                 inside,
                 False,
+                0.0,
                 BLOCK_C,
                 UNROLL,
                 ACCUMULATOR,

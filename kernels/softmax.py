@@ -121,7 +121,7 @@ def store_tile(view, first, num_classes, inside, value):
 
 
 @triton.jit
-def _not_negative(mass):
+def not_negative(mass):
     """A mass below 0 has been rounded, and is none; NaN stays."""
     return tl.maximum(mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
@@ -138,7 +138,7 @@ def _sparse_entry(target, place, num_classes, inside, BLOCK_C: tl.constexpr, ACC
     class_index = tl.load(index[0] + place * index[1] + index_offsets, mask=inside, other=0).to(tl.int32)
     mass = upcast(tl.load(masses[0] + place * masses[1] + mass_offsets, mask=inside, other=0.0), ACCUMULATOR)
     exists = (class_index >= 0) & (class_index < num_classes)
-    return tl.where(exists, class_index, 0), tl.where(exists, _not_negative(mass), 0.0)
+    return tl.where(exists, class_index, 0), tl.where(exists, not_negative(mass), 0.0)
 
 
 @triton.jit
@@ -147,8 +147,26 @@ def _bitwise_or(first, second):
 
 
 @triton.jit
-def _class_weight(weights, classes, mask, ACCUMULATOR: tl.constexpr):
-    return tl.load(weights[0] + classes.to(tl.int64) * weights[1], mask=mask, other=0.0).to(ACCUMULATOR)
+def class_weight(weights, classes, exists, ACCUMULATOR: tl.constexpr):
+    """The weights of classes, 0 of those that do not exist."""
+    if weights[0] is None:
+        return tl.where(exists, 1.0, 0.0).to(ACCUMULATOR)
+    else:
+        pointers = weights[0] + classes.to(tl.int64) * weights[1]
+        return tl.load(pointers, mask=exists, other=0.0).to(ACCUMULATOR)
+
+
+@triton.jit
+def sum_of_weights(weights, num_classes, ACCUMULATOR: tl.constexpr):
+    """Of all classes."""
+    if weights[0] is None:
+        return num_classes.to(ACCUMULATOR)
+    else:
+        total = tl.zeros([32], ACCUMULATOR)
+        for first in range(0, num_classes, 32):
+            classes = first + tl.arange(0, 32)
+            total += class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
+        return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -177,6 +195,17 @@ def next_steps_with_mass(
 
 
 @triton.jit
+def weighted_masses(masses, weights, first, num_classes, BLOCK_C: tl.constexpr, ACCUMULATOR: tl.constexpr):
+    """The masses of a step, each times the weight of its class."""
+    weighted = ()
+    for tile in tl.static_range(len(masses)):
+        classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
+        weight = class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
+        weighted = weighted + (masses[tile] * weight,)  # noqa: RUF005
+    return weighted
+
+
+@triton.jit
 def load_masses(
     target,
     weights,  # `launch_of_loss` made arguments of them
@@ -194,7 +223,7 @@ def load_masses(
     if len(target) == 1:
         values = load_step(target[0], first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
-            masses = masses + (values[tile] if SIGNED else _not_negative(values[tile]),)  # noqa: RUF005
+            masses = masses + (values[tile] if SIGNED else not_negative(values[tile]),)  # noqa: RUF005
     else:
         nothing = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
         for _ in tl.static_range(UNROLL):
@@ -209,12 +238,7 @@ def load_masses(
                     sums = sums + (masses[tile] + tl.where(here, mass, 0.0),)  # noqa: RUF005
                 masses = sums
     if weights[0] is not None:
-        weighted = ()
-        for tile in tl.static_range(UNROLL):
-            classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
-            weight = _class_weight(weights, classes, classes < num_classes, ACCUMULATOR)
-            weighted = weighted + (masses[tile] * weight,)  # noqa: RUF005
-        masses = weighted
+        masses = weighted_masses(masses, weights, first, num_classes, BLOCK_C, ACCUMULATOR)
     return masses
 
 
@@ -285,6 +309,71 @@ def online_softmax_finalize(state):
     return max_logit + log_sum, mass, tl.where(mass == 0, 0.0, loss + mass * log_sum)
 
 
+# What smoothing adds to a loss is a share of the loss of *uniform* labels, which have a mass of 1 in every class. It is
+# relative to the largest logit so far as well:
+#
+# `uniform`: of each pixel, the weighted sum of how far its logits so far lie below the largest of them; and the sum of
+#            the weights of their classes.
+
+
+@triton.jit
+def uniform_loss_update(uniform, old_max, new_max, values, class_weights):
+    """``uniform`` after one step: its logits, and the weights of their classes, 0 of those that do not exist."""
+    below, weight_so_far = uniform
+    below -= weight_so_far * _max_delta(old_max, new_max)
+    for tile in tl.static_range(len(values)):
+        weight = class_weights[tile]
+        # A class of weight 0 may have an infinite logit.
+        below = tl.where(weight == 0, below, below - weight * (values[tile] - new_max))
+        weight_so_far += weight
+    return below, weight_so_far
+
+
+@triton.jit
+def uniform_loss_join(uniform, max_logit):
+    """As `online_softmax_join`, of a state whose first entry is ``max_logit``."""
+    below, weight_sum = uniform
+    if max_logit.shape[0] > 1:
+        max_delta = _max_delta(max_logit, tl.max(max_logit, axis=0, keep_dims=True))
+        below = tl.sum(below - weight_sum * max_delta, axis=0, keep_dims=True)
+        weight_sum = tl.sum(weight_sum, axis=0, keep_dims=True)
+    return below, weight_sum
+
+
+@triton.jit
+def uniform_loss_finalize(uniform, sum_exp):
+    """The cross-entropy of uniform labels; 0 where no class has a weight."""
+    below, weight_sum = uniform
+    return tl.where(weight_sum == 0, 0.0, below + weight_sum * tl.log(sum_exp))
+
+
+@triton.jit
+def smoothed_loss(loss, known, uniform_loss, num_classes, LABEL_SMOOTHING: tl.constexpr):
+    """The loss of a smoothed label, of that of the label itself and that of uniform labels; ``known`` is its mass."""
+    share = known * (LABEL_SMOOTHING / num_classes.to(known.dtype))
+    result = tl.where(known == 0, 0.0, share * uniform_loss)
+    return result + (1 - LABEL_SMOOTHING) * loss if LABEL_SMOOTHING < 1 else result
+
+
+@triton.jit
+def smoothed_mass(mass, known, weights, num_classes, LABEL_SMOOTHING: tl.constexpr):
+    """The weighted mass of a smoothed label, of that of the label itself and its mass without weights."""
+    all_weights = sum_of_weights(weights, num_classes, mass.dtype)
+    return (1 - LABEL_SMOOTHING) * mass + known * (all_weights * (LABEL_SMOOTHING / num_classes.to(mass.dtype)))
+
+
+@triton.jit
+def class_weights_of_step(
+    weights, first, num_classes, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr, DTYPE: tl.constexpr
+):
+    """The weights of the classes of UNROLL tiles, each (BLOCK_C, 1); 0 of those that do not exist."""
+    class_weights = ()
+    for tile in tl.static_range(UNROLL):
+        classes = classes_of_tile(first + tile * BLOCK_C, BLOCK_C)
+        class_weights = class_weights + (class_weight(weights, classes, classes < num_classes, DTYPE),)  # noqa: RUF005
+    return class_weights
+
+
 @triton.jit
 def softmax_statistics(
     logits,  # view
@@ -294,37 +383,69 @@ def softmax_statistics(
     num_classes,
     inside,
     WITH_LOSS: tl.constexpr,  # whether the third result is wanted
+    LABEL_SMOOTHING: tl.constexpr,
     BLOCK_C: tl.constexpr,
     UNROLL: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """The logsumexp, the weighted mass and the cross-entropy of each pixel, (1, BLOCK_HW), by an online softmax."""
-    state = online_softmax_init(tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR))
+    """The logsumexp, weighted mass and smoothed cross-entropy of each pixel, (1, BLOCK_HW), by an online softmax.
+
+    And the mass without the weights, where there are weights and smoothing.
+    """
+    SMOOTHED: tl.constexpr = LABEL_SMOOTHING > 0
+    BOTH: tl.constexpr = SMOOTHED and weights[0] is not None
+    zeros = tl.zeros([BLOCK_C, inside.shape[1]], ACCUMULATOR)
+    state = online_softmax_init(zeros)
+    uniform = (zeros, tl.zeros([BLOCK_C, 1], ACCUMULATOR))
+    known = zeros
     for first in range(0, num_classes, BLOCK_C * UNROLL):
         values = load_step(logits, first, num_classes, inside, float("-inf"), BLOCK_C, UNROLL, ACCUMULATOR)
         masses = ()
         if len(target) == 1:
-            masses = load_masses(target, weights, None, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
+            if BOTH:
+                masses = load_masses(
+                    target, (None, None), None, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR
+                )
+                for tile in tl.static_range(UNROLL):
+                    known += masses[tile]
+                masses = weighted_masses(masses, weights, first, num_classes, BLOCK_C, ACCUMULATOR)
+            else:
+                masses = load_masses(target, weights, None, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
+        old_max = state[0]
         state = online_softmax_update(state, values, masses, WITH_LOSS)
+        if SMOOTHED:
+            class_weights = class_weights_of_step(weights, first, num_classes, BLOCK_C, UNROLL, ACCUMULATOR)
+            uniform = uniform_loss_update(uniform, old_max, state[0], values, class_weights)
+    if SMOOTHED:
+        uniform = uniform_loss_join(uniform, state[0])
+    if BOTH and BLOCK_C > 1:
+        known = tl.sum(known, axis=0, keep_dims=True)
     max_logit, sum_exp, mass, loss = online_softmax_join(state)
     if len(target) > 1:
         start, stride, offsets = gathered
         for place in range(0, target[2]):
             class_index, part = _sparse_entry(target, place, num_classes, inside, 1, ACCUMULATOR)
+            if BOTH:
+                known += part
             if weights[0] is not None:
-                part *= _class_weight(weights, class_index, inside, ACCUMULATOR)
+                part *= class_weight(weights, class_index, inside, ACCUMULATOR)
             mass += part
             if WITH_LOSS:
                 pointers = start + (class_index.to(tl.int64) * stride + offsets)
                 logit = upcast(tl.load(pointers, mask=part != 0, other=0.0), ACCUMULATOR)
                 loss += tl.where(part == 0, 0.0, part * (max_logit - logit))
-    return online_softmax_finalize((max_logit, sum_exp, mass, loss))
+    lse, mass, loss = online_softmax_finalize((max_logit, sum_exp, mass, loss))
+    if SMOOTHED:
+        uniform_loss = uniform_loss_finalize(uniform, sum_exp)
+        loss = smoothed_loss(loss, known if BOTH else mass, uniform_loss, num_classes, LABEL_SMOOTHING)
+    return lse, mass, loss, known
 
 
 # --- launch ----------------------------------------------------------------------------------------------------------
 
 
 _INT32_LIMIT = 2**31
+_ELEMENTWISE = ("cross entropy backward", "binary cross entropy", "binary cross entropy backward")
 
 
 def _flat_stride(tensor: Tensor) -> int | None:
@@ -355,11 +476,13 @@ def _tile(logits: Tensor, soft: Tensor, index: Tensor | None, kind: str, lanes: 
     # of float64, and one where a sparse target is made dense on the way.
     expands = index is not None and kind != "cross entropy"
     steps = (3, 2) if expands or accumulator_type(logits, soft) is tl.float64 else (6, 5, 4)
+    if kind.startswith("binary"):  # which reads a third tensor
+        steps = (min(steps[0], 4), 3, 2)
     warps = 128 // lanes
     if num_classes > 1 and logits.stride(1) == 1 and logits.stride(3) > 1:
         # Lanes along the classes are what makes accesses coalesce. Each halving of them is a step less for sums over
-        # classes, which the gradient of the cross entropy has none of.
-        block_c = min(all_classes, 32 if kind == "cross entropy backward" else 16 if num_classes > 32 else 4)
+        # the classes of a pixel, which elementwise kernels have none of.
+        block_c = min(all_classes, 32 if kind in _ELEMENTWISE else 16 if num_classes > 32 else 4)
         block_hw = 128 * 4 // block_c
     elif kind.startswith("overlap"):
         # The fewest warps whose registers hold all classes of the pixels; what is summed over pixels stays within one.
@@ -390,7 +513,7 @@ def launch_of_loss(
     others: dict[str, Any],
     platform: str,
 ) -> Launch:
-    """What all four have in common; ``strided`` are further tensors ``(..., h, w)``, by the names of the kernel."""
+    """What all have in common; ``strided`` are further tensors ``(..., h, w)``, by the names of the kernel."""
     batch, num_classes, height, width = logits.shape
     tensors = [logits, soft, *([] if index is None else [index]), *strided.values()]
     flat = all(_flat_stride(tensor) is not None for tensor in tensors)
@@ -428,6 +551,11 @@ def launch_of_loss(
         },
         {"num_warps": warps},
     )
+
+
+def mass_and_known(mass: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The two maps of `tritonsoft.ops.losses.maps_of_smoothed_pixels`, of which the second may not be there."""
+    return (mass[0], mass[1]) if mass.ndim == 4 else (mass, None)
 
 
 def with_stride(weight: Tensor | None) -> tuple[Tensor | None, int | None]:

@@ -376,12 +376,25 @@ def warp_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
     """`area_cross_entropy`, whose kernel takes a transform in the place of boxes."""
     return area_cross_entropy(
-        value, total, mass, lse, logits, labels, transform, ignore_index, filter, weight, reduction, validate
+        value,
+        total,
+        mass,
+        lse,
+        logits,
+        labels,
+        transform,
+        ignore_index,
+        filter,
+        weight,
+        label_smoothing,
+        reduction,
+        validate,
     )
 
 
@@ -395,8 +408,11 @@ def warp_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     """`area_cross_entropy_backward` with a transform in the place of boxes."""
-    area_cross_entropy_backward(out, grad, total, logits, labels, transform, ignore_index, filter, weight, mass, lse)
+    area_cross_entropy_backward(
+        out, grad, total, logits, labels, transform, ignore_index, filter, weight, label_smoothing, mass, lse
+    )

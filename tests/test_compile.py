@@ -39,6 +39,8 @@ STORE_WIDTHS = {
     "cross entropy backward C=150 float16 sparse": 16,
     "overlap backward C=19 float16": 16,
     "overlap backward C=150 float32": 16,
+    "binary cross entropy backward C=19 float16": 16,
+    "binary cross entropy backward C=150 float32": 16,
 }
 
 
@@ -48,6 +50,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        binary_loss,
         class_areas,
         decoding,
         enlarged_cross_entropy,
@@ -145,20 +148,25 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             image = empty((batch, 3, height, width), dtype, channels_last)
             yield f"adjoint {filter} {name(dtype)}", adjoint.launch_configuration(image, grad, boxes, filter, platform)
 
-    def all_losses(logits: torch.Tensor, soft: torch.Tensor, index: Any, weight: Any) -> Iterator[tuple[str, Any]]:
+    def all_losses(
+        logits: torch.Tensor, soft: torch.Tensor, index: Any, weight: Any, smoothing: float
+    ) -> Iterator[tuple[str, Any]]:
         _, num_classes, *size = logits.shape
         pixels = empty((batch, *size), double if logits.dtype == double else single)
         value = empty((), pixels.dtype)
         target, maps = (logits, soft, index), (pixels, pixels)
+        known = pixels if smoothing > 0 and weight is not None else None
         configuration = soft_cross_entropy.cross_entropy_configuration
-        yield "cross entropy of each pixel", configuration(pixels, *maps, *target, weight, "none", platform)
-        launch = configuration(value, *maps, *target, weight, "mean", platform)
+        options = (weight, smoothing, known)
+        yield "cross entropy of each pixel", configuration(pixels, *maps, *target, *options, "none", platform)
+        launch = configuration(value, *maps, *target, *options, "mean", platform)
         yield "cross entropy", launch
         partial = launch.arguments["partial"]
         yield "finish cross entropy", sums.finish_cross_entropy_configuration(value, value, partial, "mean", platform)
         configuration = soft_cross_entropy.cross_entropy_backward_configuration
         grad = value.expand(pixels.shape)
-        yield "cross entropy backward", configuration(logits, grad, value, *target, weight, *maps, platform)
+        options = (weight, smoothing, pixels, known, pixels)
+        yield "cross entropy backward", configuration(logits, grad, value, *target, *options, platform)
         launch = soft_overlap.overlap_configuration(*maps, *target, platform)
         yield "overlap", launch
         launch = sums.sum_rows_configuration(launch.arguments["partial"], platform)
@@ -198,8 +206,28 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         ),
     }
     for suffix, inputs in loss_inputs.items():
-        for loss, launch in all_losses(*inputs):
-            yield f"{loss} {suffix}", launch
+        for smoothing in (0.0, 0.1):
+            for loss, launch in all_losses(*inputs, smoothing):
+                if smoothing == 0 or loss.startswith("cross entropy"):
+                    yield f"{loss} {suffix}{' smoothed' if smoothing > 0 else ''}", launch
+
+    def of_planes(logits: torch.Tensor, soft: torch.Tensor, index: Any, weight: Any) -> Iterator[tuple[str, Any]]:
+        """What takes each class for itself."""
+        value = empty((), double if logits.dtype == double else single)
+        each = empty(tuple(logits.shape), value.dtype)
+        known = None if weight is None else soft[:, :1].expand(soft.shape)
+        inputs = (logits, soft, known, weight, weight)
+        configuration = binary_loss.binary_cross_entropy_configuration
+        yield "binary cross entropy", configuration(value, *inputs, "mean", platform)
+        yield "binary cross entropy of each", configuration(each, *inputs, "none", platform)
+        configuration = binary_loss.binary_cross_entropy_backward_configuration
+        yield "binary cross entropy backward", configuration(logits, value.expand(each.shape), value, *inputs, platform)
+        yield "binary cross entropy backward of each", configuration(logits, each, None, *inputs, platform)
+
+    for suffix, inputs in loss_inputs.items():
+        if not suffix.endswith("sparse"):
+            for loss, launch in of_planes(*inputs):
+                yield f"{loss} {suffix}", launch
 
     def of_a_label_map(
         labels: torch.Tensor, out: torch.dtype, num_classes: int, k: int, boxes: Any, filter: Any
@@ -219,13 +247,16 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             empty((num_classes,), pixels.dtype),
             empty((), pixels.dtype),
         )
-        maps = (pixels, pixels)
-        configuration = area_loss.area_cross_entropy_configuration
-        yield "area loss of each pixel", configuration(pixels, *maps, logits, *source, weight, "none", platform)
-        yield "area loss", configuration(value, *maps, logits, *source, weight, "mean", platform)
-        configuration = area_loss.area_cross_entropy_backward_configuration
-        grad = value.expand(pixels.shape)
-        yield "area gradient", configuration(logits, grad, value, logits, *source, None, *maps, platform)
+        inputs, grad = (pixels, pixels, logits, *source, weight), value.expand(pixels.shape)
+        for smoothing, kind in ((0.0, ""), (0.1, " smoothed")):
+            known = pixels if smoothing > 0 else None
+            configuration = area_loss.area_cross_entropy_configuration
+            options = (smoothing, known)
+            yield f"area loss of each pixel{kind}", configuration(pixels, *inputs, *options, "none", platform)
+            yield f"area loss{kind}", configuration(value, *inputs, *options, "mean", platform)
+            configuration = area_loss.area_cross_entropy_backward_configuration
+            options = (weight if smoothing > 0 else None, smoothing, pixels, known, pixels)
+            yield f"area gradient{kind}", configuration(logits, grad, value, logits, *source, *options, platform)
 
     bytes_, integers = empty((batch, height, width), byte), empty((batch, height, width), torch.int64)
     for labels, out, num_classes, k, some_boxes, filter in (

@@ -82,6 +82,7 @@ def _kernels() -> list[Any]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        binary_loss,
         class_areas,
         decoding,
         enlarged_cross_entropy,
@@ -99,7 +100,7 @@ def _kernels() -> list[Any]:
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
     labels = (class_areas, forward, pyramid, remapping, top_k)
-    modules = (adjoint, area_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
+    modules = (adjoint, area_loss, binary_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
 
@@ -135,16 +136,22 @@ def _calls() -> dict[str, Callable[[], Any]]:
             labels(), labels(), torch.tensor([3, 10**6]), torch.zeros(2, dtype=torch.int32), 0, 255, False
         ),
         "cross entropy": lambda: kernels.cross_entropy(
-            f(), f(), f(*maps), f(*maps), f(*logits), f(2, 2, 8, 8), index(), f(19), "mean", False
+            f(), f(), f(*maps), f(*maps), f(*logits), f(2, 2, 8, 8), index(), f(19), 0.0, "mean", False
         ),
         "cross entropy backward": lambda: kernels.cross_entropy_backward(
-            f(*logits), f().expand(maps), f(), f(*logits), f(*logits), None, None, f(*maps), f(*maps)
+            f(*logits), f().expand(maps), f(), f(*logits), f(*logits), None, None, 0.1, f(*maps), f(*maps)
         ),
         "area cross entropy": lambda: kernels.area_cross_entropy(
-            f(), f(), f(*maps), f(*maps), f(*logits), labels(), f(*box), 255, *source, None, "mean", False
+            f(), f(), f(*maps), f(*maps), f(*logits), labels(), f(*box), 255, *source, None, 0.1, "mean", False
         ),
         "area cross entropy backward": lambda: kernels.area_cross_entropy_backward(
-            f(*logits), f(*maps), None, f(*logits), labels(), None, 255, *source, f(19), f(*maps), f(*maps)
+            f(*logits), f(*maps), None, f(*logits), labels(), None, 255, *source, f(19), 0.1, f(2, *maps), f(*maps)
+        ),
+        "binary cross entropy": lambda: kernels.binary_cross_entropy(
+            f(), f(), f(*logits), f(*logits), f(*logits), f(19), f(19), "mean", False
+        ),
+        "binary cross entropy backward": lambda: kernels.binary_cross_entropy_backward(
+            f(*logits), f().expand(logits), f(), f(*logits), f(*logits), None, None, f(19)
         ),
         "overlap": lambda: kernels.overlap_loss(
             *(f(), f(1, 19, 2), f(*maps), f(*maps), f(*logits), f(*logits), None, f(19)),
@@ -177,6 +184,7 @@ NAMES = [
     *("image", "adjoint", "soft", "pair", "top", "pyramid", "areas", "remap", "cross entropy"),
     *("cross entropy backward",),
     *("area cross entropy", "area cross entropy backward", "overlap", "overlap backward"),
+    *("binary cross entropy", "binary cross entropy backward"),
     *("upsampled cross entropy", "upsampled cross entropy backward", "upsampled overlap", "upsampled overlap backward"),
     *("decode", "confusion matrix"),
 ]
@@ -223,7 +231,7 @@ def test_each_argument_is_the_callers_own(launched):
         grad, mass, lse = tensors
         out, scores, soft = logits
         launched.clear()
-        kernels.cross_entropy_backward(out, grad, None, scores, soft, None, None, mass, lse)
+        kernels.cross_entropy_backward(out, grad, None, scores, soft, None, None, 0.0, mass, lse)
         return out, grad, scores, soft, mass, lse
 
     for _ in range(3):
@@ -232,10 +240,10 @@ def test_each_argument_is_the_callers_own(launched):
         assert [tensor.data_ptr() for tensor in actual] == [tensor.data_ptr() for tensor in expected]
     # The same tensor twice in the first call says nothing about the next ones.
     one, logits = torch.rand(2, 8, 9), torch.rand(2, 19, 8, 9)
-    kernels.cross_entropy_backward(logits, one, None, logits, logits, None, None, one, one)
+    kernels.cross_entropy_backward(logits, one, None, logits, logits, None, None, 0.0, one, one)
     launched.clear()
     maps, planes = [torch.rand(2, 8, 9) for _ in range(3)], [torch.rand(2, 19, 8, 9) for _ in range(3)]
-    kernels.cross_entropy_backward(planes[0], maps[0], None, planes[1], planes[2], None, None, maps[1], maps[2])
+    kernels.cross_entropy_backward(planes[0], maps[0], None, planes[1], planes[2], None, None, 0.0, maps[1], maps[2])
     wanted = [planes[0], maps[0], planes[1], planes[2], maps[1], maps[2]]
     assert [tensor.data_ptr() for tensor in _tensors(launched[0][3])] == [tensor.data_ptr() for tensor in wanted]
 

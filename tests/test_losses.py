@@ -1,6 +1,7 @@
 """Losses of soft labels and of label maps: every backend against the float64 reference, torch's own and MONAI's."""
 
 import itertools
+import math
 import random
 from dataclasses import dataclass
 
@@ -219,6 +220,187 @@ def test_sums_of_more_programs_than_one_finishes(target, monkeypatch):
         assert_close(loss(logits, soft, backend=backend, **options), expected, 1e-6, loss.__name__)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_smoothed_cross_entropy(target, seed):
+    """Dense, sparse and fused targets, with weights and without, at the ends and between."""
+    device, backend = target
+    case = loss_case(100 + seed, target)
+    share = (0.1, 0.5, 1.0)[seed % 3]
+    options = {"label_smoothing": share, "backend": backend}
+    weight = None if case.weight is None else case.weight.double().cpu()
+    exact = case.logits.double().cpu().requires_grad_()
+    loss, _, _ = reference.cross_entropy(exact, reference.smoothed(case.exact, share), weight)
+    total = (case.exact if weight is None else weight[:, None, None] * case.exact).sum().item()
+    logits = leaf(case.logits)
+    each = ts.soft_cross_entropy(logits, case.soft, weight=case.weight, reduction="none", **options)
+    assert_close(each, loss, 2 * case.tolerance(torch.float32), "each pixel")
+    grad = torch.rand(each.shape, generator=torch.Generator().manual_seed(0), dtype=each.dtype)
+    each.backward(grad.to(device))
+    expected = expected_gradient(loss, exact, grad.double())
+    assert_close(logits.grad, expected, 2 * case.tolerance(logits.dtype), "gradient")
+    mean = ts.soft_cross_entropy(leaf(case.logits), case.soft, weight=case.weight, **options)
+    tolerance = 4 * case.tolerance(torch.float32) * max(1, loss.numel() / max(total, 1))
+    assert_close(mean, loss.sum() / (total or 1), tolerance, "mean")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("where", ["whole", "boxes", "transform"])
+def test_smoothed_area_is_the_smoothed_soft(target, where, weighted):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (2, 8, 10), generator=generator)
+    labels[:, 2:5, 1:6] = 255
+    logits = torch.randn(2, 5, 4, 5, generator=generator).to(device)
+    weight = torch.tensor([1.0, 0.0, 3.0, 0.5, 2.0], device=device) if weighted else None
+    boxes = torch.tensor([[1.5, 0.0, 9.0, 7.5], [12.0, -3.0, 2.0, 9.0]])
+    options, labels = {"weight": weight, "label_smoothing": 0.2}, labels.to(device)
+    if where == "transform":
+        place = {"transform": ts.box_to_matrix(boxes, (4, 5)).to(device)}
+        soft = ts.soft_warp(labels, place["transform"], (4, 5), 5, backend="reference")
+    else:
+        place = {"boxes": boxes.to(device) if where == "boxes" else None}
+        soft = ts.soft_crop_resize(labels, place["boxes"], (4, 5), 5, backend="reference")
+    first, second = leaf(logits), leaf(logits.double())
+    actual = ts.area_cross_entropy(first, labels, **place, **options, backend=backend)
+    expected = ts.soft_cross_entropy(second, soft.double(), **options, backend="reference")
+    assert_close(actual, expected, 1e-5, "loss")
+    actual.backward()
+    expected.backward()
+    assert_close(first.grad, second.grad, 1e-5, "gradient")
+
+
+@pytest.mark.parametrize("num_classes", [1, 150])
+def test_smoothing_any_number_of_classes(target, num_classes):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(num_classes, (1, 2, 6), generator=generator)
+    logits = 20 * torch.randn(1, num_classes, 1, 3, generator=generator)
+    weight = torch.rand(num_classes, generator=generator)
+    enlarged = logits.double().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = F.cross_entropy(enlarged, labels, weight.double(), label_smoothing=0.3)
+    options = {"weight": weight.to(device), "label_smoothing": 0.3, "backend": backend}
+    actual = ts.area_cross_entropy(logits.to(device), labels.to(device), **options)
+    assert_close(actual, expected, 1e-5 * expected.item() + 1e-6, "loss")
+
+
+def _binary_case(
+    seed: int, target: tuple[str, str]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    interpreted = target == ("cpu", "triton")
+    size = (rng.randint(1, 4), rng.randint(1, 9)) if interpreted else (rng.randint(1, 30), rng.randint(1, 70))
+    shape = (rng.randint(1, 3), rng.choice([1, 5, 19, 37]), *size)
+    logits = torch.randn(shape, generator=generator) * rng.choice([0.1, 3.0, 30.0])
+    mass = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.8)
+    soft = torch.rand(shape, generator=generator) * mass
+    mass = (None, mass, mass[:, :1], mass.amax(1))[seed % 4]
+    if mass is not None and mass.shape != soft.shape:
+        soft = soft.minimum(mass if mass.ndim == 4 else mass[:, None])
+    weight, pos_weight = (
+        torch.rand(shape[1], generator=generator) * 3 if rng.random() < 0.6 else None for _ in range(2)
+    )
+    logits = _layout(logits.to(rng.choice(SOFT_DTYPES)), rng.choice(LAYOUTS[:-1]))
+    soft = _layout(soft.to(rng.choice(SOFT_DTYPES)), rng.choice(LAYOUTS[:-1]))
+    device = target[0]
+    return tuple(None if each is None else each.to(device) for each in (logits, soft, mass, weight, pos_weight))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_binary_cross_entropy(target, seed):
+    """Against torch's own, of what is there and what is not, each weighted by its mass."""
+    logits, soft, mass, weight, pos_weight = _binary_case(seed, target)
+    exact = logits.double().cpu().requires_grad_()
+    known = torch.ones(()) if mass is None else mass if mass.ndim == 4 else mass[:, None]
+    known = known.double().cpu().expand(soft.shape)
+    present = soft.double().cpu().minimum(known)
+    ones = torch.ones(logits.shape[1], dtype=torch.float64)
+    of_class, of_present = (
+        ones[:, None, None] if each is None else each.double().cpu()[:, None, None] for each in (weight, pos_weight)
+    )
+    zeros = torch.zeros_like(exact)
+    options = {"reduction": "none"}
+    expected = of_class * (
+        of_present * present * F.binary_cross_entropy_with_logits(exact, zeros + 1, **options)
+        + (known - present) * F.binary_cross_entropy_with_logits(exact, zeros, **options)
+    )
+    total = (of_class * known).sum().item()
+    options = {"weight": weight, "pos_weight": pos_weight, "backend": target[1]}
+    actual = leaf(logits)
+    each = ts.soft_binary_cross_entropy(actual, soft, mass, reduction="none", **options)
+    largest = 9 * (exact.detach().abs().max().item() + 1)  # two weights up to 3
+    working = torch.finfo(each.dtype).eps
+    assert_close(each, expected, 16 * largest * working, "each")
+    grad = torch.rand(each.shape, generator=torch.Generator().manual_seed(0), dtype=each.dtype)
+    each.backward(grad.to(each.device))
+    (of_each,) = torch.autograd.grad(expected, exact, grad.double(), retain_graph=True)
+    assert actual.grad.dtype == logits.dtype
+    rounding = torch.finfo(logits.dtype).eps
+    assert_close(actual.grad, of_each, 9 * (16 * working + rounding), "gradient of each")
+
+    exact_mean = expected.sum() / (total or 1)
+    of_mean = expected_gradient(exact_mean, exact)
+    actual = leaf(logits)
+    mean = ts.soft_binary_cross_entropy(actual, soft, mass, **options)
+    share = expected.numel() / max(total, 1)
+    assert_close(mean, exact_mean, 32 * largest * working * share, "mean")
+    mean.backward()
+    allowed = 9 * (32 * working + rounding) / max(total, 1e-3) + torch.finfo(logits.dtype).tiny
+    assert_close(actual.grad, of_mean, allowed, "gradient")
+    total_loss = ts.soft_binary_cross_entropy(logits, soft, mass, reduction="sum", **options)
+    assert_close(total_loss, expected.sum(), 32 * largest * working * expected.numel(), "sum")
+
+
+def test_binary_cross_entropy_of_odd_numbers(target):
+    """Small losses keep their digits; what has no mass may have any logit and any gradient from above."""
+    device, backend = target
+    logits = torch.tensor([20.0, -20.0, INF, -INF, NAN, 100.0]).view(1, 6, 1, 1).to(device)
+    soft = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 0.0]).view(1, 6, 1, 1).to(device)
+    mass = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0]).view(1, 6, 1, 1).to(device)
+    actual = leaf(logits)
+    each = ts.soft_binary_cross_entropy(actual, soft, mass, reduction="none", backend=backend)
+    small = math.log1p(math.exp(-20))
+    expected = torch.tensor([small, small, 0, 0, 0, 100], dtype=torch.float64)
+    assert ((each.cpu().flatten() - expected).abs() <= 1e-6 * expected).all()
+    above = torch.ones_like(each)
+    above[0, 4] = NAN
+    each.backward(above)
+    sigmoid = 1 / (1 + math.exp(20))
+    gradient = torch.tensor([-sigmoid, sigmoid, 0, 0, 0, 1], dtype=torch.float64)
+    assert ((actual.grad.cpu().flatten() - gradient).abs() <= 1e-6 * gradient.abs()).all()
+
+
+@pytest.mark.parametrize("where", ["whole", "boxes", "transform"])
+def test_planes_lie_where_images_do(target, where):
+    """Known or not, a plane is resampled as an image of ones and zeros is, whose outside is black."""
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    planes = torch.randint(2, (2, 3, 8, 10), generator=generator, dtype=torch.uint8)
+    known = torch.rand(planes.shape, generator=generator) < 0.7
+    boxes = torch.tensor([[1.5, 0.0, 9.0, 7.5], [12.0, -3.0, 2.0, 9.0]])
+    transform = ts.box_to_matrix(boxes, (4, 5))
+    given, options = planes.where(known, torch.tensor(255, dtype=torch.uint8)).to(device), {"backend": backend}
+
+    def as_image(image: Tensor) -> Tensor:
+        if where == "transform":
+            return ts.warp(image.double(), transform, (4, 5), backend="reference")
+        return ts.crop_resize(image.double(), boxes if where == "boxes" else None, (4, 5), backend="reference")
+
+    if where == "transform":
+        soft, mass = ts.soft_planes(given, None, (4, 5), transform=transform.to(device), **options)
+    else:
+        soft, mass = ts.soft_planes(given, boxes.to(device) if where == "boxes" else None, (4, 5), **options)
+    assert_close(soft, as_image(planes * known), 1e-5, "masses")
+    assert_close(mass, as_image(known), 1e-5, "known")
+    assert (soft <= mass).all()
+    bool_planes = planes.bool().to(device)
+    assert_close(
+        ts.soft_planes(bool_planes, None, (4, 5), **options)[0],
+        ts.resize(planes.double(), (4, 5), backend="reference"),
+        1e-5,
+        "bool",
+    )
+
+
 # --- against torch's own, MONAI's and the papers' -------------------------------------------------------------------
 
 
@@ -253,6 +435,28 @@ def test_area_equals_soft_with_boxes(target):
         assert_close(
             ts.area_cross_entropy(logits, labels, boxes, filter=filter, backend=backend), expected, 1e-5, filter
         )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_smoothing_is_torchs_where_all_is_known(target, weighted):
+    device, backend = target
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, 3, 4, generator=generator, dtype=torch.float64).to(device)
+    labels = torch.randint(7, (2, 3, 4), generator=generator)
+    labels[:, 0] = 255
+    weight = torch.rand(7, generator=generator, dtype=torch.float64).to(device) if weighted else None
+    labels, soft = labels.to(device), ts.to_soft(labels, 7, dtype=torch.float64).to(device)
+    options = {"weight": weight, "label_smoothing": 0.3}
+    first, second, third = leaf(logits), leaf(logits), leaf(logits)
+    expected = F.cross_entropy(first, labels, ignore_index=255, **options)
+    of_soft = ts.soft_cross_entropy(second, soft, backend=backend, **options)
+    of_labels = ts.area_cross_entropy(third, labels, backend=backend, **options)
+    for loss in (of_soft, of_labels):
+        assert_close(loss, expected, 1e-9, "loss")
+        loss.backward()
+    expected.backward()
+    assert_close(second.grad, first.grad, 1e-9, "gradient")
+    assert_close(third.grad, first.grad, 1e-9, "gradient")
 
 
 def test_cross_entropy_is_torchs_where_all_is_known(target):
@@ -589,6 +793,11 @@ def test_nothing_known(target):
         lambda z: ts.soft_cross_entropy(z, soft, backend=backend),
         lambda z: ts.soft_cross_entropy(z, soft + 0.25, weight=zero_weight, backend=backend),
         lambda z: ts.area_cross_entropy(z, labels, backend=backend),
+        lambda z: ts.soft_cross_entropy(z, soft, label_smoothing=0.1, backend=backend),
+        lambda z: ts.soft_cross_entropy(z, soft + 0.25, weight=zero_weight, label_smoothing=0.1, backend=backend),
+        lambda z: ts.area_cross_entropy(z, labels, label_smoothing=0.1, backend=backend),
+        lambda z: ts.soft_binary_cross_entropy(z, soft, soft, backend=backend),
+        lambda z: ts.soft_binary_cross_entropy(z, soft, weight=zero_weight, backend=backend),
         lambda z: ts.soft_dice_loss(z, soft, backend=backend),
         lambda z: ts.soft_jaccard_loss(z, soft + 0.25, weight=zero_weight, backend=backend),
     ]
@@ -604,8 +813,15 @@ def test_empty_batch(target):
     device, backend = target
     logits, soft = torch.zeros(0, 3, 2, 2, device=device), torch.zeros(0, 3, 2, 2, device=device)
     labels = torch.zeros(0, 4, 4, dtype=torch.uint8, device=device)
+    planes = torch.zeros(0, 3, 4, 4, dtype=torch.uint8, device=device)
+    assert [mass.shape for mass in ts.soft_planes(planes, None, (2, 2), backend=backend)] == [soft.shape] * 2
     for call in (
         lambda z: ts.soft_cross_entropy(z, soft, backend=backend),
+        lambda z: ts.soft_cross_entropy(
+            z, soft, weight=torch.ones(3, device=device), label_smoothing=0.1, backend=backend
+        ),
+        lambda z: ts.area_cross_entropy(z, labels, label_smoothing=0.1, backend=backend),
+        lambda z: ts.soft_binary_cross_entropy(z, soft, soft, backend=backend),
         lambda z: ts.area_cross_entropy(z, labels, backend=backend),
         lambda z: ts.soft_dice_loss(z, soft, backend=backend),
     ):
@@ -640,10 +856,12 @@ def test_opcheck(target, sparse):
         soft, index = kept.mass, kept.index
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     arguments = (backend, None, logits, soft, index, weight)
-    opcheck(loss_ops.cross_entropy.overload, (*arguments, "mean"), test_utils=utils)
+    opcheck(loss_ops.cross_entropy.overload, (*arguments, 0.1, "mean"), test_utils=utils)
     opcheck(loss_ops.overlap_loss.overload, (*arguments, "dice", "all", True, "mean"), test_utils=utils)
     if not sparse:
-        arguments = (backend, None, logits, labels, boxes, 255, "area", weight, "mean")
+        arguments = (backend, None, logits, soft, soft.sum(1, keepdim=True).expand(soft.shape), weight, weight, "mean")
+        opcheck(loss_ops.binary_cross_entropy.overload, arguments, test_utils=utils)
+        arguments = (backend, None, logits, labels, boxes, 255, "area", weight, 0.1, "mean")
         opcheck(loss_ops.area_cross_entropy.overload, arguments, test_utils=utils)
 
 
@@ -655,6 +873,9 @@ def test_gradcheck(target, reduction):
     options = {"weight": weight, "reduction": reduction, "backend": backend}
     soft = soft * 0.9  # so that no p is a q
     for call in (
+        lambda z: ts.soft_cross_entropy(z, soft, label_smoothing=0.1, **options),
+        lambda z: ts.area_cross_entropy(z, labels, boxes, label_smoothing=0.1, **options),
+        lambda z: ts.soft_binary_cross_entropy(z, soft, soft.sum(1), pos_weight=weight, **options),
         lambda z: ts.soft_cross_entropy(z, soft, **options),
         lambda z: ts.area_cross_entropy(z, labels, boxes, **options),
         lambda z: ts.soft_dice_loss(z, soft, **options),
@@ -681,7 +902,8 @@ def test_compile_fullgraph(target):
     def step(logits, soft, sparse, labels, boxes):
         loss = ts.soft_cross_entropy(logits, soft, weight=weight, backend=backend)
         loss = loss + ts.soft_dice_loss(logits, soft, weight=weight, backend=backend)
-        loss = loss + ts.soft_cross_entropy(logits * 2, sparse, backend=backend)
+        loss = loss + ts.soft_cross_entropy(logits * 2, sparse, weight=weight, label_smoothing=0.1, backend=backend)
+        loss = loss + ts.soft_binary_cross_entropy(logits, soft, soft.sum(1), backend=backend)
         return loss + ts.area_cross_entropy(logits, labels, boxes, backend=backend)
 
     torch._dynamo.reset()
@@ -703,6 +925,7 @@ def test_autocast(target, dtype):
         out = layer(logits)
         loss = ts.soft_cross_entropy(out, soft, backend=backend) + ts.area_cross_entropy(out, labels, backend=backend)
         loss = loss + ts.soft_dice_loss(out, soft, backend=backend)
+        loss = loss + ts.soft_binary_cross_entropy(out, soft, backend=backend)
     assert out.dtype == dtype
     assert loss.dtype == torch.float32
     loss.backward()
@@ -733,7 +956,7 @@ def test_gradient_keeps_the_memory_format(target, memory_format):
     device, backend = target
     logits, soft, labels, _ = _inputs(device)
     logits = logits.contiguous(memory_format=memory_format)
-    for call in (ts.soft_cross_entropy, ts.soft_dice_loss):
+    for call in (ts.soft_cross_entropy, ts.soft_dice_loss, ts.soft_binary_cross_entropy):
         actual = leaf(logits)
         call(actual, soft, backend=backend).backward()
         assert actual.grad.is_contiguous(memory_format=memory_format)
@@ -760,6 +983,8 @@ def test_same_bits_whatever_the_number_of_threads():
             losses = [
                 ts.soft_cross_entropy(actual, soft),
                 ts.area_cross_entropy(actual, labels),
+                ts.area_cross_entropy(actual, labels, label_smoothing=0.1),
+                ts.soft_binary_cross_entropy(actual, soft, soft.sum(1)),
                 ts.soft_dice_loss(actual, soft),
                 ts.soft_cross_entropy(points, points.softmax(1)),
                 ts.soft_dice_loss(samples, samples.softmax(1).flip(1), per_sample=True),
@@ -789,6 +1014,8 @@ def test_gpu_losses_do_not_synchronise_and_repeat_their_bits():
             sparse = ts.soft_crop_resize(labels, boxes, (64, 128), 19, top_k=4)
             loss = ts.soft_cross_entropy(actual, soft) + ts.soft_cross_entropy(actual, sparse)
             loss = loss + ts.area_cross_entropy(actual, labels, boxes) + ts.soft_dice_loss(actual, soft)
+            loss = loss + ts.area_cross_entropy(actual, labels, boxes, label_smoothing=0.1)
+            loss = loss + ts.soft_binary_cross_entropy(actual, soft, soft.sum(1))
             loss.backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -811,6 +1038,24 @@ def test_modules():
             ts.area_cross_entropy,
             (labels, boxes),
             {"ignore_index": 3, "filter": "triangle"},
+        ),
+        (
+            ts.SoftCrossEntropyLoss(weight, label_smoothing=0.1),
+            ts.soft_cross_entropy,
+            (soft,),
+            {"label_smoothing": 0.1},
+        ),
+        (
+            ts.AreaCrossEntropyLoss(weight, label_smoothing=0.1),
+            ts.area_cross_entropy,
+            (labels, boxes),
+            {"label_smoothing": 0.1},
+        ),
+        (
+            ts.SoftBinaryCrossEntropyLoss(weight, weight + 1, "sum"),
+            ts.soft_binary_cross_entropy,
+            (soft, soft.sum(1)),
+            {"pos_weight": weight + 1, "reduction": "sum"},
         ),
         (ts.SoftDiceLoss(weight, "all", True), ts.soft_dice_loss, (soft,), {"classes": "all", "per_sample": True}),
         (ts.SoftJaccardLoss(weight), ts.soft_jaccard_loss, (soft,), {}),
@@ -894,6 +1139,35 @@ BAD = [
     ("area", {"filter": "cubic"}, ValueError, ["filter", "cubic"]),
     ("area", {"ignore_index": 1.0}, TypeError, ["ignore_index", "float"]),
     ("area", {"weight": torch.tensor([1.0, INF, 1.0])}, ValueError, ["weight", "inf"]),
+    ("soft", {"label_smoothing": 1.01}, ValueError, ["label_smoothing", "0..1", "1.01"]),
+    ("soft", {"label_smoothing": NAN}, ValueError, ["label_smoothing", "nan"]),
+    ("area", {"label_smoothing": -0.1}, ValueError, ["label_smoothing", "-0.1"]),
+    ("area", {"label_smoothing": "0.1"}, TypeError, ["label_smoothing", "str"]),
+    ("binary", {"logits": LOGITS.long()}, TypeError, ["logits", "int64"]),
+    ("binary", {"soft": SOFT.bool()}, TypeError, ["soft", "bool"]),
+    ("binary", {"soft": SOFT[:, :2]}, ValueError, ["soft", "(2, 3, 4, 5)", "(2, 2, 4, 5)"]),
+    ("binary", {"soft": ts.SparseLabels.from_dense(SOFT, 2)}, TypeError, ["soft", "SparseLabels"]),
+    ("binary", {"soft": _spoiled(-0.02)}, ValueError, ["soft", "at least 0", "-0.02", "swapped"]),
+    ("binary", {"soft": _spoiled(1.02)}, ValueError, ["soft", "at most 1", "1.02"]),
+    ("binary", {"soft": _spoiled(NAN)}, ValueError, ["soft", "nan"]),
+    ("binary", {"mass": SOFT / 2}, ValueError, ["soft", "at most mass", "0.125 above"]),
+    ("binary", {"mass": SOFT + 1}, ValueError, ["mass", "0..1", "1.25"]),
+    ("binary", {"mass": _spoiled(NAN)}, ValueError, ["mass", "nan"]),
+    ("binary", {"mass": SOFT[:, :2]}, ValueError, ["mass", "(2, 3, 4, 5), (2, 4, 5), (2, 1, 4, 5)", "(2, 2, 4, 5)"]),
+    ("binary", {"mass": 1.0}, TypeError, ["mass", "float"]),
+    ("binary", {"mass": SOFT.long()}, TypeError, ["mass", "int64"]),
+    ("binary", {"mass": SOFT.to("meta")}, ValueError, ["mass", "device", "meta"]),
+    ("binary", {"mass": SOFT.clone().requires_grad_()}, ValueError, ["mass", "gradient"]),
+    ("binary", {"pos_weight": torch.ones(4)}, ValueError, ["pos_weight", "3 classes", "4"]),
+    ("binary", {"pos_weight": torch.tensor([1.0, -1.0, 1.0])}, ValueError, ["pos_weight", "negative", "-1.0"]),
+    ("binary", {"weight": torch.tensor([1.0, -1.0, 1.0])}, ValueError, ["weight", "negative", "-1.0"]),
+    ("binary", {"reduction": "avg"}, ValueError, ["reduction", "avg"]),
+    ("planes", {"planes": SOFT}, TypeError, ["planes", "float32"]),
+    ("planes", {"planes": LABELS}, ValueError, ["planes", "(B, C, H, W)", "(2, 8, 10)"]),
+    ("planes", {"planes": LABELS[:, None] + 2}, ValueError, ["0..1", "2"]),
+    ("planes", {"boxes": torch.zeros(3, 4)}, ValueError, ["boxes", "(2, 4)", "(3, 4)"]),
+    ("planes", {"boxes": [0, 0, 1, 1], "transform": torch.eye(3).expand(2, 3, 3)}, ValueError, ["transform", "both"]),
+    ("planes", {"transform": torch.eye(3)}, ValueError, ["transform", "(2, 3, 3)"]),
     ("dice", {"classes": "some"}, ValueError, ["classes", "some"]),
     ("dice", {"per_sample": 1}, TypeError, ["per_sample", "1"]),
     ("dice", {"soft": _spoiled(-1.0)}, ValueError, ["soft", "at least 0"]),
@@ -905,6 +1179,8 @@ CALLS = {
     "soft": (ts.soft_cross_entropy, {"logits": LOGITS, "soft": SOFT}),
     "area": (ts.area_cross_entropy, {"logits": LOGITS, "labels": LABELS}),
     "dice": (ts.soft_dice_loss, {"logits": LOGITS, "soft": SOFT}),
+    "binary": (ts.soft_binary_cross_entropy, {"logits": LOGITS, "soft": SOFT}),
+    "planes": (ts.soft_planes, {"planes": LABELS[:, None], "boxes": None, "size": (4, 5)}),
 }
 
 
@@ -957,6 +1233,16 @@ def test_every_backend_finds_bad_masses(target, soft):
         ts.soft_cross_entropy(LOGITS.to(device), soft.to(device), validate=True, backend=backend)
 
 
+@pytest.mark.parametrize("value", [-0.02, 1.02, NAN])
+@pytest.mark.parametrize("of_mass", [False, True])
+def test_every_backend_finds_bad_masses_of_planes(target, value, of_mass):
+    device, backend = target
+    bad = _spoiled(value).to(device)
+    soft, mass = (torch.zeros_like(bad), bad) if of_mass else (bad, torch.ones_like(bad))
+    with pytest.raises(ValueError, match="mass must lie in" if of_mass else "soft must hold masses"):
+        ts.soft_binary_cross_entropy(LOGITS.to(device), soft, mass, validate=True, backend=backend)
+
+
 @pytest.mark.parametrize("wrong", ["sum", "negative", "nan"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", [ts.soft_cross_entropy, ts.soft_dice_loss])
@@ -982,6 +1268,12 @@ def test_modules_check_their_arguments():
         ts.AreaCrossEntropyLoss(filter="cubic")
     with pytest.raises(ValueError, match="classes"):
         ts.SoftDiceLoss(classes="some")
+    with pytest.raises(ValueError, match="label_smoothing"):
+        ts.SoftCrossEntropyLoss(label_smoothing=2)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        ts.AreaCrossEntropyLoss(label_smoothing=-1)
+    with pytest.raises(ValueError, match="pos_weight"):
+        ts.SoftBinaryCrossEntropyLoss(pos_weight=torch.tensor([-1.0]))
     with pytest.raises(TypeError, match="validate"):
         ts.SoftCrossEntropyLoss(validate=1)
     with torch.device("meta"):

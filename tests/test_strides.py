@@ -68,6 +68,9 @@ def _tensors() -> dict[str, Tensor]:
         "grad_of_pixels": _random(2, *SIZE, seed=6),
         "grad_of_classes": _random(2, NUM_CLASSES, seed=7),
         "grad_of_labels": _random(2, 6, 8, seed=8),
+        "grad_of_each": _random(2, NUM_CLASSES, *SIZE, seed=9),
+        "known": 0.5 + _random(2, NUM_CLASSES, *SIZE, seed=10) / 2,
+        "planes": torch.randint(2, (2, NUM_CLASSES, 6, 8), generator=torch.Generator().manual_seed(11)),
     }
 
 
@@ -138,6 +141,25 @@ def _sparse_cross_entropy(backend, logits, index, mass, rest, weight, grad_of_pi
     return [sparse.to_dense(), *_cross_entropy(backend, logits, sparse, weight, grad_of_pixels)]
 
 
+def _smoothed_cross_entropy(backend, logits, soft, weight, grad_of_pixels):
+    options = {"weight": weight, "label_smoothing": 0.1, "reduction": "none", "grad": grad_of_pixels}
+    return _with_gradient(ts.soft_cross_entropy, logits, soft, backend=backend, **options)
+
+
+def _smoothed_area_cross_entropy(backend, logits, labels, boxes, weight, grad_of_pixels):
+    options = {"weight": weight, "label_smoothing": 0.1, "reduction": "none", "grad": grad_of_pixels}
+    return _with_gradient(ts.area_cross_entropy, logits, labels, boxes, backend=backend, **options)
+
+
+def _binary_cross_entropy(backend, logits, soft, known, weight, grad_of_each):
+    options = {"weight": weight, "pos_weight": weight, "reduction": "none", "grad": grad_of_each}
+    return _with_gradient(ts.soft_binary_cross_entropy, logits, soft, known, backend=backend, **options)
+
+
+def _planes(backend, planes, boxes):
+    return list(ts.soft_planes(planes, boxes, SIZE, backend=backend))
+
+
 def _area_cross_entropy(backend, logits, labels, boxes, weight, grad_of_pixels):
     options = {"weight": weight, "reduction": "none", "grad": grad_of_pixels, "backend": backend}
     return _with_gradient(ts.area_cross_entropy, logits, labels, boxes, **options)
@@ -185,6 +207,10 @@ CALLS = [
     _soft_labels,
     _cross_entropy,
     _sparse_cross_entropy,
+    _smoothed_cross_entropy,
+    _smoothed_area_cross_entropy,
+    _binary_cross_entropy,
+    _planes,
     _area_cross_entropy,
     _whole_area_cross_entropy,
     _dice,

@@ -116,6 +116,18 @@ def check_fill(fill: Any, dtype: torch.dtype) -> None:
         raise ValueError(f"fill must lie in 0..255 for a uint8 output, got {fill}")
 
 
+def check_planes(planes: Any) -> Tensor:
+    """Planes ``(B, C, H, W)`` as a plain tensor; bool ones as the uint8 that they are in memory."""
+    if not isinstance(planes, Tensor):
+        raise TypeError(f"planes must be a tensor, got {type(planes).__name__}")
+    if planes.dtype not in LABEL_DTYPES:
+        raise TypeError(f"planes must be {names_of(LABEL_DTYPES)}, got {name_of(planes.dtype)}")
+    if planes.ndim != 4 or 0 in planes.shape[1:]:
+        raise ValueError(f"planes must have shape (B, C, H, W) with C, H, W >= 1, got {tuple(planes.shape)}")
+    planes = plain(planes)
+    return planes.view(torch.uint8) if planes.dtype == torch.bool else planes
+
+
 def check_labels(labels: Tensor) -> Tensor:
     """The label map as ``(B, H, W)``, a plain tensor; a bool one as the uint8 that it is in memory."""
     if not isinstance(labels, Tensor):
@@ -358,6 +370,15 @@ def check_reduction(reduction: Any) -> None:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
+def check_label_smoothing(label_smoothing: Any) -> float:
+    """A number from 0 to 1, as Python's."""
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)):
+        raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
+    return float(label_smoothing)
+
+
 def check_reduced_classes(classes: Any, per_sample: Any) -> None:
     if classes not in ("present", "all"):
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}")
@@ -435,15 +456,15 @@ def check_transform_values(transform: Tensor) -> None:
 MIN_WEIGHT, MAX_WEIGHT = 1e-20, 1e20
 
 
-def check_weight_values(weight: Tensor | None) -> None:
+def check_weight_values(weight: Tensor | None, argument: str = "weight") -> None:
     """Not negative, and of a size whose sums and quotients float32 can hold."""
     if weight is None:
         return
     numbers = weight.tolist()
     if not all(number == 0 or MIN_WEIGHT <= number <= MAX_WEIGHT for number in numbers):
         raise ValueError(
-            f"weight must hold finite numbers that are not negative, each 0 or from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, "
-            f"got {numbers}"
+            f"{argument} must hold finite numbers that are not negative, each 0 or from {MIN_WEIGHT:g} to "
+            f"{MAX_WEIGHT:g}, got {numbers}"
         )
 
 
@@ -493,4 +514,19 @@ def raise_soft_values(soft: Tensor) -> NoReturn:
     raise ValueError(
         f"soft must hold masses, at least 0 and at most 1 in all classes of a pixel together, within 1/64, "
         f"got entries from {least:.6g} and sums up to {total_mass(soft).max().item():.6g}{swapped}"
+    )
+
+
+def raise_binary_values(soft: Tensor, known: Tensor | None) -> NoReturn:
+    """The error for masses of planes in which a backend found what is none."""
+    least, largest = (value.item() for value in soft.aminmax())
+    if known is not None and not bool((known >= -MASS_TOLERANCE).all() & (known <= 1 + MASS_TOLERANCE).all()):
+        least, largest = (value.item() for value in known.aminmax())
+        raise ValueError(f"mass must lie in 0..1, within 1/64, got entries from {least:.6g} to {largest:.6g}")
+    limit = "1" if known is None else "mass"
+    above = "" if known is None else f", up to {(soft.double() - known.double()).max().item():.6g} above mass"
+    swapped = are_swapped("soft") if least < -MASS_TOLERANCE else ""
+    raise ValueError(
+        f"soft must hold masses, each at least 0 and at most {limit}, within 1/64, got entries from {least:.6g} to "
+        f"{largest:.6g}{above}{swapped}"
     )

@@ -83,11 +83,11 @@ def upsampled_cross_entropy(
     logits = _validation.check_logits(logits, labels, "labels")
     labels = _validation.check_hard_target(labels, logits, "soft_cross_entropy, at their own size")
     ignore_index, boxes = _check_place(logits, boxes, ignore_index, validate, backend)
-    _check_label_smoothing(label_smoothing)
+    label_smoothing = _validation.check_label_smoothing(label_smoothing)
     _validation.check_reduction(reduction)
     weight = per_class(weight, "weight", logits)
     return ops.upsampled_cross_entropy(
-        backend, validate, logits, labels, boxes, ignore_index, weight, float(label_smoothing), reduction
+        backend, validate, logits, labels, boxes, ignore_index, weight, label_smoothing, reduction
     )[0]
 
 
@@ -264,7 +264,7 @@ class UpsampledCrossEntropyLoss(WeightedLoss):
     ) -> None:
         super().__init__(weight, reduction, validate)
         _validation.check_ignore_index(ignore_index, None)
-        _check_label_smoothing(label_smoothing)
+        _validation.check_label_smoothing(label_smoothing)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None) -> Tensor:
@@ -326,13 +326,6 @@ class UpsampledDiceLoss(WeightedLoss):
         ignore_index = _validation.check_ignore_index(self.ignore_index, None)
         options = f"ignore_index={ignore_index}, classes={self.classes!r}, per_sample={self.per_sample}"
         return f"{super().extra_repr()}, {options}"
-
-
-def _check_label_smoothing(label_smoothing: Any) -> None:
-    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)):
-        raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
 
 
 def _check_place(

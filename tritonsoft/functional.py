@@ -47,9 +47,11 @@ from tritonsoft._validation import (
     check_fill,
     check_image,
     check_labels,
+    check_planes,
     check_same_extent,
     check_sampling,
     check_size,
+    check_transform,
     image_dtype,
     name_of,
     plain,
@@ -68,6 +70,7 @@ from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
+from tritonsoft.ops import warps as warp_ops
 from tritonsoft.sparse import MASS_DTYPES as MASS_DTYPES
 from tritonsoft.sparse import SparseLabels
 from tritonsoft.sparse import index_type as index_type
@@ -234,6 +237,65 @@ def soft_crop_resize(
         dtype,
     )
     return SparseLabels(index, mass, rest, num_classes)
+
+
+def soft_planes(
+    planes: Tensor,
+    boxes: Boxes | None,
+    size: Sequence[int],
+    *,
+    transform: Tensor | None = None,
+    ignore_index: int = 255,
+    filter: Filter = "area",
+    dtype: torch.dtype = torch.float32,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Planes of 0 and 1, which may overlap, as masses: of each class how much of a footprint is of it, and is known.
+
+    Each plane is a label map of two classes, resampled as `soft_crop_resize` does: exactly where the image is, with no
+    mass for ignored pixels and padding. `tritonsoft.soft_binary_cross_entropy` takes both results.
+
+    Args:
+        planes: ``(B, C, H, W)``, of each class 1 where a pixel is of it, 0 where not, and ``ignore_index`` where nobody
+            knows; of bool or the integer types of a label map.
+        boxes: ``(B, 4)`` in source pixel edges, of all planes of a sample; None is the whole.
+        size: ``(h, w)`` of the output.
+        transform: instead of boxes, a matrix ``(B, 3, 3)`` or a field ``(B, h, w, 2)``; see `tritonsoft.warping`.
+        ignore_index: what stands where a class is not known.
+        filter: see the module's docstring.
+        dtype: of the masses: float16, bfloat16, float32 or float64.
+        validate: check the values of planes, boxes and transform on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        The masses of the classes, and what is known of each, ``(B, C, h, w)``; of a pixel that is wholly known that
+        is 1.
+
+    Example:
+        >>> planes = torch.tensor([[[[1, 1, 0, 255]], [[1, 0, 0, 0]]]], dtype=torch.uint8)
+        >>> soft, mass = soft_planes(planes, None, (1, 2))
+        >>> soft.flatten().tolist(), mass.flatten().tolist()
+        ([1.0, 0.0, 0.5, 0.0], [1.0, 0.5, 1.0, 1.0])
+    """
+    planes = check_planes(planes)
+    _, ignore_index = check_classes(2, ignore_index, validate, dtype, "dtype")
+    size = check_size(size)
+    check_sampling(filter, backend)
+    batch, num_classes = planes.shape[:2]
+    boxes = check_boxes(boxes, batch, planes.device, "planes")
+    maps = planes.flatten(0, 1)
+    if transform is not None:
+        if boxes is not None:
+            raise ValueError("transform must be None where boxes are given, got both")
+        transform = check_transform(transform, size, batch, planes.device, "planes")
+        transform = transform.repeat_interleave(num_classes, 0)
+        masses = warp_ops.soft_warp(backend, validate, maps, transform, size, 2, ignore_index, filter, dtype)
+    else:
+        boxes = None if boxes is None else boxes.repeat_interleave(num_classes, 0)
+        masses = label_ops.soft_crop_resize(backend, validate, maps, boxes, size, 2, ignore_index, filter, dtype)
+    absent, present = masses.view(batch, num_classes, 2, *size).unbind(2)
+    return present, absent + present
 
 
 def crop_resize_pair(

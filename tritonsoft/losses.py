@@ -37,6 +37,7 @@ def soft_cross_entropy(
     soft: Tensor | SparseLabels,
     *,
     weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     validate: bool | None = None,
     backend: str | None = None,
@@ -47,8 +48,10 @@ def soft_cross_entropy(
         logits: z, ``(B, C, h, w)``.
         soft: q, the same shape, or a `SparseLabels`, whose rest counts as unknown.
         weight: w, ``(C,)``; None is 1 for every class.
-        reduction: "mean" divides the sum over all pixels by their total weighted mass, ``sum w_c q_c``, and is 0 where
-            there is none; "sum"; "none" gives each pixel's loss, not divided.
+        label_smoothing: the share s of each pixel's known mass, from 0 to 1, that all classes get alike: the loss is
+            that of ``(1 - s) q_c + s / C sum_d q_d``. What is unknown stays so.
+        reduction: "mean" divides the sum over all pixels by their total weighted mass, ``sum w_c q_c`` (smoothed or
+            not), and is 0 where there is none; "sum"; "none" gives each pixel's loss, not divided.
         validate: check the values of target and weight on a GPU as well.
         backend: see the module's docstring.
 
@@ -65,8 +68,9 @@ def soft_cross_entropy(
     """
     logits = _validation.check_logits(logits, soft, "soft")
     mass, index = _check_soft(soft, logits)
+    label_smoothing = _validation.check_label_smoothing(label_smoothing)
     weight = _check_options(weight, reduction, validate, backend, logits)
-    return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, reduction)[0]
+    return loss_ops.cross_entropy(backend, validate, logits, mass, index, weight, label_smoothing, reduction)[0]
 
 
 def area_cross_entropy(
@@ -78,6 +82,7 @@ def area_cross_entropy(
     ignore_index: int | None = None,
     filter: Filter = "area",
     weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     validate: bool | None = None,
     backend: str | None = None,
@@ -89,7 +94,8 @@ def area_cross_entropy(
     larger than the logits, with the area filter, it is the mean hard cross-entropy at the size of the label map of
     logits that were enlarged by repeating them. With a transform `soft_warp` takes the place of `soft_crop_resize`.
 
-    Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (16 for float64).
+    Beside its inputs it needs the gradient and 8 bytes for each pixel of the logits (12 where it is smoothed and
+    weighted at once; twice as much for float64).
 
     Args:
         logits: ``(B, C, h, w)``; C is the number of classes.
@@ -100,6 +106,7 @@ def area_cross_entropy(
         ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
         filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
         weight: ``(C,)``, as for `soft_cross_entropy`.
+        label_smoothing: as for `soft_cross_entropy`.
         reduction: as for `soft_cross_entropy`.
         validate: check the values of labels, boxes or transform, and weight on a GPU as well.
         backend: see the module's docstring.
@@ -121,17 +128,68 @@ def area_cross_entropy(
     _, ignore_index = _validation.check_classes(logits.shape[1], ignore_index, validate, torch.float32, "dtype")
     _validation.check_sampling(filter, backend)
     boxes = _validation.check_boxes(boxes, logits.shape[0], logits.device, "logits")
+    label_smoothing = _validation.check_label_smoothing(label_smoothing)
     weight = _check_options(weight, reduction, validate, backend, logits)
     if transform is not None:
         if boxes is not None:
             raise ValueError("transform must be None where boxes are given, got both")
         transform = _validation.check_transform(transform, logits.shape[2:], logits.shape[0], logits.device, "logits")
         return warps.warp_cross_entropy(
-            backend, validate, logits, labels, transform, ignore_index, filter, weight, reduction
+            backend, validate, logits, labels, transform, ignore_index, filter, weight, label_smoothing, reduction
         )[0]
     return loss_ops.area_cross_entropy(
-        backend, validate, logits, labels, boxes, ignore_index, filter, weight, reduction
+        backend, validate, logits, labels, boxes, ignore_index, filter, weight, label_smoothing, reduction
     )[0]
+
+
+def soft_binary_cross_entropy(
+    logits: Tensor,
+    soft: Tensor,
+    mass: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Cross-entropy of each class for itself, where a pixel may be of several: with the sigmoid s of each logit,
+    ``-w_c (p_c q_c log s(z_c) + (m_c - q_c) log(1 - s(z_c)))``.
+
+    Where all is known, `torch.nn.functional.binary_cross_entropy_with_logits`, whose "mean" does not divide by ``w_c``.
+    `tritonsoft.soft_planes` makes target and mass of planes of 0 and 1.
+
+    Args:
+        logits: z, ``(B, C, h, w)``.
+        soft: q, the same shape, any float type: of each class the mass of what is of it, at least 0 and at most m. The
+            masses of a pixel may be more than 1 together.
+        mass: m, what is known: ``(B, C, h, w)``, or ``(B, h, w)`` or ``(B, 1, h, w)`` of all classes alike; None is 1.
+        weight: w, ``(C,)``; None is 1 for every class.
+        pos_weight: p, ``(C,)``, each 0 or from 1e-20 to 1e20: a factor for what is of a class; None is 1.
+        reduction: "mean" divides the sum by the total weighted mass, ``sum w_c m_c`` over all pixels and classes, and
+            is 0 where there is none; "sum"; "none" gives the loss of each pixel and class, not divided.
+        validate: check the values of target, mass and weights on a GPU as well.
+        backend: see the module's docstring.
+
+    Returns:
+        A number, or ``(B, C, h, w)`` for "none": float32, or float64 for float64 logits.
+
+    Example:
+        >>> logits = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1)
+        >>> soft = torch.tensor([0.25, 0.5]).view(1, 2, 1, 1)
+        >>> soft_binary_cross_entropy(logits, soft)
+        tensor(0.9100)
+        >>> soft_binary_cross_entropy(logits, soft, torch.tensor([[[0.5]]]))  # half of the pixel is known
+        tensor(0.4100)
+    """
+    logits = _validation.check_logits(logits, soft, "soft")
+    soft, index = _check_soft(soft, logits)
+    if index is not None:
+        raise TypeError("soft must be a tensor here, got SparseLabels, whose rest is not known to be absent")
+    mass = _check_mass(mass, logits)
+    pos_weight = per_class(pos_weight, "pos_weight", logits)
+    weight = _check_options(weight, reduction, validate, backend, logits)
+    return loss_ops.binary_cross_entropy(backend, validate, logits, soft, mass, weight, pos_weight, reduction)[0]
 
 
 def soft_dice_loss(
@@ -235,10 +293,7 @@ class WeightedLoss(nn.Module):
         super().__init__()
         _validation.check_reduction(reduction)
         _validation.check_validate(validate)
-        if weight is not None:
-            _validation.check_vector(weight, "weight")
-            if not weight.is_meta:
-                _validation.check_weight_values(weight)
+        _check_weight(weight, "weight")
         self.register_buffer("weight", weight)
         self.reduction, self.validate = reduction, validate
 
@@ -255,6 +310,7 @@ class SoftCrossEntropyLoss(WeightedLoss):
         weight: ``(C,)``; moves with the module and is saved with it.
         reduction: "mean", "sum" or "none".
         validate: check values on a GPU as well.
+        label_smoothing: from 0 to 1.
 
     Example:
         >>> loss = SoftCrossEntropyLoss()
@@ -264,13 +320,23 @@ class SoftCrossEntropyLoss(WeightedLoss):
     """
 
     def __init__(
-        self, weight: Tensor | None = None, reduction: Reduction = "mean", validate: bool | None = None
+        self,
+        weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weight, reduction, validate)
+        self.label_smoothing = _validation.check_label_smoothing(label_smoothing)
 
     def forward(self, logits: Tensor, soft: Tensor | SparseLabels) -> Tensor:
         """Logits ``(B, C, h, w)`` and the soft label of that shape."""
-        return soft_cross_entropy(logits, soft, weight=self.weight, reduction=self.reduction, validate=self.validate)
+        names = ("weight", "label_smoothing", "reduction", "validate")
+        return soft_cross_entropy(logits, soft, **{name: getattr(self, name) for name in names})
+
+    def extra_repr(self) -> str:
+        """Constructor arguments."""
+        return f"{super().extra_repr()}, label_smoothing={self.label_smoothing}"
 
 
 class AreaCrossEntropyLoss(WeightedLoss):
@@ -282,6 +348,7 @@ class AreaCrossEntropyLoss(WeightedLoss):
         filter: "area", "triangle", "bilinear" or "nearest".
         reduction: "mean", "sum" or "none".
         validate: check values on a GPU as well.
+        label_smoothing: from 0 to 1.
 
     Example:
         >>> loss = AreaCrossEntropyLoss()
@@ -296,11 +363,13 @@ class AreaCrossEntropyLoss(WeightedLoss):
         filter: Filter = "area",
         reduction: Reduction = "mean",
         validate: bool | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weight, reduction, validate)
         _validation.check_ignore_index(ignore_index, None)
         _validation.check_sampling(filter, None)
         self.ignore_index, self.filter = ignore_index, filter
+        self.label_smoothing = _validation.check_label_smoothing(label_smoothing)
 
     def forward(
         self, logits: Tensor, labels: Tensor, boxes: Boxes | None = None, transform: Tensor | None = None
@@ -314,6 +383,7 @@ class AreaCrossEntropyLoss(WeightedLoss):
             ignore_index=self.ignore_index,
             filter=self.filter,
             weight=self.weight,
+            label_smoothing=self.label_smoothing,
             reduction=self.reduction,
             validate=self.validate,
         )
@@ -321,7 +391,47 @@ class AreaCrossEntropyLoss(WeightedLoss):
     def extra_repr(self) -> str:
         """Constructor arguments."""
         ignore_index = _validation.check_ignore_index(self.ignore_index, None)
-        return f"{super().extra_repr()}, ignore_index={ignore_index}, filter={self.filter!r}"
+        options = f"ignore_index={ignore_index}, filter={self.filter!r}, label_smoothing={self.label_smoothing}"
+        return f"{super().extra_repr()}, {options}"
+
+
+class SoftBinaryCrossEntropyLoss(WeightedLoss):
+    """`soft_binary_cross_entropy` as a module.
+
+    Args:
+        weight: ``(C,)``; moves with the module and is saved with it.
+        pos_weight: ``(C,)``; the same.
+        reduction: "mean", "sum" or "none".
+        validate: check values on a GPU as well.
+
+    Example:
+        >>> loss = SoftBinaryCrossEntropyLoss(pos_weight=torch.tensor([1.0, 3.0]))
+        >>> loss(torch.zeros(1, 2, 1, 1), torch.tensor([0.5, 0.5]).view(1, 2, 1, 1))
+        tensor(1.0397)
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+    ) -> None:
+        super().__init__(weight, reduction, validate)
+        _check_weight(pos_weight, "pos_weight")
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, logits: Tensor, soft: Tensor, mass: Tensor | None = None) -> Tensor:
+        """Logits and masses ``(B, C, h, w)``; the known mass of that shape, of ``(B, h, w)`` or ``(B, 1, h, w)``."""
+        names = ("weight", "pos_weight", "reduction", "validate")
+        return soft_binary_cross_entropy(logits, soft, mass, **{name: getattr(self, name) for name in names})
+
+    def extra_repr(self) -> str:
+        """Constructor arguments."""
+        pos_weight = "" if self.pos_weight is None else f", pos_weight=({len(self.pos_weight)},)"
+        return f"{super().extra_repr()}{pos_weight}"
 
 
 class SoftDiceLoss(WeightedLoss):
@@ -397,6 +507,33 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     if soft.device != logits.device:
         raise ValueError(f"soft must be on the device of logits, {logits.device}, got {soft.device}")
     return _validation.plain(mass), None if isinstance(soft, Tensor) else _validation.plain(soft.index)
+
+
+def _check_mass(mass: Any, logits: Tensor) -> Tensor | None:
+    """The known mass, in the shape of the logits."""
+    if mass is None:
+        return None
+    if not isinstance(mass, Tensor):
+        raise TypeError(f"mass must be None or a tensor, got {type(mass).__name__}")
+    if mass.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"mass must be {names_of(FLOAT_DTYPES)}, got {name_of(mass.dtype)}")
+    _validation.refuse_derivative(mass, "mass", "the losses have none for their target")
+    batch, num_classes, *size = logits.shape
+    allowed = ((batch, num_classes, *size), (batch, *size), (batch, 1, *size))
+    if tuple(mass.shape) not in allowed:
+        raise ValueError(f"mass must have one of the shapes {', '.join(map(str, allowed))}, got {tuple(mass.shape)}")
+    if mass.device != logits.device:
+        raise ValueError(f"mass must be on the device of logits, {logits.device}, got {mass.device}")
+    mass = _validation.plain(mass)
+    return (mass if mass.ndim == 4 else mass[:, None]).expand(logits.shape)
+
+
+def _check_weight(weight: Any, argument: str) -> None:
+    """A weight, as far as it can be checked without logits."""
+    if weight is not None:
+        _validation.check_vector(weight, argument)
+        if not weight.is_meta:
+            _validation.check_weight_values(weight, argument)
 
 
 def _check_options(weight: Any, reduction: Any, validate: Any, backend: Any, logits: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tritonsoft.backends import reference, reference_warping
-from tritonsoft.backends.values import is_subdistribution, labels_in_range
+from tritonsoft.backends.values import are_binary_masses, is_subdistribution, labels_in_range
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 
@@ -178,6 +178,7 @@ def warp_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
@@ -186,9 +187,7 @@ def warp_cross_entropy(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _warped_target(logits, labels, transform, ignore_index, filter)
-        loss, *maps = reference.cross_entropy(logits, target, weight)
-        _write((mass, lse), maps)
-        _reduce(value, total, loss, maps[0], reduction)
+        _cross_entropy(value, total, mass, lse, logits, target, weight, label_smoothing, reduction)
     return True
 
 
@@ -202,13 +201,14 @@ def warp_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _warped_target(logits, labels, transform, ignore_index, filter)
-        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
+        _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
 
 
 # --- losses: computed in the type of their maps -----------------------------------------------------------------------
@@ -260,6 +260,44 @@ def _scale(grad: Tensor, total: Tensor | None) -> Tensor:
     return grad if total is None else grad / torch.where(total > 0, total, 1)
 
 
+def _cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    reduction: Reduction,
+) -> None:
+    """`cross_entropy` of a dense target."""
+    smoothed = reference.smoothed(target, label_smoothing)
+    loss, smoothed_mass, logsumexp = reference.cross_entropy(logits, smoothed, weight)
+    known = target.sum(1)
+    lse.copy_(logsumexp)
+    mass.copy_(torch.stack([smoothed_mass, known]) if mass.ndim == 4 else smoothed_mass)
+    weighted = known if weight is None else (weight[:, None, None] * target).sum(1)
+    _reduce(value, total, loss, weighted, reduction)
+
+
+def _cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    mass: Tensor,
+    lse: Tensor,
+) -> None:
+    """`cross_entropy_backward` of a dense target."""
+    smoothed_mass = mass[0] if mass.ndim == 4 else mass
+    smoothed, scale = reference.smoothed(target, label_smoothing), _scale(grad, total)
+    out.copy_(reference.cross_entropy_backward(scale, logits, smoothed, weight, smoothed_mass, lse))
+
+
 def cross_entropy(
     value: Tensor,
     total: Tensor,
@@ -269,16 +307,16 @@ def cross_entropy(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
     if validate and not is_subdistribution(soft):
         return False
     with _exact(logits):
+        logits = logits.to(lse.dtype)
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        loss, *maps = reference.cross_entropy(logits.to(lse.dtype), target, weight)
-        _write((mass, lse), maps)
-        _reduce(value, total, loss, maps[0], reduction)
+        _cross_entropy(value, total, mass, lse, logits, target, weight, label_smoothing, reduction)
     return True
 
 
@@ -290,13 +328,14 @@ def cross_entropy_backward(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     with _exact(logits):
+        logits = logits.to(lse.dtype)
         target = _dense(soft, index, logits.shape[1], lse.dtype)
-        scale = _scale(grad, total)
-        out.copy_(reference.cross_entropy_backward(scale, logits.to(lse.dtype), target, weight, mass, lse))
+        _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
 
 
 def area_cross_entropy(
@@ -310,6 +349,7 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
@@ -318,9 +358,7 @@ def area_cross_entropy(
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        loss, *maps = reference.cross_entropy(logits, target, weight)
-        _write((mass, lse), maps)
-        _reduce(value, total, loss, maps[0], reduction)
+        _cross_entropy(value, total, mass, lse, logits, target, weight, label_smoothing, reduction)
     return True
 
 
@@ -334,13 +372,57 @@ def area_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     with _exact(logits):
         logits = logits.to(lse.dtype)
         target = _soft_of(logits, labels, boxes, ignore_index, filter)
-        out.copy_(reference.cross_entropy_backward(_scale(grad, total), logits, target, weight, mass, lse))
+        _cross_entropy_backward(out, grad, total, logits, target, weight, label_smoothing, mass, lse)
+
+
+def _binary_masses(
+    soft: Tensor, known: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    known = None if known is None else known.to(dtype)
+    return reference.binary_masses(soft.to(dtype), known, weight, pos_weight)
+
+
+def binary_cross_entropy(
+    value: Tensor,
+    total: Tensor,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: Reduction,
+    validate: bool,
+) -> bool:
+    if validate and not are_binary_masses(soft, known):
+        return False
+    with _exact(logits):
+        present, absent, mass = _binary_masses(soft, known, weight, pos_weight, value.dtype)
+        loss = reference.binary_cross_entropy(logits.to(value.dtype), present, absent)
+        _reduce(value, total, loss, mass.expand(loss.shape), reduction)
+    return True
+
+
+def binary_cross_entropy_backward(
+    out: Tensor,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+) -> None:
+    with _exact(logits):
+        present, absent, _ = _binary_masses(soft, known, weight, pos_weight, grad.dtype)
+        scale = _scale(grad, total)
+        out.copy_(reference.binary_cross_entropy_backward(scale, logits.to(grad.dtype), present, absent))
 
 
 def overlap_loss(

@@ -135,6 +135,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         reduction: Reduction,
         validate: bool,
     ) -> bool:
@@ -151,6 +152,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
@@ -166,6 +168,7 @@ class Backend(Protocol):
         soft: Tensor,
         index: Tensor | None,
         weight: Tensor | None,
+        label_smoothing: float,
         reduction: Reduction,
         validate: bool,
     ) -> bool:
@@ -184,6 +187,7 @@ class Backend(Protocol):
         soft: Tensor,
         index: Tensor | None,
         weight: Tensor | None,
+        label_smoothing: float,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
@@ -201,6 +205,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         reduction: Reduction,
         validate: bool,
     ) -> bool:
@@ -217,6 +222,7 @@ class Backend(Protocol):
         ignore_index: int,
         filter: Filter,
         weight: Tensor | None,
+        label_smoothing: float,
         mass: Tensor,
         lse: Tensor,
     ) -> None:
@@ -256,6 +262,37 @@ class Backend(Protocol):
         lse: Tensor,
     ) -> None:
         """``out`` is the gradient of the logits, given that of the values, ``grad (S, C)``."""
+
+    def binary_cross_entropy(
+        self,
+        value: Tensor,
+        total: Tensor,
+        logits: Tensor,
+        soft: Tensor,
+        known: Tensor | None,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+        reduction: Reduction,
+        validate: bool,
+    ) -> bool:
+        """The loss of masses ``(B, C, h, w)``, each of what is ``known`` of as many; None is 1 everywhere.
+
+        ``value`` is a number or, for "none", ``(B, C, h, w)``, contiguous; ``total``, a number unless the reduction is
+        "none", is the sum of the weighted known masses, by which "mean" divides.
+        """
+
+    def binary_cross_entropy_backward(
+        self,
+        out: Tensor,
+        grad: Tensor,
+        total: Tensor | None,
+        logits: Tensor,
+        soft: Tensor,
+        known: Tensor | None,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+    ) -> None:
+        """``out`` is the gradient of the logits, given ``grad (B, C, h, w) / total``, that of the losses."""
 
     # --- logits (B, C, h, w) against a label map (B, H, W) of any size; boxes say where in it the logits lie ----------
 

@@ -223,6 +223,35 @@ def cross_entropy_backward(
     return torch.where(mass[:, None] > 0, grad[:, None] * (predicted - labelled), 0)
 
 
+def binary_masses(
+    soft: Tensor, known: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `binary_cross_entropy` is a sum of, each ``(B, C, h, w)``: the weighted mass of pixels that are of a class,
+    that of those which are not, and that of both as the class weight alone weighs it.
+    """
+    known = torch.ones_like(soft) if known is None else known.clamp(min=0)
+    present = soft.clamp(min=0).minimum(known)
+    class_weight = torch.ones_like(soft[:1, :, :1, :1]) if weight is None else weight[:, None, None]
+    of_present = class_weight if pos_weight is None else class_weight * pos_weight[:, None, None]
+    return of_present * present, class_weight * (known - present), class_weight * known
+
+
+def binary_cross_entropy(logits: Tensor, present: Tensor, absent: Tensor) -> Tensor:
+    """Of each pixel and class of `binary_masses`: ``-present log sigmoid(z) - absent log sigmoid(-z)``.
+
+    What has no mass adds nothing, whatever the logit is.
+    """
+    rest = (-logits.abs()).exp().log1p()  # log(1 + e^z) is max(z, 0) + log(1 + e^-|z|)
+    of_present = torch.where(present > 0, present * (rest + (-logits).clamp(min=0)), 0)
+    return of_present + torch.where(absent > 0, absent * (rest + logits.clamp(min=0)), 0)
+
+
+def binary_cross_entropy_backward(grad: Tensor, logits: Tensor, present: Tensor, absent: Tensor) -> Tensor:
+    """The gradient of the logits, given that of the losses, all ``(B, C, h, w)``."""
+    value = absent * logits.sigmoid() - present * (-logits).sigmoid()
+    return torch.where(present + absent > 0, grad * value, 0)
+
+
 def overlap(logits: Tensor, soft: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How the predicted mass of each class, ``m softmax(z)_c`` with ``m = sum_c q_c``, compares with the labelled one.
 

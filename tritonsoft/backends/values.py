@@ -46,6 +46,18 @@ def is_subdistribution(values: Tensor) -> bool:
     return bool((values >= -MASS_TOLERANCE).all() & (total_mass(values) <= 1 + MASS_TOLERANCE).all())
 
 
+def are_binary_masses(soft: Tensor, known: Tensor | None) -> bool:
+    """Whether every mass of ``(B, C, h, w)`` is at least 0 and at most what is known, which is at most 1; NaN is not.
+
+    Within the tolerance on both sides.
+    """
+    limit = 1 if known is None else known.double()
+    in_range = (soft >= -MASS_TOLERANCE) & (soft.double() <= limit + MASS_TOLERANCE)
+    if known is not None:
+        in_range &= (known >= -MASS_TOLERANCE) & (known <= 1 + MASS_TOLERANCE)
+    return bool(in_range.all())
+
+
 def total_mass(values: Tensor) -> Tensor:
     """The sum over the classes of what is above 0."""
     return values.clamp(min=0).sum(1, dtype=torch.float64)

@@ -15,6 +15,7 @@ from tritonsoft._validation import (
     check_box_values,
     check_index_values,
     check_weight_values,
+    raise_binary_values,
     raise_label_values,
     raise_soft_values,
 )
@@ -32,6 +33,18 @@ def maps_of_pixels(call: Call, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Two numbers of each pixel, ``(B, h, w)``: the mass and the logsumexp."""
     shape, dtype = (logits.shape[0], *logits.shape[2:]), compute_dtype(logits)
     return call.empty(shape, dtype, logits), call.empty(shape, dtype, logits)
+
+
+def maps_of_smoothed_pixels(
+    call: Call, logits: Tensor, weight: Tensor | None, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The weighted mass of each pixel's smoothed target, and the logsumexp.
+
+    Where there is a weight too, the mass is ``(2, B, h, w)``: then the mass that is known, without the weights.
+    """
+    shape, dtype = (logits.shape[0], *logits.shape[2:]), compute_dtype(logits)
+    has_both = label_smoothing > 0 and weight is not None
+    return call.empty((2, *shape) if has_both else shape, dtype, logits), call.empty(shape, dtype, logits)
 
 
 def value_and_total(call: Call, logits: Tensor, shape: Sequence[int], reduction: Reduction) -> tuple[Tensor, Tensor]:
@@ -62,7 +75,13 @@ class DifferentiatedOnce:
 
 @operator
 def cross_entropy(
-    call: Call, logits: Tensor, soft: Tensor, index: Tensor | None, weight: Tensor | None, reduction: Reduction
+    call: Call,
+    logits: Tensor,
+    soft: Tensor,
+    index: Tensor | None,
+    weight: Tensor | None,
+    label_smoothing: float,
+    reduction: Reduction,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss; for its gradient the total mass, and mass and logsumexp ``(B, h, w)``.
 
@@ -71,11 +90,13 @@ def cross_entropy(
     if call.validate:
         check_index_values(index, logits.shape[1])
         check_weight_values(weight)
-    mass, lse = maps_of_pixels(call, logits)
+    mass, lse = maps_of_smoothed_pixels(call, logits, weight, label_smoothing)
     value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
-    if not call.backend.cross_entropy(value, total, mass, lse, logits, soft, index, weight, reduction, call.validate):
+    if not call.backend.cross_entropy(
+        value, total, mass, lse, logits, soft, index, weight, label_smoothing, reduction, call.validate
+    ):
         raise_soft_values(soft)
     return value, total, mass, lse
 
@@ -89,13 +110,16 @@ def cross_entropy_backward(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> Tensor:
     """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
     out = empty_gradient(call, logits)
     if call.computes(out):
-        call.backend.cross_entropy_backward(out, grad.expand(lse.shape), total, logits, soft, index, weight, mass, lse)
+        call.backend.cross_entropy_backward(
+            out, grad.expand(lse.shape), total, logits, soft, index, weight, label_smoothing, mass, lse
+        )
     return out
 
 
@@ -103,15 +127,18 @@ def cross_entropy_backward(
 class _CrossEntropyGradient:
     @staticmethod
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor], backend: str | None) -> None:
-        *tensors, reduction = inputs
+        logits, soft, index, weight, label_smoothing, reduction = inputs
         _, total, mass, lse = output
         ctx.mark_non_differentiable(total, mass, lse)
-        ctx.save_for_backward(total if reduction == "mean" else None, *tensors, mass, lse)
-        ctx.backend = backend
+        ctx.save_for_backward(total if reduction == "mean" else None, logits, soft, index, weight, mass, lse)
+        ctx.label_smoothing, ctx.backend = label_smoothing, backend
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
-        return cross_entropy_backward(ctx.backend, None, grad, *ctx.saved_tensors)
+        total, logits, soft, index, weight, mass, lse = ctx.saved_tensors
+        return cross_entropy_backward(
+            ctx.backend, None, grad, total, logits, soft, index, weight, ctx.label_smoothing, mass, lse
+        )
 
 
 cross_entropy_backward.gradient(DifferentiatedOnce)
@@ -129,18 +156,31 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, which is never stored."""
     if call.validate:
         check_box_values(boxes)
         check_weight_values(weight)
-    mass, lse = maps_of_pixels(call, logits)
+    mass, lse = maps_of_smoothed_pixels(call, logits, weight, label_smoothing)
     value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
     if not call.backend.area_cross_entropy(
-        value, total, mass, lse, logits, labels, boxes, ignore_index, filter, weight, reduction, call.validate
+        value,
+        total,
+        mass,
+        lse,
+        logits,
+        labels,
+        boxes,
+        ignore_index,
+        filter,
+        weight,
+        label_smoothing,
+        reduction,
+        call.validate,
     ):
         raise_label_values(labels, logits.shape[1], ignore_index)
     return value, total, mass, lse
@@ -157,6 +197,7 @@ def area_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> Tensor:
@@ -164,7 +205,18 @@ def area_cross_entropy_backward(
     out = empty_gradient(call, logits)
     if call.computes(out):
         call.backend.area_cross_entropy_backward(
-            out, grad.expand(lse.shape), total, logits, labels, boxes, ignore_index, filter, weight, mass, lse
+            out,
+            grad.expand(lse.shape),
+            total,
+            logits,
+            labels,
+            boxes,
+            ignore_index,
+            filter,
+            weight,
+            label_smoothing,
+            mass,
+            lse,
         )
     return out
 
@@ -173,21 +225,99 @@ def area_cross_entropy_backward(
 class _AreaCrossEntropyGradient:
     @staticmethod
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor], backend: str | None) -> None:
-        logits, labels, boxes, ignore_index, filter, weight, reduction = inputs
+        logits, labels, boxes, ignore_index, filter, weight, label_smoothing, reduction = inputs
         _, total, mass, lse = output
         ctx.mark_non_differentiable(total, mass, lse)
         ctx.save_for_backward(total if reduction == "mean" else None, logits, labels, boxes, weight, mass, lse)
-        ctx.ignore_index, ctx.filter, ctx.backend = ignore_index, filter, backend
+        ctx.ignore_index, ctx.filter, ctx.label_smoothing = ignore_index, filter, label_smoothing
+        ctx.backend = backend
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
         total, logits, labels, boxes, weight, mass, lse = ctx.saved_tensors
         return area_cross_entropy_backward(
-            ctx.backend, None, grad, total, logits, labels, boxes, ctx.ignore_index, ctx.filter, weight, mass, lse
+            ctx.backend,
+            None,
+            grad,
+            total,
+            logits,
+            labels,
+            boxes,
+            ctx.ignore_index,
+            ctx.filter,
+            weight,
+            ctx.label_smoothing,
+            mass,
+            lse,
         )
 
 
 area_cross_entropy_backward.gradient(DifferentiatedOnce)
+
+
+# --- binary cross-entropy of soft planes -----------------------------------------------------------------------------
+
+
+@operator
+def binary_cross_entropy(
+    call: Call,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: Reduction,
+) -> tuple[Tensor, Tensor]:
+    """The loss, of each pixel and class ``(B, C, h, w)`` or reduced; for its gradient the total mass."""
+    if call.validate:
+        check_weight_values(weight)
+        check_weight_values(pos_weight, "pos_weight")
+    value, total = value_and_total(call, logits, logits.shape, reduction)
+    if not call.computes(logits):
+        return call.zero(value), call.zero(total)
+    if not call.backend.binary_cross_entropy(
+        value, total, logits, soft, known, weight, pos_weight, reduction, call.validate
+    ):
+        raise_binary_values(soft, known)
+    return value, total
+
+
+@operator
+def binary_cross_entropy_backward(
+    call: Call,
+    grad: Tensor,
+    total: Tensor | None,
+    logits: Tensor,
+    soft: Tensor,
+    known: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+) -> Tensor:
+    """The gradient ``(B, C, h, w)`` of the logits, in their type and memory format."""
+    out = empty_gradient(call, logits)
+    if call.computes(out):
+        call.backend.binary_cross_entropy_backward(
+            out, grad.expand(logits.shape), total, logits, soft, known, weight, pos_weight
+        )
+    return out
+
+
+@binary_cross_entropy.gradient
+class _BinaryCrossEntropyGradient:
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor], backend: str | None) -> None:
+        *tensors, reduction = inputs
+        total = output[1]
+        ctx.mark_non_differentiable(total)
+        ctx.save_for_backward(total if reduction == "mean" else None, *tensors)
+        ctx.backend = backend
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
+        return binary_cross_entropy_backward(ctx.backend, None, grad, *ctx.saved_tensors)
+
+
+binary_cross_entropy_backward.gradient(DifferentiatedOnce)
 
 
 # --- Dice and Jaccard ------------------------------------------------------------------------------------------------

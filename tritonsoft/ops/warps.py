@@ -10,7 +10,7 @@ from tritonsoft._validation import check_transform_values, check_weight_values, 
 from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
-from tritonsoft.ops.losses import DifferentiatedOnce, empty_gradient, maps_of_pixels, value_and_total
+from tritonsoft.ops.losses import DifferentiatedOnce, empty_gradient, maps_of_smoothed_pixels, value_and_total
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
@@ -213,18 +213,31 @@ def warp_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`area_cross_entropy` with a transform in the place of boxes."""
     if call.validate:
         check_transform_values(transform)
         check_weight_values(weight)
-    mass, lse = maps_of_pixels(call, logits)
+    mass, lse = maps_of_smoothed_pixels(call, logits, weight, label_smoothing)
     value, total = value_and_total(call, logits, lse.shape, reduction)
     if not call.computes(lse):
         return call.zero(value), call.zero(total), mass, lse
     if not call.backend.warp_cross_entropy(
-        value, total, mass, lse, logits, labels, transform, ignore_index, filter, weight, reduction, call.validate
+        value,
+        total,
+        mass,
+        lse,
+        logits,
+        labels,
+        transform,
+        ignore_index,
+        filter,
+        weight,
+        label_smoothing,
+        reduction,
+        call.validate,
     ):
         raise_label_values(labels, logits.shape[1], ignore_index)
     return value, total, mass, lse
@@ -241,6 +254,7 @@ def warp_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> Tensor:
@@ -248,7 +262,18 @@ def warp_cross_entropy_backward(
     out = empty_gradient(call, logits)
     if call.computes(out):
         call.backend.warp_cross_entropy_backward(
-            out, grad.expand(lse.shape), total, logits, labels, transform, ignore_index, filter, weight, mass, lse
+            out,
+            grad.expand(lse.shape),
+            total,
+            logits,
+            labels,
+            transform,
+            ignore_index,
+            filter,
+            weight,
+            label_smoothing,
+            mass,
+            lse,
         )
     return out
 
@@ -257,17 +282,30 @@ def warp_cross_entropy_backward(
 class _WarpCrossEntropyGradient:
     @staticmethod
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor], backend: str | None) -> None:
-        logits, labels, transform, ignore_index, filter, weight, reduction = inputs
+        logits, labels, transform, ignore_index, filter, weight, label_smoothing, reduction = inputs
         _, total, mass, lse = output
         ctx.mark_non_differentiable(total, mass, lse)
         ctx.save_for_backward(total if reduction == "mean" else None, logits, labels, transform, weight, mass, lse)
-        ctx.ignore_index, ctx.filter, ctx.backend = ignore_index, filter, backend
+        ctx.ignore_index, ctx.filter, ctx.label_smoothing = ignore_index, filter, label_smoothing
+        ctx.backend = backend
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
         total, logits, labels, transform, weight, mass, lse = ctx.saved_tensors
         return warp_cross_entropy_backward(
-            ctx.backend, None, grad, total, logits, labels, transform, ctx.ignore_index, ctx.filter, weight, mass, lse
+            ctx.backend,
+            None,
+            grad,
+            total,
+            logits,
+            labels,
+            transform,
+            ctx.ignore_index,
+            ctx.filter,
+            weight,
+            ctx.label_smoothing,
+            mass,
+            lse,
         )
 
 

@@ -12,6 +12,7 @@ Nothing is compiled before the first call. The launchers trust their arguments: 
 """
 
 from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, area_cross_entropy_backward
+from tritonsoft.backends.numba.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_backward
 from tritonsoft.backends.numba.class_areas import class_areas
 from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
@@ -34,6 +35,8 @@ from tritonsoft.backends.numba.warps import (
 __all__ = [
     "area_cross_entropy",
     "area_cross_entropy_backward",
+    "binary_cross_entropy",
+    "binary_cross_entropy_backward",
     "class_areas",
     "confusion_matrix",
     "crop_resize",

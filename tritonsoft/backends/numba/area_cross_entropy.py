@@ -27,6 +27,7 @@ from tritonsoft.backends.numba.softmax import (
     online_softmax_finalize,
     online_softmax_init,
     online_softmax_update,
+    save_statistics,
     write_gradient,
 )
 from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
@@ -39,7 +40,8 @@ class LossEpilogue(NamedTuple):
 
     loss: Array  # (B, h, w) flat, where there are no sums
     sums: Array  # (B * h, 2) flat: of each row's losses and masses, or empty
-    mass: Array  # (B, h, w) flat
+    mass: Array  # (B, h, w) or (2, B, h, w) flat
+    known_offset: int
     lse: Array
     logits: StridedTensor
     weights: Array
@@ -48,11 +50,11 @@ class LossEpilogue(NamedTuple):
     present: Array  # scratch: which of a step's classes occur
 
     def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
-        loss, sums, mass, lse, logits, weights, (num_classes, height, width), scratch, present = self
+        loss, sums, mass, known_offset, lse, logits, weights, (num_classes, height, width), scratch, present = self
         classes, group, state = unsigned(num_classes), unsigned(CLASSES_PER_STEP), scratch.state
         pitch = unsigned(masses.pitch)
         pixels = sample, row, column, count
-        online_softmax_init(state)
+        online_softmax_init(state, scratch.uniform)
         for start in range(unsigned(0), classes, group):
             number, num_present = min(group, classes - start), unsigned(0)
             for k in range(number):
@@ -60,11 +62,21 @@ class LossEpilogue(NamedTuple):
                 num_present += unsigned(masses.present[(start + k) * pitch])
             lines = load_lines(logits, pixels, start, number, scratch.logits, scratch.pitch, unsigned(scratch.tile))
             shares = Lines(masses.lines, start * pitch, pitch, unsigned(0))
-            online_softmax_update(state, lines, shares, weights, start, number, present, num_present, padded(count))
-        online_softmax_finalize(state, count)
+            online_softmax_update(
+                state,
+                scratch.uniform,
+                lines,
+                shares,
+                weights,
+                start,
+                number,
+                present,
+                num_present,
+                padded(count),
+            )
+        online_softmax_finalize(state, scratch.uniform, num_classes, count)
         start = unsigned((sample * height + row) * width) + column
-        for n in range(count):
-            mass[start + n], lse[start + n] = state.mass[n], state.max_logit[n]
+        save_statistics(state, scratch.uniform, mass, known_offset, lse, num_classes, start, count)
         store_losses(loss, sums, unsigned(sample * height + row), state, start, count)
 
 
@@ -78,8 +90,10 @@ class GradientEpilogue(NamedTuple):
     divisor: Any
     logits: StridedTensor
     weights: Array
-    mass: Array  # (B, h, w) flat
+    mass: Array  # (B, h, w) or (2, B, h, w) flat
+    known_offset: int
     lse: Array
+    smoothing: Any
     shape: Any  # (C, h, w)
     scratch: Scratch
 
@@ -93,19 +107,33 @@ class GradientEpilogue(NamedTuple):
             logits,
             weights,
             mass,
+            known_offset,
             lse,
+            smoothing,
             (num_classes, height, width),
             scratch,
         ) = self
         statistics, line, pitch = scratch.statistics, scratch.line, unsigned(masses.pitch)
         pixels = sample, row, column, count
         load_line(grad, pixels, unsigned(0), statistics.grad_loss, unsigned(0))
-        load_saved_statistics(statistics, divisor, mass, lse, unsigned((sample * height + row) * width) + column, count)
+        start = unsigned((sample * height + row) * width) + column
+        load_saved_statistics(statistics, divisor, mass, known_offset, lse, smoothing, num_classes, start, count)
         for label in range(unsigned(num_classes)):
             lines = load_lines(logits, pixels, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
             shares, is_present = Lines(masses.lines, label * pitch, pitch, unsigned(0)), masses.present[label * pitch]
-            values, start, how = select_store(out, pixels, label, line, line_length, to_boundary)
-            write_gradient(values, start, how, statistics, lines, shares, is_present, weights[label], padded(count))
+            values, place, how = select_store(out, pixels, label, line, line_length, to_boundary)
+            write_gradient(
+                values,
+                place,
+                how,
+                statistics,
+                lines,
+                shares,
+                is_present,
+                smoothing > 0,
+                weights[label],
+                padded(count),
+            )
             if how == STAGED:
                 store_line(out, pixels, label, line, scratch.staging, line_length, to_boundary)
 
@@ -115,9 +143,11 @@ def _loss_rows(
     loss: int,
     sums: Array,
     mass: int,
+    known_offset: int,
     lse: int,
     logits: TensorArguments,
     weights: Array,
+    label_smoothing: float,
     shape: Any,
     rows: Any,
     first: int,
@@ -128,11 +158,12 @@ def _loss_rows(
         array_at(loss, 0, weights),
         sums,
         array_at(mass, 0, weights),
+        unsigned(known_offset),
         array_at(lse, 0, weights),
         strided_tensor(logits, weights),
         weights,
         shape,
-        new_scratch(TILE, CLASSES_PER_STEP, weights),
+        new_scratch(TILE, CLASSES_PER_STEP, label_smoothing, weights),
         np.empty(CLASSES_PER_STEP + 1, np.uint64),
     )
     return label_rows_at(epilogue, rows, first, end)
@@ -147,7 +178,9 @@ def _gradient_rows(
     divisor: float,
     logits: TensorArguments,
     weights: Array,
+    label_smoothing: float,
     mass: int,
+    known_offset: int,
     lse: int,
     shape: Any,
     rows: Any,
@@ -164,9 +197,11 @@ def _gradient_rows(
         strided_tensor(logits, weights),
         weights,
         array_at(mass, 0, weights),
+        unsigned(known_offset),
         array_at(lse, 0, weights),
+        weights.dtype.type(label_smoothing),
         shape,
-        new_scratch(TILE, 1, weights),
+        new_scratch(TILE, 1, 0.0, weights),
     )
     label_rows_at(epilogue, rows, first, end)
 
@@ -182,13 +217,14 @@ def area_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
     """`cross_entropy` with the soft label of a label map ``(B, H, W)``, a row of it at a time."""
     _, num_classes, *size = logits.shape
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, lse.dtype, TILE)
-    return cross_entropy_of_rows(value, total, mass, lse, logits, rows, weight, reduction, validate)
+    return cross_entropy_of_rows(value, total, mass, lse, logits, rows, weight, label_smoothing, reduction, validate)
 
 
 def cross_entropy_of_rows(
@@ -199,6 +235,7 @@ def cross_entropy_of_rows(
     logits: Tensor,
     rows: LabelRows,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
@@ -209,9 +246,11 @@ def cross_entropy_of_rows(
         value.data_ptr(),
         sums,
         mass.data_ptr(),
+        lse.numel() if mass.ndim == 4 else 0,
         lse.data_ptr(),
         tensor_arguments(logits, dtype),
         weights_of(weight, num_classes, dtype),
+        label_smoothing,
         (num_classes, *size),
         rows.arguments,
     )
@@ -231,13 +270,14 @@ def area_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
     _, num_classes, *size = logits.shape
     rows = label_rows(labels, boxes, size, num_classes, ignore_index, filter, lse.dtype, TILE)
-    cross_entropy_gradient_of_rows(out, grad, total, logits, rows, weight, mass, lse)
+    cross_entropy_gradient_of_rows(out, grad, total, logits, rows, weight, label_smoothing, mass, lse)
 
 
 def cross_entropy_gradient_of_rows(
@@ -247,6 +287,7 @@ def cross_entropy_gradient_of_rows(
     logits: Tensor,
     rows: LabelRows,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
@@ -260,7 +301,9 @@ def cross_entropy_gradient_of_rows(
         divisor_of(total),
         tensor_arguments(logits, dtype),
         weights_of(weight, num_classes, dtype),
+        label_smoothing,
         mass.data_ptr(),
+        lse.numel() if mass.ndim == 4 else 0,
         lse.data_ptr(),
         (num_classes, *size),
         rows.arguments,

@@ -37,7 +37,7 @@ from tritonsoft.backends.numba.soft_targets import (
     weights_of,
     work_of,
 )
-from tritonsoft.backends.numba.softmax import load_saved_statistics, write_gradient
+from tritonsoft.backends.numba.softmax import load_saved_statistics, save_statistics, write_gradient
 from tritonsoft.backends.numba.sums import divisor_of, finish_cross_entropy, partial_sums, store_losses
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.geometry import MASS_TOLERANCE, Reduction
@@ -48,6 +48,7 @@ def _cross_entropy_tiles(
     loss: Array,
     sums: Array,
     mass: Array,
+    known_offset: int,
     lse: Array,
     logits: StridedTensor,
     target: SoftTarget,
@@ -68,8 +69,7 @@ def _cross_entropy_tiles(
         if not softmax_of_tile(logits, target, weights, num_classes, pixels, tolerance, scratch):
             return False
         start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
-        for n in range(count):
-            mass[start + n], lse[start + n] = state.mass[n], state.max_logit[n]
+        save_statistics(state, scratch.uniform, mass, known_offset, lse, num_classes, start, count)
         store_losses(loss, sums, unsigned(tile), state, start, count)
     return True
 
@@ -83,7 +83,9 @@ def _cross_entropy_gradient_tiles(
     target: SoftTarget,
     weights: Array,
     mass: Array,
+    known_offset: int,
     lse: Array,
+    smoothing: Any,
     num_classes: int,
     tiles: Tiles,
     line_length: int,
@@ -101,14 +103,15 @@ def _cross_entropy_gradient_tiles(
         sample, row, column, count = pixels
         prepare_masses(target, num_classes, pixels, scratch)
         load_line(grad, pixels, unsigned(0), statistics.grad_loss, unsigned(0))
-        load_saved_statistics(
-            statistics, divisor, mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count
-        )
+        start = unsigned((sample * tiles[0] + row) * tiles[1]) + column
+        load_saved_statistics(statistics, divisor, mass, known_offset, lse, smoothing, num_classes, start, count)
         for label in range(unsigned(num_classes)):
             lines = load_lines(logits, pixels, label, one, line, pitch, tile_size)
             masses = load_masses(target, pixels, label, one, scratch, tile_size)
             values, start, how = select_store(out, pixels, label, line, line_length, to_boundary)
-            write_gradient(values, start, how, statistics, lines, masses, True, weights[label], padded(count))
+            write_gradient(
+                values, start, how, statistics, lines, masses, True, smoothing > 0, weights[label], padded(count)
+            )
             if how == STAGED:
                 store_line(out, pixels, label, line, scratch.staging, line_length, to_boundary)
     fence()
@@ -119,10 +122,12 @@ def _cross_entropy(
     loss: int,
     sums: Array,
     mass: int,
+    known_offset: int,
     lse: int,
     logits: TensorArguments,
     target: Any,
     weights: Array,
+    label_smoothing: float,
     tiles: Tiles,
     tolerance: float,
     num_lines: int,
@@ -134,6 +139,7 @@ def _cross_entropy(
         array_at(loss, 0, weights),
         sums,
         array_at(mass, 0, weights),
+        unsigned(known_offset),
         array_at(lse, 0, weights),
         strided_tensor(logits, weights),
         soft_target(target, weights),
@@ -141,7 +147,7 @@ def _cross_entropy(
         weights.size,
         tiles,
         weights.dtype.type(tolerance),
-        new_scratch(tiles[2], num_lines, weights),
+        new_scratch(tiles[2], num_lines, label_smoothing, weights),
         first,
         end,
     )
@@ -155,7 +161,9 @@ def _cross_entropy_gradient(
     logits: TensorArguments,
     target: Any,
     weights: Array,
+    label_smoothing: float,
     mass: int,
+    known_offset: int,
     lse: int,
     tiles: Tiles,
     line_length: int,
@@ -173,12 +181,14 @@ def _cross_entropy_gradient(
         soft_target(target, weights),
         weights,
         array_at(mass, 0, weights),
+        unsigned(known_offset),
         array_at(lse, 0, weights),
+        weights.dtype.type(label_smoothing),
         weights.size,
         tiles,
         unsigned(line_length),
         unsigned(to_boundary),
-        new_scratch(tiles[2], num_lines, weights),
+        new_scratch(tiles[2], num_lines, 0.0, weights),
         first,
         end,
     )
@@ -193,6 +203,7 @@ def cross_entropy(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
@@ -209,10 +220,12 @@ def cross_entropy(
         value.data_ptr(),
         sums,
         mass.data_ptr(),
+        lse.numel() if mass.ndim == 4 else 0,
         lse.data_ptr(),
         tensor_arguments(logits, dtype),
         target_arguments(soft, index, dtype),
         weights_of(weight, num_classes, dtype),
+        label_smoothing,
         tiles,
         math.inf if checked or not validate else MASS_TOLERANCE,
         num_lines(num_classes, index),
@@ -231,6 +244,7 @@ def cross_entropy_backward(
     soft: Tensor,
     index: Tensor | None,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
@@ -245,7 +259,9 @@ def cross_entropy_backward(
         tensor_arguments(logits, dtype),
         target_arguments(soft, index, dtype),
         weights_of(weight, num_classes, dtype),
+        label_smoothing,
         mass.data_ptr(),
+        lse.numel() if mass.ndim == 4 else 0,
         lse.data_ptr(),
         tiles,
         *streaming_in_bytes(out),

@@ -169,9 +169,8 @@ def _overlap_gradient_tiles(
         pixels = pixels_of_tile(tile, tiles)
         sample, row, column, count = pixels
         prepare_masses(target, num_classes, pixels, scratch)
-        load_saved_statistics(
-            statistics, lse.dtype.type(1), mass, lse, unsigned((sample * tiles[0] + row) * tiles[1]) + column, count
-        )
+        start, zero = unsigned((sample * tiles[0] + row) * tiles[1]) + column, lse.dtype.type(0)
+        load_saved_statistics(statistics, lse.dtype.type(1), mass, unsigned(0), lse, zero, num_classes, start, count)
         mean[:] = 0
         # The gradient of a softmax: that of each probability, less the mean of all under the probabilities.
         for label in range(classes):
@@ -226,7 +225,7 @@ def _overlap(
         weights.size,
         tiles,
         weights.dtype.type(tolerance),
-        new_scratch(tiles[2], num_lines, weights),
+        new_scratch(tiles[2], num_lines, 0.0, weights),
         first,
         end,
     )
@@ -261,7 +260,7 @@ def _overlap_gradient(
         tiles,
         unsigned(line_length),
         unsigned(to_boundary),
-        new_scratch(tiles[2], num_classes, like),
+        new_scratch(tiles[2], num_classes, 0.0, like),
         first,
         end,
     )

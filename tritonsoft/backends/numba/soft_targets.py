@@ -30,6 +30,8 @@ from tritonsoft.backends.numba.planes import (
 from tritonsoft.backends.numba.softmax import (
     PixelStatistics,
     SoftmaxState,
+    UniformState,
+    new_uniform_state,
     not_negative,
     online_softmax_finalize,
     online_softmax_init,
@@ -67,6 +69,7 @@ class Scratch(NamedTuple):
     """Buffers of one thread."""
 
     state: SoftmaxState
+    uniform: UniformState
     statistics: PixelStatistics
     logits: Array  # lines of a step's classes
     masses: Any  # lines of a step's classes, or of all if the target is sparse
@@ -139,7 +142,7 @@ def softmax_of_tile(
     """
     state, pitch, count = scratch.state, scratch.pitch, pixels[3]
     prepare_masses(target, num_classes, pixels, scratch)
-    online_softmax_init(state)
+    online_softmax_init(state, scratch.uniform)
     in_range = True
     limit = state.mass.dtype.type(1) + tolerance
     classes, group, tile = unsigned(num_classes), unsigned(CLASSES_PER_STEP), unsigned(scratch.tile)
@@ -148,10 +151,10 @@ def softmax_of_tile(
         lines = load_lines(logits, pixels, start, number, scratch.logits, pitch, tile)
         masses = load_masses(target, pixels, start, number, scratch, tile)
         min_mass = online_softmax_update(
-            state, lines, masses, weights, start, number, scratch.all_classes, number, padded(count)
+            state, scratch.uniform, lines, masses, weights, start, number, scratch.all_classes, number, padded(count)
         )
         in_range &= all_of(min_mass >= -tolerance)
-    online_softmax_finalize(state, count)
+    online_softmax_finalize(state, scratch.uniform, num_classes, count)
     for n in range(unsigned(0), padded(count), unsigned(LANES)):
         in_range &= all_of(load(state.mass, n, LANES) <= limit)  # false for NaN
     return in_range or tolerance == np.inf
@@ -168,18 +171,25 @@ def tiles_of(logits: Tensor, *others: Tensor) -> Tiles:
 
 
 @jit
-def new_scratch(tile: int, num_classes: int, like: Array) -> Any:
+def new_scratch(tile: int, num_classes: int, label_smoothing: float, like: Array) -> Any:
     """With lines of ``num_classes`` classes, in the compute dtype, that of ``like``."""
     dtype, pitch = like.dtype, tile + LANES
     state = SoftmaxState(np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype))
+    uniform = new_uniform_state(tile, label_smoothing, like)
     statistics = PixelStatistics(
-        np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype), np.zeros(tile, dtype)
+        np.zeros(tile, dtype),
+        np.zeros(tile, dtype),
+        np.zeros(tile, dtype),
+        np.zeros(tile, dtype),
+        np.zeros(tile, dtype),
     )
     size = num_classes * pitch
     logits, masses, slopes = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(size, dtype)
     line, all_classes = np.zeros(pitch, dtype), np.arange(num_classes).astype(np.uint64)
     staging = staging_buffer(tile)
-    return Scratch(state, statistics, logits, masses, slopes, line, staging, unsigned(pitch), tile, all_classes)
+    return Scratch(
+        state, uniform, statistics, logits, masses, slopes, line, staging, unsigned(pitch), tile, all_classes
+    )
 
 
 def target_arguments(

@@ -171,6 +171,7 @@ def _define(operation: Any, emit: Callable[..., Any], gives_truth: bool = False)
 _define(operator.add, lambda builder, a, b: builder.fadd(a, b))
 _define(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _define(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_define(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 for _operation, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")):
     _define(_operation, functools.partial(lambda sign, builder, a, b: builder.fcmp_ordered(sign, a, b), _sign), True)
 
@@ -257,6 +258,36 @@ def _exp_double(value: Any) -> Any:
 @overload(exp)
 def _(value: Any) -> Any:
     return _exp_single if value.dtype == types.float32 else _exp_double
+
+
+@intrinsic
+def _log_of_system(typing_context: Any, value: Any) -> Any:
+    return _elementwise(lambda builder, vector: _call(builder, "log", vector), (value,))
+
+
+def log1p(value: Any) -> Any:
+    """``log(1 + value)`` of a vector of numbers from 0 to 1, with all its digits however small they are."""
+
+
+def _log1p_single(value: Any) -> Any:
+    # ln(1 + x) = 2 artanh(s) with s = x / (2 + x) up to 1/3: s times a polynomial of its square, good to 1e-8.
+    ratio = value / (value + 2.0)
+    square = ratio * ratio
+    series = multiply_add(square, 0.2816145420, 0.2796434462)
+    series = multiply_add(series, square, 0.4002465010)
+    series = multiply_add(series, square, 0.6666632295)
+    return ratio * multiply_add(series, square, 2.0)
+
+
+def _log1p_double(value: Any) -> Any:
+    # What 1 + x loses of x, the quotient gives back (Kahan).
+    total = value + 1.0
+    return where(total > 1.0, _log_of_system(total) * (value / (total - 1.0)), value)
+
+
+@overload(log1p)
+def _(value: Any) -> Any:
+    return _log1p_single if value.dtype == types.float32 else _log1p_double
 
 
 # --- steps of a loop -------------------------------------------------------------------------------------------------

@@ -506,13 +506,14 @@ def warp_cross_entropy(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     reduction: Reduction,
     validate: bool,
 ) -> bool:
     """`cross_entropy` with the soft label of a label map under a transform, a row of it at a time."""
     _, num_classes, *size = logits.shape
     rows = warped_rows(labels, transform, size, num_classes, ignore_index, filter, lse.dtype, TILE)
-    return cross_entropy_of_rows(value, total, mass, lse, logits, rows, weight, reduction, validate)
+    return cross_entropy_of_rows(value, total, mass, lse, logits, rows, weight, label_smoothing, reduction, validate)
 
 
 def warp_cross_entropy_backward(
@@ -525,10 +526,11 @@ def warp_cross_entropy_backward(
     ignore_index: int,
     filter: Filter,
     weight: Tensor | None,
+    label_smoothing: float,
     mass: Tensor,
     lse: Tensor,
 ) -> None:
     """Writes the gradient of the logits, given that of the pixels' losses, ``grad (B, h, w) / total``."""
     _, num_classes, *size = logits.shape
     rows = warped_rows(labels, transform, size, num_classes, ignore_index, filter, lse.dtype, TILE)
-    cross_entropy_gradient_of_rows(out, grad, total, logits, rows, weight, mass, lse)
+    cross_entropy_gradient_of_rows(out, grad, total, logits, rows, weight, label_smoothing, mass, lse)
