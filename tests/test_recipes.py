@@ -70,7 +70,8 @@ def test_lightning() -> None:
     with torch.no_grad():
         predicted = enlarged(model.network.cpu()(ts.resize(images, model.size)), labels).argmax(1)
     overlap = [((predicted == c) & (labels == c)).sum() / ((predicted == c) | (labels == c)).sum() for c in range(5)]
-    torch.testing.assert_close(trainer.callback_metrics["mean IoU"].cpu(), sum(overlap) / 5, rtol=1e-3, atol=0, check_dtype=False)
+    mean_iou = trainer.callback_metrics["mean IoU"].cpu()
+    torch.testing.assert_close(mean_iou, sum(overlap) / 5, rtol=1e-3, atol=0, check_dtype=False)
 
 
 def check_soft_batch(small: Tensor, soft: Tensor) -> None:
