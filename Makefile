@@ -12,7 +12,7 @@ INSTALLED := .venv/installed# and all that the library is developed with
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
-.PHONY: demo test bench cost figures evidence docs gallery lint types test-backends test-kernels test-ray gpu format clean
+.PHONY: demo test bench cost figures evidence docs gallery lint types test-backends test-kernels test-ray test-recipes gpu format clean
 
 demo: $(RUNNABLE)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
@@ -64,6 +64,13 @@ test-kernels: $(INSTALLED)  ## the Triton kernels again, interpreted on CPU tens
 test-ray: $(INSTALLED)  ## shrinking data sets on a Ray cluster of two workers, which installs Ray (500 MB) first
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray]"
 	$(BIN)/python -m pytest -q tests/test_shrink_ray.py
+
+# In an environment on top of .venv: beside a torch of another build, a torchvision breaks all that can import it.
+test-recipes: $(INSTALLED)  ## the pages of docs/recipes, which installs Lightning, torchvision and transformers (250 MB) first
+	$(BIN)/python -m venv .venv/recipes
+	cd .venv/recipes && for packages in lib/python*/site-packages; do echo "../../../../$$packages" > $$packages/base.pth; done
+	.venv/recipes/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[recipes]"
+	.venv/recipes/bin/python -m pytest -q tests/test_recipes.py
 
 gpu: $(INSTALLED)  ## all that waits for a GPU: its times, the same comparisons on it, a check of its memory accesses
 	$(BIN)/python -m bench.gpu

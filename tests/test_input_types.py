@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import kornia.augmentation as K
 import numpy as np
 import pytest
 import torch
@@ -267,3 +268,126 @@ def test_classes_and_counts_that_are_none(bad):
         TA.Resize((3, 4), num_classes=bad)
     with pytest.raises(ValueError, match="num_classes must be an int"):
         metrics.SoftIoU(bad)
+
+
+# --- tensors that carry notes along -----------------------------------------------------------------------------------
+
+
+class _Noted(torch.Tensor):
+    """As torchvision's `tv_tensors` where they stay what they are: two kinds do not mix."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if not all(issubclass(cls, kind) for kind in types):
+            return NotImplemented
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class _Image(_Noted):
+    pass
+
+
+class _Mask(_Noted):
+    pass
+
+
+class _Boxes(_Noted):
+    pass
+
+
+SOFT = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3)) / 3
+SCORES = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4))
+REFERENCE = {"backend": "reference"}
+
+
+def _measured(metric, *batch):
+    metric.update(*batch)
+    value = metric.compute()
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _augmented(*members, keys=("image", "mask"), **options):
+    def call(image, mask, boxes, soft, scores):
+        torch.manual_seed(0)
+        data = {"image": image, "mask": mask, "bbox_xyxy": boxes[:1, None].expand(2, 1, 4)}
+        container = TA.AugmentationSequential(*members, data_keys=list(keys), **options)
+        return container(*(data[key] for key in keys))
+
+    return call
+
+
+def _and_back(image, mask, boxes, soft, scores):
+    container = TA.AugmentationSequential(TA.RandomHorizontalFlip(p=1.0), data_keys=["image", "mask"])
+    return container.inverse(*container(image, mask))
+
+
+CROP = TA.RandomResizedCrop((4, 4), num_classes=2)
+NOTED = {
+    "crop": lambda image, mask, boxes, soft, scores: ts.crop_resize(image, boxes, (3, 4), **REFERENCE),
+    "pair": lambda image, mask, boxes, soft, scores: ts.crop_resize_pair(image, mask, boxes, (3, 4), 2, **REFERENCE),
+    "pair of channels": lambda image, mask, boxes, soft, scores: ts.crop_resize_pair(
+        image, mask[:, None], boxes, (3, 4), 2, **REFERENCE
+    ),
+    "largest": lambda image, mask, boxes, soft, scores: ts.soft_resize(mask, (3, 4), 2, top_k=1, **REFERENCE).mass,
+    "one-hot": lambda image, mask, boxes, soft, scores: ts.to_soft(mask, 2, **REFERENCE),
+    "pyramid": lambda image, mask, boxes, soft, scores: ts.soft_pyramid(mask[:, :, :8], 2, (2, 4), **REFERENCE),
+    "distributions": lambda image, mask, boxes, soft, scores: ts.normalize(soft),
+    "warp": lambda image, mask, boxes, soft, scores: ts.warp_pair(
+        image, mask, MATRIX.as_subclass(_Boxes), (3, 4), 2, **REFERENCE
+    ),
+    "matrix": lambda image, mask, boxes, soft, scores: ts.box_to_matrix(boxes, (3, 4)),
+    "remapped": lambda image, mask, boxes, soft, scores: ts.remap_labels(mask, {0: 1, 1: 0}, **REFERENCE),
+    "remapped by a tensor": lambda image, mask, boxes, soft, scores: ts.remap_labels(
+        mask, torch.tensor([1, 0]).as_subclass(_Boxes), **REFERENCE
+    ),
+    "soft loss": lambda image, mask, boxes, soft, scores: ts.soft_cross_entropy(
+        scores, soft, weight=torch.ones(3).as_subclass(_Boxes), **REFERENCE
+    ),
+    "dice": lambda image, mask, boxes, soft, scores: ts.soft_dice_loss(scores, soft, **REFERENCE),
+    "jaccard": lambda image, mask, boxes, soft, scores: ts.soft_jaccard_loss(scores, soft, **REFERENCE),
+    "area loss": lambda image, mask, boxes, soft, scores: ts.area_cross_entropy(scores, mask, boxes, **REFERENCE),
+    "loss at full size": lambda image, mask, boxes, soft, scores: ts.upsampled_cross_entropy(
+        scores, mask, boxes, **REFERENCE
+    ),
+    "dice at full size": lambda image, mask, boxes, soft, scores: ts.upsampled_dice_loss(
+        scores, mask, boxes, **REFERENCE
+    ),
+    "decoded": lambda image, mask, boxes, soft, scores: ts.decode(scores, (8, 9), boxes=boxes, **REFERENCE),
+    "few classes": lambda image, mask, boxes, soft, scores: ts.SparseLabels.from_dense(soft, 2).to_dense(),
+    "IoU": lambda image, mask, boxes, soft, scores: _measured(metrics.SoftIoU(3), soft, soft),
+    "area": lambda image, mask, boxes, soft, scores: _measured(metrics.AreaError(3), soft, soft),
+    "likelihood": lambda image, mask, boxes, soft, scores: _measured(metrics.SoftNegativeLogLikelihood(), scores, soft),
+    "calibration": lambda image, mask, boxes, soft, scores: _measured(metrics.SoftCalibrationError(), soft, soft),
+    "entropy": lambda image, mask, boxes, soft, scores: _measured(metrics.LabelEntropy(), soft),
+    "retention": lambda image, mask, boxes, soft, scores: _measured(metrics.LabelRetention(3), soft, mask),
+    "IoU at full size": lambda image, mask, boxes, soft, scores: _measured(metrics.MeanIoU(3), scores, mask),
+    "container": _augmented(TA.RandomHorizontalFlip(p=1.0), CROP),
+    "container of hard masks": _augmented(TA.RandomHorizontalFlip(p=1.0)),
+    "container with boxes": _augmented(CROP, keys=("image", "mask", "bbox_xyxy")),
+    "container that warps": _augmented(TA.RandomRotation(20.0, p=1.0, num_classes=2), CROP),
+    "container of kornia's": _augmented(K.RandomGaussianNoise(p=1.0), CROP, K.RandomInvert(p=1.0)),
+    "container that does nothing": _augmented(TA.RandomHorizontalFlip(p=0.0)),
+    "container and back": _and_back,
+}
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_tensors_that_carry_notes_are_taken_as_their_data(name):
+    """And plain tensors come back, as torchvision's own type of result is."""
+    plain = IMAGE.float(), LABELS, torch.tensor(ROWS).float(), SOFT, SCORES
+    kinds = _Image, _Mask, _Boxes, _Mask, _Image
+    noted = [tensor.as_subclass(kind) for tensor, kind in zip(plain, kinds, strict=True)]
+    expected, actual = NOTED[name](*plain), NOTED[name](*noted)
+    for one, other in zip(*([x] if isinstance(x, torch.Tensor) else x for x in (actual, expected)), strict=True):
+        assert type(one) is torch.Tensor
+        assert torch.equal(one, other)
+
+
+def test_lists_of_masks_that_carry_notes():
+    pipeline = TA.AugmentationSequential(TA.Resize((4, 3), num_classes=2), data_keys=["image", "mask"])
+    masks = [LABELS[:1], LABELS[1:]]
+    _, expected = pipeline(IMAGE.float(), masks)
+    _, actual = pipeline(IMAGE.float(), [mask.as_subclass(_Mask) for mask in masks])
+    for one, other in zip(actual, expected, strict=True):
+        assert type(one) is torch.Tensor
+        assert torch.equal(one, other)

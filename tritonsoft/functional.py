@@ -26,6 +26,8 @@ What they share:
   ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no
   mass.
 * **Backend**: ``None`` picks by device (see `backend_info`); ``"reference"``, ``"numba"`` or ``"triton"`` forces one.
+* **Types of tensors**: those that only carry notes along, such as torchvision's `tv_tensors` and MONAI's `MetaTensor`,
+  are read as their data, and plain tensors come back.
 * **Errors**: TypeError or ValueError that names the argument, what it got and what it wanted.
 
 Method: "Soft labelling for semantic segmentation: Bringing coherence to label down-sampling", arXiv 2302.13961.
@@ -54,7 +56,6 @@ from tritonsoft._validation import (
     check_transform,
     image_dtype,
     name_of,
-    plain,
 )
 
 # What rooms that are built on the public functions take from here.
@@ -64,6 +65,7 @@ from tritonsoft._validation import check_num_classes as check_num_classes
 from tritonsoft._validation import check_top_k as check_top_k
 from tritonsoft._validation import is_whole_number as is_whole_number
 from tritonsoft._validation import names_of as names_of
+from tritonsoft._validation import plain as plain
 from tritonsoft._validation import python_int as python_int
 from tritonsoft._validation import smallest_label_dtype as smallest_label_dtype
 from tritonsoft.backends.select import explain_backend

@@ -33,6 +33,7 @@ from tritonsoft._validation import (
     check_ignore_index,
     check_vector,
     is_whole_number,
+    plain,
     python_int,
     should_validate,
 )
@@ -291,7 +292,7 @@ class LabelRetention(_PerClass):
         if isinstance(label, SparseLabels):
             given = label.to_dense()
         elif isinstance(label, Tensor) and label.is_floating_point():
-            given = label
+            given = plain(label)
         else:
             given = to_soft(label, self.num_classes, ignore_index=self.ignore_index)
         if given.ndim != 4 or given.shape[1] != self.num_classes:
@@ -347,7 +348,7 @@ class SoftNegativeLogLikelihood(_Mean):
     def update(self, logits: Tensor, soft: Tensor | SparseLabels) -> None:
         """Adds a batch: logits ``(B, C, h, w)`` and the soft label of that shape."""
         q = _masses(soft, logits, "logits")
-        logarithm = logits.double().log_softmax(1)
+        logarithm = plain(logits).double().log_softmax(1)
         self.total -= torch.where(q > 0, q * logarithm, 0).sum()
         self.mass += q.sum()
 
@@ -409,7 +410,7 @@ class SoftCalibrationError(Metric):
         """Adds a batch: probabilities ``(B, C, h, w)`` and the soft label of that shape."""
         q = _masses(soft, probabilities, "probabilities")
         _check_shares(probabilities, "probabilities")
-        confidence, predicted = probabilities.double().max(1)
+        confidence, predicted = plain(probabilities).double().max(1)
         mass = q.sum(1)
         bins = (confidence * self.num_bins).ceil().sub(1).clamp(0, self.num_bins - 1).long()
         right = q.gather(1, predicted[:, None])[:, 0]
@@ -442,7 +443,7 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
             raise ValueError(f"soft must have the shape of {name}, {tuple(scores.shape)}, got {tuple(soft.shape)}")
         if soft.device != scores.device:
             raise ValueError(f"soft must be on the device of {name}, {scores.device}, got {soft.device}")
-    dense: Tensor = soft.to_dense() if isinstance(soft, SparseLabels) else soft
+    dense: Tensor = soft.to_dense() if isinstance(soft, SparseLabels) else plain(soft)
     if not dense.is_floating_point():
         raise TypeError(f"soft must be floating point, got {dense.dtype}")
     _check_shares(dense, "soft")
@@ -464,4 +465,4 @@ def _weighted(probabilities: Tensor, soft: Tensor | SparseLabels, num_classes: i
     if q.shape[1] != num_classes:
         raise ValueError(f"probabilities must have num_classes={num_classes} channels, got {q.shape[1]}")
     _check_shares(probabilities, "probabilities")
-    return probabilities.double() * q.sum(1, keepdim=True), q
+    return plain(probabilities).double() * q.sum(1, keepdim=True), q

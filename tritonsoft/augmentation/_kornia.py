@@ -76,6 +76,7 @@ UNDOCUMENTED: Final[dict[type, tuple[str, ...]]] = {
     K.RandomCrop: ("compute_padding",),
     K.AugmentationSequential: (
         "_arguments_postproc",
+        "_arguments_preproc",
         "_broadcast_single_mask",
         "_cast_mask",
         "_params",
@@ -220,6 +221,10 @@ class ContainerHooks(K.AugmentationSequential):
         """What kornia is shown of an argument where it looks at shapes: a tensor of that shape for what is none."""
         return arg
 
+    def receive(self, arg: Any) -> Any:
+        """Any argument as it comes in, before kornia looks into it."""
+        return arg
+
     def receive_mask(self, mask: Any, image_batch: int | None) -> Any:
         """A mask as it enters the modules."""
         raise NotImplementedError
@@ -238,6 +243,9 @@ class ContainerHooks(K.AugmentationSequential):
 
     def _validate_args_datakeys(self, *args: Any, **kwargs: Any) -> None:
         super()._validate_args_datakeys(*map(self.as_tensor, args), **kwargs)
+
+    def _arguments_preproc(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return cast(list[Any], super()._arguments_preproc(*map(self.receive, args), **kwargs))
 
     def _preproc_mask(self, arg: Any, dtype: torch.dtype | None, image_batch: int | None = None) -> Any:
         return self.receive_mask(arg, image_batch)

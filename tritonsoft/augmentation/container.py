@@ -25,7 +25,7 @@ from tritonsoft.augmentation.masks import SoftLabel, check_mask, repeat_single_s
 from tritonsoft.augmentation.mixing import MixingAugmentation
 from tritonsoft.augmentation.pending import LabelSettings, PendingInput, Value, are_pending, values_of
 from tritonsoft.augmentation.resampling import ResamplingAugmentation
-from tritonsoft.functional import MASS_DTYPES, names_of
+from tritonsoft.functional import MASS_DTYPES, names_of, plain
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,12 @@ class AugmentationSequential(ContainerHooks):
 
     def as_tensor(self, arg: Any) -> Any:
         return arg.mass[..., :1, :, :].expand(arg.shape) if isinstance(arg, ts.SparseLabels) else arg
+
+    def receive(self, arg: Any) -> Any:
+        """Tensors that only carry notes along, as torchvision's do, as their data; a `SoftLabel` is more than that."""
+        if isinstance(arg, list):
+            return [self.receive(each) for each in arg]
+        return plain(arg) if isinstance(arg, Tensor) and not isinstance(arg, SoftLabel) else arg
 
     def receive_mask(self, mask: Value | ts.SparseLabels, image_batch: int | None) -> Value | ts.SparseLabels:
         check_mask(mask)
