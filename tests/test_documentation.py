@@ -4,9 +4,10 @@ The README's snippets are run by ``test_examples.py``. Those of the other pages 
 fences of MyST, keeps one namespace for a page, and lets a page skip a snippet with a reason that is written there.
 """
 
-import importlib
+import importlib.util
 import inspect
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-_RECIPES = ROOT / "tests" / "test_recipes.py"
-RECIPES_TESTED = _RECIPES.read_text("utf-8") if _RECIPES.exists() else ""
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "gallery"} & {*page.relative_to(DOCS).parts})
 PUBLIC = ("tritonsoft", "tritonsoft.augmentation", "tritonsoft.data", "tritonsoft.metrics", "tritonsoft.memory")
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.rst")))
@@ -45,8 +44,11 @@ def data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
 def test_snippets_run_as_printed_one_after_the_other(page: Path, data_sets: None) -> None:
+    recipes = ROOT / "tests" / "test_recipes.py"
+    if page.parent.name == "recipes" and recipes.exists() and f'run("{page.stem}")' in recipes.read_text("utf-8"):
+        pytest.skip("test_recipes.py runs this page, and looks at what comes of it")
     sybil = pytest.importorskip("sybil", reason="sybil finds the snippets, and is not installed")
     myst = pytest.importorskip("sybil.parsers.myst")
     document = sybil.Sybil([myst.PythonCodeBlockParser(), myst.SkipParser()], path=str(ROOT)).parse(page)
@@ -60,6 +62,46 @@ def test_snippets_run_as_printed_one_after_the_other(page: Path, data_sets: None
         except Exception as error:
             if type(error).__name__ != "SkipTest":
                 raise
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """They are absolute, since a package index shows the page too."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    name = re.escape(project["urls"]["Repository"].removeprefix("https://github.com"))
+    repository = rf"https://(?:github\.com{name}/blob|raw\.githubusercontent\.com{name})/main/"
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    files = [re.sub(repository, "", link) for link in links if re.match(repository, link)]
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_about_geometry_says_what_its_figure_shows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the figure is drawn with matplotlib, which is not installed")
+    figure = script("draw_geometry")
+    figure.main(tmp_path / "geometry.png")
+    assert (tmp_path / "geometry.png").stat().st_size > 10_000
+    outside = figure.taps_along_x("area")[1]
+    mass = float(figure.masses()[:, *figure.CHOSEN].sum())
+    page = " ".join((DOCS / "geometry.md").read_text("utf-8").split())
+    assert f"{outside:.0%} of the chosen pixel's weight along x lies outside" in page
+    assert f"its masses sum to {mass:.2f}" in page
+    # It is 2.8 columns wide, of which 1.7 lie beyond column 10, and 2.4 rows high, of which 1.1 are not ignored.
+    assert outside == pytest.approx(1.7 / 2.8)
+    assert mass == pytest.approx((1.1 / 2.8) * (1.1 / 2.4))
 
 
 # --- names and arguments ---------------------------------------------------------------------------------------------
