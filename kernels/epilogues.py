@@ -145,7 +145,7 @@ def load_logits(logits, strides, pixels, class_index, mask, ACCUMULATOR: tl.cons
 @triton.jit
 def _class_weight(epilogue, class_index, exists):
     weights, stride = epilogue[2]
-    return tl.load(weights + class_index.to(tl.int64) * stride, mask=exists, other=0.0)
+    return tl.load(weights + tl.cast(class_index, tl.int64) * stride, mask=exists, other=0.0)
 
 
 @triton.jit

@@ -305,7 +305,7 @@ def _binary_case(
     return tuple(None if each is None else each.to(device) for each in (logits, soft, mass, weight, pos_weight))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_binary_cross_entropy(target, seed):
     """Against torch's own, of what is there and what is not, each weighted by its mass."""
     logits, soft, mass, weight, pos_weight = _binary_case(seed, target)

@@ -219,6 +219,7 @@ CALLS = [
     _upsampled_dice,
     _decode,
 ]
+SLOW = (_upsampled_dice, _smoothed_cross_entropy, _smoothed_area_cross_entropy, _planes)
 LOSSES = [call for call in CALLS if any(name in call.__name__ for name in ("cross_entropy", "dice", "jaccard"))]
 
 
@@ -235,8 +236,8 @@ def _assert_same(actual: list[Tensor], expected: list[Tensor], what: str) -> Non
 
 @pytest.mark.parametrize("call", CALLS)
 def test_of_arguments(target, call):
-    if target == ("cpu", "triton") and call is _upsampled_dice:
-        pytest.skip("the interpreter takes half a minute, for the loads that the cross-entropy's kernels have too")
+    if target == ("cpu", "triton") and call in SLOW:
+        pytest.skip("the interpreter takes half a minute, for the loads that the kernels of other calls have too")
     device, backend = target
     arguments = _arguments(call, device)
     expected = call(backend, **arguments)

@@ -116,7 +116,7 @@ def check_fill(fill: Any, dtype: torch.dtype) -> None:
         raise ValueError(f"fill must lie in 0..255 for a uint8 output, got {fill}")
 
 
-def check_planes(planes: Any) -> Tensor:
+def check_planes(planes: Tensor) -> Tensor:
     """Planes ``(B, C, H, W)`` as a plain tensor; bool ones as the uint8 that they are in memory."""
     if not isinstance(planes, Tensor):
         raise TypeError(f"planes must be a tensor, got {type(planes).__name__}")

@@ -509,7 +509,7 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     return _validation.plain(mass), None if isinstance(soft, Tensor) else _validation.plain(soft.index)
 
 
-def _check_mass(mass: Any, logits: Tensor) -> Tensor | None:
+def _check_mass(mass: Tensor | None, logits: Tensor) -> Tensor | None:
     """The known mass, in the shape of the logits."""
     if mass is None:
         return None
