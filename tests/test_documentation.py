@@ -17,8 +17,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-_RECIPES = ROOT / "tests" / "test_recipes.py"
-RECIPES_TESTED = _RECIPES.read_text("utf-8") if _RECIPES.exists() else ""
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "gallery"} & {*page.relative_to(DOCS).parts})
 PUBLIC = ("tritonsoft", "tritonsoft.augmentation", "tritonsoft.data", "tritonsoft.metrics", "tritonsoft.memory")
 REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.rst")))
@@ -45,8 +43,11 @@ def data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
 def test_snippets_run_as_printed_one_after_the_other(page: Path, data_sets: None) -> None:
+    recipes = ROOT / "tests" / "test_recipes.py"
+    if page.parent.name == "recipes" and recipes.exists() and f'run("{page.stem}")' in recipes.read_text("utf-8"):
+        pytest.skip("test_recipes.py runs this page, and looks at what comes of it")
     sybil = pytest.importorskip("sybil", reason="sybil finds the snippets, and is not installed")
     myst = pytest.importorskip("sybil.parsers.myst")
     document = sybil.Sybil([myst.PythonCodeBlockParser(), myst.SkipParser()], path=str(ROOT)).parse(page)
@@ -60,6 +61,17 @@ def test_snippets_run_as_printed_one_after_the_other(page: Path, data_sets: None
         except Exception as error:
             if type(error).__name__ != "SkipTest":
                 raise
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """They are absolute, since a package index shows the page too."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    repository = r"https://(?:github\.com|raw\.githubusercontent\.com)/tritonsoft/tritonsoft/(?:blob/)?main/"
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    files = [re.sub(repository, "", link) for link in links if re.match(repository, link)]
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 # --- names and arguments ---------------------------------------------------------------------------------------------
