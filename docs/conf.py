@@ -56,7 +56,7 @@ napoleon_use_rtype = False
 napoleon_custom_sections = [("Shape", "notes_style")]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types stand in the text, with their shapes and units
-python_maximum_signature_line_length = 80
+python_maximum_signature_line_length = 120
 toc_object_entries_show_parents = "hide"
 
 # What other libraries define has no page here, and no network is asked for theirs.
@@ -64,6 +64,19 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|torchmetrics|kornia|collections|pathlib|os)(\..*)?"),
     ("py:obj", r"Multiclass\w+|DataKey|transform_matrix|tritonsoft"),
 ]
+
+
+class GalleryOrder:
+    """The order in which the gallery tells its story."""
+
+    SCRIPTS = ("street_scene_by_factors", "thin_classes", "one_resample", "audit_of_a_data_set", "learning_curve")
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self, file: str) -> int:
+        return self.SCRIPTS.index(Path(file).stem)
+
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
@@ -77,7 +90,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 3600,
     "abort_on_example_error": True,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": GalleryOrder,
     "thumbnail_size": (400, 280),
 }
 

@@ -39,11 +39,13 @@ torch.manual_seed(0)
 ours, soft = augment(image, labels)
 
 # %%
-# The true share of poles in each pixel: the same matrix at 8 times the size, read at the nearest pixel, averaged.
+# The true share of poles in each pixel: their plane under the same matrix at 24 times the size, read at the nearest pixel,
+# and averaged.
 
-fine = ts.box_to_matrix(torch.tensor([[0.0, 0.0, SIZE[1], SIZE[0]]]), (8 * SIZE[0], 8 * SIZE[1]))
-points = ts.soft_warp(labels[:, 0], augment.matrices @ fine, (8 * SIZE[0], 8 * SIZE[1]), len(CLASSES), filter="nearest")
-truth = ts.resize(points[:, POLE : POLE + 1], SIZE)[0, 0]
+fine = (24 * SIZE[0], 24 * SIZE[1])
+whole = ts.box_to_matrix(torch.tensor([[0.0, 0.0, SIZE[1], SIZE[0]]]), fine)
+points = ts.warp((labels == POLE).float(), augment.matrices @ whole, fine, filter="nearest")
+truth = ts.resize(points, SIZE)[0, 0]
 
 shares = {"kornia": (hard[0, 0] == POLE).float(), "tritonsoft": soft[0, POLE]}
 for name, share in shares.items():
