@@ -7,6 +7,7 @@ fences of MyST, keeps one namespace for a page, and lets a page skip a snippet w
 import importlib
 import inspect
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -66,7 +67,9 @@ def test_snippets_run_as_printed_one_after_the_other(page: Path, data_sets: None
 def test_links_of_the_readme_lead_somewhere() -> None:
     """They are absolute, since a package index shows the page too."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    repository = r"https://(?:github\.com|raw\.githubusercontent\.com)/tritonsoft/tritonsoft/(?:blob/)?main/"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    name = re.escape(project["urls"]["Repository"].removeprefix("https://github.com"))
+    repository = rf"https://(?:github\.com{name}/blob|raw\.githubusercontent\.com{name})/main/"
     links = re.findall(r"\]\(([^)]+)\)", readme)
     files = [re.sub(repository, "", link) for link in links if re.match(repository, link)]
     assert len(files) > 20

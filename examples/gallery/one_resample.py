@@ -39,8 +39,8 @@ torch.manual_seed(0)
 ours, soft = augment(image, labels)
 
 # %%
-# The true share of poles in each pixel: their plane under the same matrix at 24 times the size, read at the nearest pixel,
-# and averaged.
+# The true share of poles in each pixel: their plane under the same matrix at 24 times the size, read at the nearest
+# pixel, and averaged.
 
 fine = (24 * SIZE[0], 24 * SIZE[1])
 whole = ts.box_to_matrix(torch.tensor([[0.0, 0.0, SIZE[1], SIZE[0]]]), fine)
