@@ -96,13 +96,13 @@ def draw_taps(axes: Any) -> None:
     for place, (filter, colour) in enumerate(zip(FILTERS, ("#4c78a8", "#f58518"), strict=True)):
         weights, outside = taps_along_x(filter)
         shift = (place - 0.5) * 0.42
-        columns = torch.arange(width) + 0.5 + shift
-        axes.bar(columns, weights, 0.4, color=colour, label=f'"{filter}": {outside:.2f} lies outside')
+        columns = (torch.arange(width) + 0.5 + shift).numpy()
+        axes.bar(columns, weights.numpy(), 0.4, color=colour, label=f'"{filter}": {outside:.2f} lies outside')
         # What lies outside has one weight here; its two columns share it as the filter says.
         beyond = taps_beyond(filter)
         axes.bar(
-            torch.arange(width, width + len(beyond)) + 0.5 + shift,
-            beyond,
+            (torch.arange(width, width + len(beyond)) + 0.5 + shift).numpy(),
+            beyond.numpy(),
             0.4,
             facecolor="white",
             edgecolor=colour,

@@ -4,7 +4,7 @@ The README's snippets are run by ``test_examples.py``. Those of the other pages 
 fences of MyST, keeps one namespace for a page, and lets a page skip a snippet with a reason that is written there.
 """
 
-import importlib
+import importlib.util
 import inspect
 import re
 import tomllib
@@ -75,6 +75,33 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert len(files) > 20
     assert [file for file in files if not (ROOT / file).exists()] == []
     assert [link for link in links if not link.startswith("https://")] == []
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_about_geometry_says_what_its_figure_shows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the figure is drawn with matplotlib, which is not installed")
+    figure = script("draw_geometry")
+    figure.main(tmp_path / "geometry.png")
+    assert (tmp_path / "geometry.png").stat().st_size > 10_000
+    outside = figure.taps_along_x("area")[1]
+    mass = float(figure.masses()[:, *figure.CHOSEN].sum())
+    page = " ".join((DOCS / "geometry.md").read_text("utf-8").split())
+    assert f"{outside:.0%} of the chosen pixel's weight along x lies outside" in page
+    assert f"its masses sum to {mass:.2f}" in page
+    # It is 2.8 columns wide, of which 1.7 lie beyond column 10, and 2.4 rows high, of which 1.1 are not ignored.
+    assert outside == pytest.approx(1.7 / 2.8)
+    assert mass == pytest.approx((1.1 / 2.8) * (1.1 / 2.4))
 
 
 # --- names and arguments ---------------------------------------------------------------------------------------------
