@@ -4,12 +4,18 @@ import math
 import random
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tritonsoft.geometry import FILTERS, Filter
+
+# For what compares a graph of kornia's modules with the parameters that they record.
+records_in_graphs = pytest.mark.skipif(
+    torch.__version__ < (2, 12), reason="before PyTorch 2.12 kornia's modules record no parameters inside a graph"
+)
 
 SOFT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 IMAGE_DTYPES = (*SOFT_DTYPES, torch.uint8)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.cases import RefusesUnsigned, assert_close
+from tests.cases import RefusesUnsigned, assert_close, records_in_graphs
 from tritonsoft.backends import reference
 
 K = pytest.importorskip("kornia.augmentation", reason="the augmentations need kornia")
@@ -1748,6 +1748,7 @@ def test_autocast_changes_no_bit_of_pictures(image, labels):
 # --- compiled, and on devices ----------------------------------------------------------------------------------------
 
 
+@records_in_graphs
 def test_a_container_compiles_to_one_graph(image, labels):
     torch._dynamo.reset()
     modules = [

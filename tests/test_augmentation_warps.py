@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonsoft as ts
-from tests.cases import RefusesUnsigned, assert_close
+from tests.cases import RefusesUnsigned, assert_close, records_in_graphs
 from tritonsoft.backends import reference_warping
 from tritonsoft.geometry import FILTERS
 
@@ -832,6 +832,7 @@ def test_the_gradient_in_the_image_is_the_adjoint_of_the_warp(warp):
     torch.testing.assert_close(back, there)
 
 
+@records_in_graphs
 @pytest.mark.parametrize("warp", ["perspective", "elastic"])
 def test_compiles_to_one_graph(warp):
     torch._dynamo.reset()
@@ -845,6 +846,7 @@ def test_compiles_to_one_graph(warp):
     assert_close(soft, mask_of(module, classes()), 1e-5, "soft label")
 
 
+@records_in_graphs
 def test_a_container_compiles_to_one_graph():
     torch._dynamo.reset()
     container = augment(make("rotation", p=0.5), make("affine", num_classes=CLASSES), TA.CenterCrop((9, 9)))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tritonsoft._extras import REQUIREMENTS
+from tritonsoft.version import __version__
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -61,6 +62,17 @@ def test_messages_say_to_install_what_the_extras_bring():
     }
     for file in ROOT.glob("tritonsoft/**/*.py"):
         assert file.name == "_extras.py" or "pip install" not in file.read_text("utf-8"), file
+
+
+def test_version_is_the_same_everywhere():
+    released = re.findall(r"^## \[(\d[^\]]*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    cited = re.search(r"^version: (\S+)$", citation, re.MULTILINE)
+    dated = re.search(r"^date-released: (\S+)$", citation, re.MULTILINE)
+    assert cited is not None
+    assert dated is not None
+    assert released[0] == (__version__, dated[1])
+    assert cited[1] == __version__
 
 
 def test_extras_bring_what_their_users_need():

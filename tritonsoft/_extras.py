@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 Extra = Literal["cpu", "kornia", "metrics", "data", "demo", "ray"]
 
-_DATA: Final = ("pillow>=10", "safetensors>=0.5", "typer>=0.19", "rich>=13")
+_DATA: Final = ("pillow>=10", "safetensors>=0.5", "typer>=0.19", "rich>=14.3")
 
 # As pyproject.toml has them, which a test compares. The packages are named instead of the extra, since that can be
 # typed anywhere: no index has tritonsoft, and who installed its wheel has no checkout to name.

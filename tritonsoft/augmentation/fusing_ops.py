@@ -210,23 +210,27 @@ class FusingOps(AugmentationSequentialOps):
         if any(each.pending_group and not each.pending_group.can_grow(views[each.size]) for each in inputs):
             out = self._materialize_pending(out, keys)
             _check_sparse(all_pending(out), module, params, flags)
-        groups: dict[tuple[int, Size], FusedGroup] = {}  # inputs of one size and history share one
+        # Inputs of one size and history share a group. (Of a key, id(history), PyTorch 2.11 can make no graph.)
+        groups: list[tuple[FusedGroup | None, Size, FusedGroup]] = []
 
         def extended(pending: _Pending) -> _Pending:
-            key = (id(pending.pending_group), pending.size)
-            if key not in groups:
-                group = FusedGroup(
-                    view=views[pending.size],
-                    batch=params["batch_prob"].numel(),
-                    num_classes=module.num_classes,
-                    ignore_index=module.ignore_index,
-                    # A label map that becomes soft later must not hold another value for the same until then.
-                    outside=module.ignore_index if self.labels.num_classes is None else self.labels.ignore_index,
-                    keepdim=module.keepdim,
-                    unbatched=image is not None and image.ndim < 4,
-                )
-                groups[key] = group if pending.pending_group is None else pending.pending_group.then(group)
-            return replace(pending, pending_group=groups[key])
+            for history, size, group in groups:
+                if history is pending.pending_group and size == pending.size:
+                    return replace(pending, pending_group=group)
+            group = FusedGroup(
+                view=views[pending.size],
+                batch=params["batch_prob"].numel(),
+                num_classes=module.num_classes,
+                ignore_index=module.ignore_index,
+                # A label map that becomes soft later must not hold another value for the same until then.
+                outside=module.ignore_index if self.labels.num_classes is None else self.labels.ignore_index,
+                keepdim=module.keepdim,
+                unbatched=image is not None and image.ndim < 4,
+            )
+            if pending.pending_group is not None:
+                group = pending.pending_group.then(group)
+            groups.append((pending.pending_group, pending.size, group))
+            return replace(pending, pending_group=group)
 
         first = next((arg for arg, key in zip(out, keys, strict=True) if key == DataKey.INPUT), None)
         if first is not None:

@@ -26,7 +26,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Versions, devices and backends, and a check of every backend against the reference; exit code 1 if one fails."""
     versions = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        # What is imported: what was installed forgets which CUDA torch is built for, and how a checkout moves on.
+        # Of what is imported: what was installed forgets which CUDA torch is built for, and how a checkout moves on.
         "tritonsoft": ts.__version__,
         "torch": torch.__version__,
         **{package: _version(package) for package in PACKAGES},
