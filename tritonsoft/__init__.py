@@ -10,6 +10,7 @@ from tritonsoft.full_resolution import (
 )
 from tritonsoft.functional import (
     backend_info,
+    class_areas,
     crop_resize,
     crop_resize_pair,
     normalize,
@@ -47,6 +48,7 @@ __all__ = [
     "area_cross_entropy",
     "backend_info",
     "box_to_matrix",
+    "class_areas",
     "crop_resize",
     "crop_resize_pair",
     "decode",

@@ -383,14 +383,14 @@ def should_validate(device: torch.device, validate: bool | None) -> bool:
     return os.environ.get("TRITONSOFT_VALIDATE") == "1" if validate is None else validate
 
 
-def check_box_values(boxes: Tensor | None) -> None:
+def check_box_values(boxes: Tensor | None, boxes_per_sample: int = 1) -> None:
     """Finite, within ±`MAX_COORDINATE`, and not empty."""
     if boxes is not None:
         # Plain floats: for the few boxes of a batch a fifth of the time of array operations.
-        _check_box_rows(boxes.tolist())
+        _check_box_rows(boxes.tolist(), boxes_per_sample)
 
 
-def _check_box_rows(rows: Sequence[Sequence[float]]) -> None:
+def _check_box_rows(rows: Sequence[Sequence[float]], boxes_per_sample: int = 1) -> None:
     limit = MAX_COORDINATE
     for index, (x0, y0, x1, y1) in enumerate(rows):
         if -limit <= x0 <= limit and -limit <= y0 <= limit and -limit <= x1 <= limit and -limit <= y1 <= limit:
@@ -401,7 +401,10 @@ def _check_box_rows(rows: Sequence[Sequence[float]]) -> None:
             rule = f"stay within ±{limit:.0f} pixels"
         else:
             rule = "be finite"
-        raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for sample {index}")
+        place = f"sample {index // boxes_per_sample}"
+        if boxes_per_sample > 1:
+            place = f"box {index % boxes_per_sample} of {place}"
+        raise ValueError(f"boxes must {rule}, got (x0, y0, x1, y1) = {(x0, y0, x1, y1)} for {place}")
 
 
 def _scaled_to_one(row: list[float]) -> list[float]:

@@ -516,6 +516,55 @@ def soft_pyramid(
     return label_ops.soft_pyramid(backend, validate, labels, num_classes, factors, ignore_index, dtype)
 
 
+def class_areas(
+    labels: Tensor,
+    boxes: Boxes | None,
+    num_classes: int,
+    *,
+    ignore_index: int | None = None,
+    validate: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The area that each class covers in boxes of a label map, in source pixels, in one pass over them.
+
+    A pixel counts as much as its square and the box overlap, so fractional boxes are exact, also those smaller than a
+    pixel. Ignored pixels and the outside of the image count nothing: the sum over the classes is the labelled area.
+
+    Args:
+        labels: label map ``(B, H, W)`` or ``(B, 1, H, W)``.
+        boxes: ``(B, 4)``, one for each sample, or a tensor ``(B, N, 4)``, several for each, which may overlap; None is
+            the whole image. A mirrored box has the areas of the upright one.
+        num_classes: C.
+        ignore_index, validate, backend: see the module's docstring.
+
+    Returns:
+        ``(B, C)``, or ``(B, N, C)`` of several boxes; float32, in which whole pixels are exact up to 2^24 of a class.
+        The same bits in every call: nothing is added in an order that chance decides.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 1], [0, 255, 1]]])
+        >>> class_areas(labels, None, 2)
+        tensor([[3., 2.]])
+        >>> class_areas(labels, torch.tensor([[[0.0, 0.0, 2.5, 1.0], [1.5, 0.5, 9.0, 9.0]]]), 2)
+        tensor([[[2.0000, 0.5000],
+                 [0.2500, 1.5000]]])
+    """
+    labels = check_labels(labels)
+    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, torch.float32, "dtype")
+    check_backend(backend)
+    batch, several = labels.shape[0], isinstance(boxes, Tensor) and boxes.ndim == 3
+    if several:
+        number = boxes.shape[1]
+        if tuple(boxes.shape) != (batch, number, 4):
+            raise ValueError(f"boxes must have shape (B, 4) or (B, N, 4) with B = {batch}, got {tuple(boxes.shape)}")
+        checked = check_boxes(boxes.reshape(batch * number, 4), batch * number, labels.device, "labels")
+    else:
+        number, checked = 1, check_boxes(boxes, batch, labels.device, "labels")
+    per_sample = None if checked is None else checked.view(batch, number, 4)
+    areas = label_ops.class_areas(backend, validate, labels, per_sample, num_classes, ignore_index)
+    return areas if several else areas[:, 0]
+
+
 def normalize(soft: Tensor) -> Tensor:
     """Turn mass into distributions: each pixel's masses divided by their sum, and 0 where there is no mass.
 

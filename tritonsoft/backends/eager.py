@@ -43,6 +43,15 @@ def remap_labels(
     return not validate or bool(known.all())
 
 
+def class_areas(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, validate: bool) -> bool:
+    num_classes = out.shape[2]
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    with _exact(labels):
+        out.copy_(reference.class_areas(labels, boxes, num_classes, ignore_index))
+    return True
+
+
 def soft_crop_resize(
     out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
 ) -> bool:

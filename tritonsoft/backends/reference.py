@@ -150,6 +150,27 @@ def soft_crop_resize(
     return crop_resize(mass, boxes, size, filter, 0.0, dtype)
 
 
+def covered(ends: Tensor, size: int) -> Tensor:
+    """How much of each pixel of an axis, ``(..., size)`` float64, lies between two ends ``(..., 2)``, in either order."""
+    pixel = torch.arange(size, dtype=torch.float64, device=ends.device)
+    lo, hi = ends.amin(-1, keepdim=True), ends.amax(-1, keepdim=True)
+    return (torch.minimum(hi, pixel + 1) - torch.maximum(lo, pixel)).clamp(min=0)
+
+
+def class_areas(labels: Tensor, boxes: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
+    """The area of each class in boxes of a label map ``(B, H, W)``, in source pixels: ``(B, N, C)`` float64.
+
+    Boxes ``(B, N, 4)``; None: one of each sample, all of it. A pixel counts as much as its square and the box overlap,
+    ``sum_y sum_x covered_y covered_x [label == c]``; ignored ones and what lies outside of the image count nothing.
+    """
+    height, width = labels.shape[1:]
+    boxes = _boxes_or_whole(boxes if boxes is None else boxes.flatten(0, 1), (height, width), labels)
+    boxes = boxes.view(len(labels), -1, 4) if len(labels) else boxes.view(0, 1, 4)
+    rows, columns = covered(boxes[..., 1::2], height), covered(boxes[..., 0::2], width)  # (B, N, H), (B, N, W)
+    planes = one_hot_planes(labels, num_classes, ignore_index).double()
+    return torch.einsum("bny,bcyx,bnx->bnc", rows, planes, columns)
+
+
 def top_k(soft: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k largest classes of each pixel of a soft label ``(B, C, h, w)``, and the mass of all others.
 

@@ -33,6 +33,20 @@ def remap_labels(
 
 
 @operator
+def class_areas(
+    call: Call, labels: Tensor, boxes: Tensor | None, num_classes: int, ignore_index: int
+) -> Tensor:
+    """Label map ``(B, H, W)`` -> the area of each class in boxes ``(B, N, 4)``: ``(B, N, C)`` float32."""
+    if call.validate and boxes is not None:
+        check_box_values(boxes.flatten(0, 1), boxes.shape[1])
+    num_boxes = 1 if boxes is None else boxes.shape[1]
+    out = call.empty((labels.shape[0], num_boxes, num_classes), torch.float32, labels)
+    if call.computes(out) and not call.backend.class_areas(out, labels, boxes, ignore_index, call.validate):
+        raise_label_values(labels, num_classes, ignore_index)
+    return out
+
+
+@operator
 def soft_crop_resize(
     call: Call,
     labels: Tensor,

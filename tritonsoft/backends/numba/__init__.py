@@ -12,6 +12,7 @@ Nothing is compiled before the first call. The launchers trust their arguments: 
 """
 
 from tritonsoft.backends.numba.area_cross_entropy import area_cross_entropy, area_cross_entropy_backward
+from tritonsoft.backends.numba.class_areas import class_areas
 from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
 from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
@@ -33,6 +34,7 @@ from tritonsoft.backends.numba.warps import (
 __all__ = [
     "area_cross_entropy",
     "area_cross_entropy_backward",
+    "class_areas",
     "confusion_matrix",
     "crop_resize",
     "crop_resize_adjoint",
