@@ -32,6 +32,7 @@ from tritonsoft.augmentation.masks import SoftLabel
 from tritonsoft.augmentation.modules import (
     CenterCrop,
     RandomAffine,
+    RandomClassCrop,
     RandomCrop,
     RandomElasticTransform,
     RandomHorizontalFlip,
@@ -50,6 +51,7 @@ __all__ = [
     "AugmentationSequential",
     "CenterCrop",
     "RandomAffine",
+    "RandomClassCrop",
     "RandomCrop",
     "RandomElasticTransform",
     "RandomHorizontalFlip",

@@ -256,7 +256,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         return True
 
 
-class _ScaleCropGenerator(RandomGeneratorBase):
+class ScaleCropGenerator(RandomGeneratorBase):
     """A factor per sample, and where its window lies: a share of the way across and down.
 
     In single precision at least: rounded to halves, a window as large as the image would show what lies outside.
@@ -277,13 +277,17 @@ class _ScaleCropGenerator(RandomGeneratorBase):
         self.place_sampler = UniformDistribution(zero, one)
 
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        return self.windows((batch_shape[0],), same_on_batch)
+
+    def windows(self, shape: tuple[int, ...], same_on_batch: bool) -> Params:
+        """What says where windows of this shape lie, the first axis of which is the batch."""
+        samplers = {"scale": self.factor_sampler, "across": self.place_sampler, "down": self.place_sampler}
+        return {name: self.draw(shape, sampler, same_on_batch) for name, sampler in samplers.items()}
+
+    def draw(self, shape: tuple[int, ...], sampler: UniformDistribution, same_on_batch: bool) -> Tensor:
         # kornia's parameters have the default type, and lie where new tensors do.
         like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
-        samplers = {"scale": self.factor_sampler, "across": self.place_sampler, "down": self.place_sampler}
-        return {
-            name: adapted_rsampling((batch_shape[0],), sampler, same_on_batch).to(like)
-            for name, sampler in samplers.items()
-        }
+        return adapted_rsampling(shape, sampler, same_on_batch).to(like)
 
 
 class RandomScaleCrop(BoxAugmentation):
@@ -345,23 +349,23 @@ class RandomScaleCrop(BoxAugmentation):
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        set_param_generator(self, _ScaleCropGenerator((scale[0], scale[1])))
+        self.scale = (scale[0], scale[1])
+        set_param_generator(self, ScaleCropGenerator(self.scale))
         self.flags = {"size": tuple(size), "fill": fill}
         self._configure(num_classes, ignore_index, filter, top_k)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
         drawn = super().generate_parameters(batch_shape)
-        height, width = batch_shape[-2:]
-        h, w = self.output_size((height, width), self.flags)
-        box_width, box_height = w / drawn["scale"], h / drawn["scale"]
-        x0, y0 = drawn["across"] * (width - box_width), drawn["down"] * (height - box_height)
-        x1, y1 = x0 + box_width - 1, y0 + box_height - 1  # kornia's crops name their corner pixels
-        corners = torch.stack(
-            [torch.stack(corner, dim=1) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], dim=1
-        )
-        output_size = torch.empty((batch_shape[0], 2), dtype=torch.long, device=corners.device)
-        output_size[:, 0], output_size[:, 1] = h, w
-        return {"scale": drawn["scale"], "src": corners, "output_size": output_size}
+        source = (batch_shape[-2], batch_shape[-1])
+        boxes = windows(drawn, self.output_size(source, self.flags), source)
+        size = self.recorded_size(batch_shape, boxes.device)
+        return {"scale": drawn["scale"], "src": corners(boxes), "output_size": size}
+
+    def recorded_size(self, batch_shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """The output's size as kornia keeps it in the parameters: ``(B, 2)``."""
+        size = torch.empty((batch_shape[0], 2), dtype=torch.long, device=device)
+        size[:, 0], size[:, 1] = self.output_size((batch_shape[-2], batch_shape[-1]), self.flags)
+        return size
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         # A window as large as the scaled image must not reach outside by a rounding error: snap it to the edges.
@@ -372,3 +376,21 @@ class RandomScaleCrop(BoxAugmentation):
 
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         return True, fill_of(flags)
+
+
+def windows(drawn: Params, size: Size, source: Size) -> Tensor:
+    """Boxes ``(..., 4)`` of windows of (h, w), at scales and places that `ScaleCropGenerator` has drawn.
+
+    Where the scaled image of (H, W) is larger than the window, the window lies inside it, else the image in the window.
+    """
+    (h, w), (height, width) = size, source
+    across, down = w / drawn["scale"], h / drawn["scale"]
+    x0, y0 = drawn["across"] * (width - across), drawn["down"] * (height - down)
+    return torch.stack([x0, y0, x0 + across, y0 + down], dim=-1)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes ``(B, 4)`` as kornia's crops have them, by the pixels in their corners: ``(B, 4, 2)``."""
+    x0, y0, x1, y1 = boxes.unbind(1)
+    x1, y1 = x1 - 1, y1 - 1
+    return torch.stack([torch.stack(corner, dim=1) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], dim=1)

@@ -15,6 +15,7 @@ from tritonsoft.augmentation._kornia import (
     ParamItem,
     override_parameters,
 )
+from tritonsoft.augmentation.class_crop import RandomClassCrop
 from tritonsoft.augmentation.kornia_masks import (
     TAKE_MASKS,
     ExtraArgs,
@@ -24,7 +25,7 @@ from tritonsoft.augmentation.kornia_masks import (
     move_mask,
     move_sparse,
 )
-from tritonsoft.augmentation.masks import refuse_sparse
+from tritonsoft.augmentation.masks import batched, refuse_sparse
 from tritonsoft.augmentation.pending import (
     FusedGroup,
     LabelSettings,
@@ -198,6 +199,8 @@ class FusingOps(AugmentationSequentialOps):
             else arg
             for arg, key in zip(args, keys, strict=True)
         ]
+        if isinstance(module, RandomClassCrop) and not module.is_chosen(params):
+            out = self._with_choice(out, keys, module, params)
         inputs = all_pending(out)
         _check_sparse(inputs, module, params, flags)
         views = _views_by_size(inputs, module, params, flags)
@@ -232,6 +235,19 @@ class FusingOps(AugmentationSequentialOps):
             else self._moved(arg, key, module, param, extra_args)
             for arg, key in zip(out, keys, strict=True)
         ]
+
+    def _with_choice(
+        self, args: list[Any], keys: list[DataKey], module: RandomClassCrop, params: dict[str, Tensor]
+    ) -> list[Any]:
+        """The parameters get the boxes that the first mask, as it is by now, chooses."""
+        if any(each.pending_group is not None and each.pending_group.view.is_field for each in all_pending(args)):
+            args = self._materialize_pending(args, keys)  # as the crop would need it: nothing follows a field
+        mask = next((arg for arg, key in zip(args, keys, strict=True) if key == DataKey.MASK), None)
+        masks = [mask] if isinstance(mask, PendingInput) else mask
+        if isinstance(masks, list) and masks:  # without any, or with what cannot be resampled, there is an error below
+            coarse = [_coarse_label(each, sample, len(masks), module, params) for sample, each in enumerate(masks)]
+            params.update(module.choice(params, torch.cat(coarse), masks[0].size))
+        return args
 
     def _remapped(
         self, args: list[Any], keys: list[DataKey], module: RemapLabels, param: ParamItem, extra_args: ExtraArgs
@@ -310,6 +326,17 @@ class FusingOps(AugmentationSequentialOps):
                     args[index], module, param=param, extra_args=extra_args.get(key, {})
                 )
         return out
+
+
+def _coarse_label(
+    mask: PendingInput, sample: int, number: int, module: RandomClassCrop, params: dict[str, Tensor]
+) -> Tensor:
+    """What a class crop reads of a mask, or of that of one sample."""
+    group, batch = mask.pending_group, params["batch_prob"].numel()
+    view = View(mask.size, mask.size) if group is None else group.view
+    if number > 1:
+        view, batch = view.sample(sample), 1
+    return module.coarse_label(batched(mask.value, batch), view, mask.kind == "soft label")
 
 
 def is_plain_container(module: nn.Module) -> bool:

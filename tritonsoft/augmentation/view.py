@@ -144,6 +144,10 @@ def _composed_boxes(boxes: Tensor, first: View) -> Tensor:
 
     Products come before quotients: products of integers are exact, and so is the quotient for a pure crop or flip.
     """
+    if first.transform is not None and first.transform.device != boxes.device:
+        # Some boxes are chosen where the labels are, others drawn on the CPU.
+        device = boxes.device if first.transform.device.type == "cpu" else first.transform.device
+        first, boxes = replace(first, transform=to_device(first.transform, device)), to_device(boxes, device)
     u0, v0, u1, v1 = boxes.unbind(1)
     (height, width), (h, w) = first.source, first.size
     if first.transform is None:

@@ -1,0 +1,356 @@
+"""A random crop that knows what it will show: of a class that is drawn, and of no class too much."""
+
+import math
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+import tritonsoft as ts
+from tritonsoft.augmentation._kornia import set_param_generator
+from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, windows
+from tritonsoft.augmentation.geometric import BoxAugmentation
+from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
+from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, size_of
+from tritonsoft.augmentation.sampling import sample_soft
+from tritonsoft.augmentation.view import Size, View, to_device
+from tritonsoft.functional import check_num_classes, is_whole_number, python_int
+from tritonsoft.geometry import Filter
+
+_ANCHORED: Final = 4  # boxes around the drawn class, for where none of the others holds it
+_CELLS: Final = 64  # of the coarse label along each axis, at least
+_SLACK: Final = 2.0**-9  # of a pixel, by which a cell may stick out of a box that counts as holding it
+_MIN_AREA: Final = 2.0**-12  # of a pixel, below which a class is not there: sums are rounded
+_PARTS: Final = 2.0**40  # of which the largest of several weights counts so many: sums of whole numbers are exact
+_DRAWN: Final = ("scale", "across", "down", "cell", "class")
+_WEIGHTS: Final = ("inverse_area", "any")
+
+
+class _ClassCropGenerator(ScaleCropGenerator):
+    """Windows by the number, those around a class the last ones; and numbers from 0 to 1 that draw class and cell."""
+
+    def __init__(self, scale: tuple[float, float], candidates: int) -> None:
+        super().__init__(scale)
+        self.candidates = candidates
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
+        batch = batch_shape[0]
+        drawn = self.windows((batch, self.candidates + _ANCHORED), same_on_batch)
+        drawn["cell"] = self.draw((batch, _ANCHORED), self.place_sampler, same_on_batch)
+        drawn["class"] = self.draw((batch,), self.place_sampler, same_on_batch)
+        return drawn
+
+
+class RandomClassCrop(RandomScaleCrop):
+    """`RandomScaleCrop` that shows a class drawn by weight, and no class too much of: for data with rare classes.
+
+    For each sample a class is drawn among those that it holds, and the first of ``candidates`` random boxes is taken
+    that holds the class and of whose labelled area no class covers more than ``max_share``. Where none does, boxes
+    around a random place of the class follow: **a class that was drawn is always in the crop**, and ``max_share`` is
+    kept wherever one of all these boxes keeps it. A sample without labels, or without any class of positive weight,
+    gets the first candidate that keeps ``max_share``, or else the first.
+
+    What the boxes hold is read off one coarse label of the image as it is at this module, at least 64 cells along each
+    axis: one more, small, read of the label map, on its device and without waiting for it. Areas are exact but for
+    cells that a box cuts, of which it is taken to hold its share; that a box holds the drawn class is said by the cells
+    that lie wholly in it. (After a rotation or a warp, cells are averages over points, as docs/warps.md says.)
+
+    **The labels decide, so they must come along**: in `AugmentationSequential` with a mask, which chooses a box as this
+    module's turn comes, and folds it with the modules before and after into one resample. The chosen boxes are then in
+    the parameters, ``src``, and a replay with ``params=`` needs no labels. On its own:
+
+        params = crop.choose(crop.forward_parameters(image.shape), label_map)
+        image, soft = crop(image, params=params), crop.transform_masks(label_map, params, crop.flags)
+
+    How this relates to others, and keeps what each promises:
+
+    * mmsegmentation's ``RandomCrop(cat_max_ratio=0.75)`` draws up to ten crops, until no class covers more than that of
+      the pixels that are not ignored: ``class_weights="any"``. It promises no class.
+    * MONAI's ``RandCropByLabelClasses(ratios=None)`` draws a class among those of the sample, evenly, or by ``ratios``
+      (``class_weights``), and centres the crop on a random pixel of it, moved inside the image: the class is there. It
+      limits no class. So does nnU-Net's loader, on batchgenerators, for a third of its crops.
+    * DAFormer's rare-class sampling draws a class by its rarity in the data set (weights, ``softmax((1 - f) / T)``) and
+      takes up to ten crops, until one has enough pixels of it: ``min_pixels``. (It also draws the image by the class,
+      which is the sampler's part.)
+
+    Args:
+        size, scale, fill, same_on_batch, p, keepdim, ignore_index, filter: as in `RandomScaleCrop`. With
+            ``same_on_batch`` one box is chosen for the labels of all samples together.
+        num_classes: C, of the soft labels that this module makes.
+        class_weights: how likely each class of a sample is drawn. None: all the same; ``(C,)``: by these weights;
+            "inverse_area": by one over its area in the sample; "any": none is drawn, ``max_share`` alone decides.
+        max_share: in (0, 1]; how much of a crop's labelled area one class may cover; 1 is no limit.
+        candidates: how many random boxes to look at.
+        min_pixels: how many pixels of the output a class must cover for a candidate to hold it. Boxes around the class
+            need not: they are what is left.
+
+    Shape:
+        As `Resize`.
+
+    Raises:
+        ValueError: the module is called without labels (also in kornia's own container).
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> import tritonsoft.augmentation as TA
+        >>> crop = TA.RandomClassCrop((64, 64), num_classes=19, class_weights="inverse_area")
+        >>> augment = TA.AugmentationSequential(crop, TA.RandomHorizontalFlip(), data_keys=["image", "mask"])
+        >>> label_map = torch.zeros(2, 256, 512, dtype=torch.uint8)
+        >>> label_map[:, 100:104, 300:305] = 7  # 20 of 131,072 pixels
+        >>> image, soft = augment(torch.rand(2, 3, 256, 512), label_map)
+        >>> soft.shape, bool((soft[:, 7].sum((1, 2)) > 0).all()), crop._params["drawn_class"].tolist()
+        (torch.Size([2, 19, 64, 64]), True, [7, 7])
+    """
+
+    num_classes: int
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        size: Size,
+        scale: tuple[float, float] = (0.5, 2.0),
+        num_classes: int | None = None,
+        class_weights: Tensor | str | None = None,
+        max_share: float = 0.75,
+        candidates: int = 10,
+        min_pixels: float = 1.0,
+        fill: float | tuple[float, ...] = 0.0,
+        same_on_batch: bool = False,
+        p: float = 1.0,
+        keepdim: bool = False,
+        ignore_index: int | None = None,
+        filter: Filter = "area",
+    ) -> None:
+        super().__init__(size, scale, fill, same_on_batch, p, keepdim, check_num_classes(num_classes), ignore_index, filter)
+        if not is_whole_number(candidates):
+            raise TypeError(f"candidates must be an int, got {candidates!r}")
+        self.candidates = python_int(candidates)
+        if self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {candidates}")
+        if not are_numbers([max_share], int | float) or not 0 < max_share <= 1:
+            raise ValueError(f"max_share must be a number in (0, 1], got {max_share!r}")
+        if not are_numbers([min_pixels], int | float) or not 0 <= min_pixels < math.inf:
+            raise ValueError(f"min_pixels must be a finite number of at least 0, got {min_pixels!r}")
+        self.max_share, self.min_pixels = float(max_share), float(min_pixels)
+        self.draws_by = class_weights if isinstance(class_weights, str) else "weights"
+        if self.draws_by not in ("weights", *_WEIGHTS):
+            raise ValueError(f"class_weights must be None, a tensor or one of {_WEIGHTS}, got {class_weights!r}")
+        weights = None if isinstance(class_weights, str) else _checked_weights(class_weights, self.num_classes)
+        self.register_buffer("class_weights", weights, persistent=False)
+        set_param_generator(self, _ClassCropGenerator(self.scale, self.candidates))
+
+    def __repr__(self) -> str:
+        weights = self.draws_by if self.draws_by != "weights" else self.class_weights
+        ours = f"class_weights={weights!r}, max_share={self.max_share}, candidates={self.candidates}"
+        return f"{super().__repr__()[:-1]}, {ours}, min_pixels={self.min_pixels})"
+
+    # --- parameters -------------------------------------------------------------------------------------------------
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
+        """Random numbers alone: which box they come to is a matter of the labels (`choose`)."""
+        drawn = BoxAugmentation.generate_parameters(self, batch_shape)
+        return {**drawn, "output_size": self.recorded_size(batch_shape, drawn["scale"].device)}
+
+    def choose(self, params: Params, labels: Tensor) -> Params:
+        """Parameters with the boxes that these labels choose among those that were drawn.
+
+        Args:
+            params: as `forward_parameters` draws them.
+            labels: a label map ``(B, H, W)`` or ``(B, 1, H, W)``, or a soft label ``(B, C, H, W)``, of the size that
+                the parameters were drawn for.
+
+        Returns:
+            A new mapping, on the device of the labels where they decide: ``src``, corners of boxes as of kornia's crops
+            ``(B, 4, 2)``; ``drawn_class (B,)``, -1 where none was drawn; ``chosen (B,)``, which box it is: below
+            ``candidates`` a random one, else one around the class.
+        """
+        if not isinstance(labels, Tensor):
+            hint = ": to_dense() makes masses" if isinstance(labels, ts.SparseLabels) else ""
+            raise TypeError(f"labels must be a tensor, got {type(labels).__name__}{hint}")
+        batch, size = params["batch_prob"].numel(), size_of(labels)
+        mask = batched(labels, batch)
+        source = self._source_or_else(params, size)
+        if size != source or len(mask) != batch:
+            raise ValueError(
+                f"labels must have the batch and the size that the parameters were drawn for, {(batch, *source)}, got "
+                f"{tuple(labels.shape)}"
+            )
+        is_soft = looks_soft(mask, self.num_classes)
+        return {**params, **self.choice(params, self.coarse_label(mask, View(size, size), is_soft), size)}
+
+    def coarse_label(self, mask: Tensor, view: View, is_soft: bool) -> Tensor:
+        """The masses ``(B, C, cells, cells)`` of a mask ``(B, K, H, W)`` that a view shows."""
+        coarse = View(view.size, self._cells(view.size)).compose(view)
+        if is_soft:
+            return sample_soft(unmarked(mask), coarse).float()
+        return resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32)
+
+    def choice(self, params: Params, coarse: Tensor, source: Size) -> Params:
+        """What is chosen of what was drawn, for a coarse label of images of (H, W)."""
+        batch = params["batch_prob"].numel()
+        drawn = {name: to_device(params[name], coarse.device) for name in _DRAWN}
+        if self.same_on_batch and batch > 0:
+            coarse = coarse.sum(0, keepdim=True)
+            drawn = {name: numbers[:1] for name, numbers in drawn.items()}
+        weights = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
+        wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
+        # Autocast would round areas to half precision.
+        with torch.no_grad(), torch.autocast(coarse.device.type, enabled=False):
+            chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
+        return {name: numbers.expand(batch, *numbers.shape[1:]) for name, numbers in chosen.items()}
+
+    def is_chosen(self, params: Params) -> bool:
+        """Whether the boxes are among the parameters, or none is needed, as the batch is not cropped."""
+        return "src" in params or not (self.always_applies or bool((params["batch_prob"] > 0.5).any()))
+
+    def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
+        if "src" in params:
+            return super().boxes(source, params, flags)
+        if self.is_chosen(params):
+            return None
+        raise ValueError(
+            f"{type(self).__name__} needs labels to choose a crop, and there are none: call it in "
+            "tritonsoft.augmentation.AugmentationSequential with a mask, or choose first: params = "
+            "crop.choose(crop.forward_parameters(image.shape), label_map), then crop(image, params=params)"
+        )
+
+    def _cells(self, source: Size) -> Size:
+        """How many cells a coarse label has: none is larger than the smallest box, which can so hold one."""
+        h, w = self.output_size(source, self.flags)
+        down, across = (
+            min(length, max(_CELLS, math.ceil(length * self.scale[1] / side)))
+            for length, side in ((source[0], h), (source[1], w))
+        )
+        return down, across
+
+
+# --- what is chosen --------------------------------------------------------------------------------------------------
+
+
+class _Wish(NamedTuple):
+    draws_by: str
+    weights: Tensor | None  # (C,)
+    max_share: float
+    min_pixels: float  # of the output
+
+
+def _checked_weights(weights: Tensor | None, num_classes: int) -> Tensor | None:
+    if weights is None:
+        return None
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"class_weights must be None, a tensor or one of {_WEIGHTS}, got {type(weights).__name__}")
+    if tuple(weights.shape) != (num_classes,):
+        raise ValueError(
+            f"class_weights must have shape (C,) = ({num_classes},) (num_classes={num_classes}), got "
+            f"{tuple(weights.shape)}"
+        )
+    numbers = weights.detach().double()
+    if not bool((numbers.isfinite() & (numbers >= 0)).all()) or not bool((numbers > 0).any()):
+        raise ValueError(
+            f"class_weights must hold finite numbers of at least 0, one of them above, got {numbers.tolist()}"
+        )
+    return numbers.clone()
+
+
+def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish) -> Params:
+    """The box of each sample, by numbers that were drawn; nothing here reads a value on the host.
+
+    Args:
+        coarse: masses ``(B, C, cells, cells)`` of images of (H, W).
+        source: (H, W).
+        size: (h, w) of the crop.
+        drawn: what `_ClassCropGenerator` draws.
+        wish: what is asked for.
+    """
+    cells = (coarse.shape[2], coarse.shape[3])
+    area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
+    drawn_class, wished = _draw_class(coarse.sum((2, 3), dtype=torch.float64) * area_of_cell, drawn["class"], wish)
+    masses = coarse.gather(1, drawn_class[:, None, None, None].expand(-1, 1, *cells))[:, 0]  # (B, cells, cells)
+
+    boxes = windows(drawn, size, source)  # (B, N, 4)
+    candidates = boxes.shape[1] - _ANCHORED
+    around = {name: drawn[name][:, candidates:] for name in ("scale", "across", "down")}
+    anchored = _around_cells(_draw(masses.flatten(1)[:, None], drawn["cell"]), around, cells, size, source)
+    boxes = torch.cat([boxes[:, :candidates], anchored], dim=1)
+
+    ends_y, ends_x = boxes[..., 1::2].double() * (cells[0] / source[0]), boxes[..., 0::2].double() * (cells[1] / source[1])
+    down, across = _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1])
+    areas = _areas(coarse, down, across)  # (B, N, C), in cells
+    within = (areas.amax(2) <= wish.max_share * areas.sum(2)) & (areas.amax(2) > 0)
+    if wish.max_share == 1:
+        within = torch.ones_like(within)
+    inside = (_whole_cells(ends_y, cells[0], source[0]), _whole_cells(ends_x, cells[1], source[1]))
+    shown = _areas(masses[:, None], *inside)[..., 0] * area_of_cell * drawn["scale"].square()  # in pixels of the output
+    holds = shown >= max(wish.min_pixels, _MIN_AREA)
+    is_anchored = torch.arange(boxes.shape[1], device=boxes.device) >= candidates
+    holds = torch.where(wished[:, None], holds | is_anchored, ~is_anchored)
+
+    # The first that both holds the class and keeps the share; else the first that holds it.
+    rank = (2 * holds.long() + (holds & within).long()) * len(is_anchored)
+    chosen = (rank - torch.arange(len(is_anchored), device=boxes.device)).argmax(1)
+    box = boxes.gather(1, chosen[:, None, None].expand(-1, 1, 4))[:, 0]
+    return {"src": corners(box), "drawn_class": torch.where(wished, drawn_class, -1), "chosen": chosen}
+
+
+def _draw_class(areas: Tensor, uniform: Tensor, wish: _Wish) -> tuple[Tensor, Tensor]:
+    """A class for each row of areas ``(B, C)``, and whether there is one to wish for, each ``(B,)``."""
+    weights = (areas > _MIN_AREA).double()
+    if wish.draws_by == "inverse_area":
+        weights = weights / areas.clamp(min=_MIN_AREA)
+    elif wish.draws_by == "any":
+        weights = torch.zeros_like(weights)
+    elif wish.weights is not None:
+        weights = weights * wish.weights
+    return _draw(weights, uniform), weights.amax(1) > 0
+
+
+def _draw(weights: Tensor, uniform: Tensor) -> Tensor:
+    """An index of the last axis for each number from 0 to 1, by weights of at least 0; any index where all are 0."""
+    largest = weights.amax(-1, keepdim=True).double()
+    # Whole numbers: sums of floats along an axis are made in an order that differs from call to call on some GPUs.
+    parts = (weights.double() / torch.where(largest > 0, largest, 1.0) * _PARTS).long()
+    ends = parts.cumsum(-1)
+    total = ends[..., -1]
+    place = torch.minimum((uniform.double() * total).long(), total - 1)
+    return (ends <= place[..., None]).sum(-1).clamp(max=weights.shape[-1] - 1)
+
+
+def _around_cells(cell: Tensor, drawn: Params, cells: Size, size: Size, source: Size) -> Tensor:
+    """Boxes that hold these cells ``(B, N)`` and, as `windows`, lie inside of the image or around it: ``(B, N, 4)``."""
+    starts = []
+    for index, number, length, side, place in (
+        (cell % cells[1], cells[1], source[1], size[1], drawn["across"]),
+        (cell // cells[1], cells[0], source[0], size[0], drawn["down"]),
+    ):
+        side_of_box = side / drawn["scale"]
+        first, end = (edge * (length / number) for edge in (index, index + 1))
+        free = length - side_of_box
+        low = torch.maximum(free.clamp(max=0), end - side_of_box)
+        high = torch.minimum(free.clamp(min=0), first)
+        # Where the box is smaller than the cell, it lies in it.
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
+        starts.append(low + place * (high - low))
+    x0, y0 = (start.to(drawn["scale"]) for start in starts)
+    return torch.stack([x0, y0, x0 + size[1] / drawn["scale"], y0 + size[0] / drawn["scale"]], dim=-1)
+
+
+def _overlap(ends: Tensor, cells: int) -> Tensor:
+    """How much of each cell of an axis lies between ends ``(B, N, 2)``: ``(B, N, cells)``."""
+    cell = torch.arange(cells, dtype=ends.dtype, device=ends.device)
+    return (torch.minimum(ends[..., 1:], cell + 1) - torch.maximum(ends[..., :1], cell)).clamp(min=0).float()
+
+
+def _whole_cells(ends: Tensor, cells: int, length: int) -> Tensor:
+    """Which cells of an axis lie wholly between ends, as 1 and 0: ``(B, N, cells)``."""
+    cell, slack = torch.arange(cells, dtype=ends.dtype, device=ends.device), _SLACK * cells / length
+    return ((ends[..., :1] <= cell + slack) & (cell + 1 <= ends[..., 1:] + slack)).float()
+
+
+def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """``sum_y sum_x down_y across_x coarse_yx``: of ``(B, C, h, w)``, by ``(B, N, h)`` and ``(B, N, w)``, ``(B, N, C)``.
+
+    Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
+    make in an order that differs from call to call.
+    """
+    lines = coarse @ across.mT[:, None]  # (B, C, h, N)
+    return (lines * down.mT[:, None]).sum(2).mT
