@@ -100,6 +100,14 @@ def test_labels(box):
     ts.area_cross_entropy(logits, labels, boxes, backend="triton").backward()
 
 
+@pytest.mark.parametrize("box", BOXES)
+def test_areas_of_classes(box):
+    labels = torch.randint(NUM_CLASSES, (1, 20, 9), dtype=torch.uint8)
+    boxes = torch.tensor([[box, [0.5, 1.0, 4.5, 2.0]]])
+    ts.class_areas(labels, boxes, NUM_CLASSES, backend="triton")
+    ts.class_areas(labels.mT, boxes, NUM_CLASSES, backend="triton")
+
+
 def test_labels_whose_ids_are_looked_up():
     labels = torch.tensor([-(2**31), -1, 0, 4, 5, 2**31 - 1], dtype=torch.int32).view(1, 2, 3)
     for table in ({0: 1, 4: 2}, {0: 1, 4: 2, 10**6: 3}, torch.arange(5)):

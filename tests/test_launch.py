@@ -82,6 +82,7 @@ def _kernels() -> list[Any]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        class_areas,
         decoding,
         enlarged_cross_entropy,
         enlarged_gradient,
@@ -97,7 +98,7 @@ def _kernels() -> list[Any]:
     )
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
-    labels = (forward, pyramid, remapping, top_k)
+    labels = (class_areas, forward, pyramid, remapping, top_k)
     modules = (adjoint, area_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
@@ -129,6 +130,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
             index(), f(2, 2, 8, 8), f(*maps), labels(), None, 19, 255, "area", False
         ),
         "pyramid": lambda: kernels.soft_pyramid([f(2, 19, 16, 16), f(*logits)], labels(), 255, False),
+        "areas": lambda: kernels.class_areas(f(2, 3, 19), labels(), f(2, 3, 4), 255, False),
         "remap": lambda: kernels.remap_labels(
             labels(), labels(), torch.tensor([3, 10**6]), torch.zeros(2, dtype=torch.int32), 0, 255, False
         ),
@@ -172,7 +174,8 @@ def _calls() -> dict[str, Callable[[], Any]]:
 
 
 NAMES = [
-    *("image", "adjoint", "soft", "pair", "top", "pyramid", "remap", "cross entropy", "cross entropy backward"),
+    *("image", "adjoint", "soft", "pair", "top", "pyramid", "areas", "remap", "cross entropy"),
+    *("cross entropy backward",),
     *("area cross entropy", "area cross entropy backward", "overlap", "overlap backward"),
     *("upsampled cross entropy", "upsampled cross entropy backward", "upsampled overlap", "upsampled overlap backward"),
     *("decode", "confusion matrix"),

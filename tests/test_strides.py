@@ -105,6 +105,14 @@ def _soft_resize(backend, labels):
     ]
 
 
+def _class_areas(backend, labels, boxes):
+    several = torch.stack([boxes, boxes * 0.75], dim=1)
+    return [
+        ts.class_areas(labels, boxes, NUM_CLASSES, backend=backend),
+        ts.class_areas(labels, several.mT.contiguous().mT, NUM_CLASSES, backend=backend),
+    ]
+
+
 def _remap(backend, labels, table):
     return [
         ts.remap_labels(labels, table, backend=backend),
@@ -171,6 +179,7 @@ CALLS = [
     _pair,
     _soft_crop_resize,
     _soft_resize,
+    _class_areas,
     _remap,
     _top_k,
     _soft_labels,

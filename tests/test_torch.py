@@ -40,6 +40,7 @@ def test_opcheck(target, boxed, memory_format):
         (images.crop_resize, (image, boxes, [3, 4], "area", 0.5, double)),
         (images.crop_resize_adjoint, (image, boxes, [12, 7], "triangle", double)),
         (label_ops.soft_crop_resize, (labels, boxes, [3, 4], 5, 255, "area", single)),
+        (label_ops.class_areas, (labels, None if boxes is None else boxes[:, None], 5, 255)),
         (label_ops.remap_labels, (labels, None, torch.arange(5, device=device), 0, 255, True, torch.int64)),
         (label_ops.crop_resize_pair, (image, labels, boxes, [3, 4], 5, 255, "area", 0.5, double, single)),
     ):

@@ -18,7 +18,7 @@ from tritonsoft.functional import check_num_classes, is_whole_number, python_int
 from tritonsoft.geometry import Filter
 
 _ANCHORED: Final = 4  # boxes around the drawn class, for where none of the others holds it
-_CELLS: Final = 64  # of the coarse label along each axis, at least
+_CELLS: Final = 32  # of the coarse label along each axis, at least
 _SLACK: Final = 2.0**-9  # of a pixel, by which a cell may stick out of a box that counts as holding it
 _MIN_AREA: Final = 2.0**-12  # of a pixel, below which a class is not there: sums are rounded
 _PARTS: Final = 2.0**40  # of which the largest of several weights counts so many: sums of whole numbers are exact
@@ -50,7 +50,7 @@ class RandomClassCrop(RandomScaleCrop):
     kept wherever one of all these boxes keeps it. A sample without labels, or without any class of positive weight,
     gets the first candidate that keeps ``max_share``, or else the first.
 
-    What the boxes hold is read off one coarse label of the image as it is at this module, at least 64 cells along each
+    What the boxes hold is read off one coarse label of the image as it is at this module, at least 32 cells along each
     axis: one more, small, read of the label map, on its device and without waiting for it. Areas are exact but for
     cells that a box cuts, of which it is taken to hold its share; that a box holds the drawn class is said by the cells
     that lie wholly in it. (After a rotation or a warp, cells are averages over points, as docs/warps.md says.)
@@ -264,7 +264,7 @@ def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish
     """
     cells = (coarse.shape[2], coarse.shape[3])
     area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
-    drawn_class, wished = _draw_class(coarse.sum((2, 3), dtype=torch.float64) * area_of_cell, drawn["class"], wish)
+    drawn_class, wished = _draw_class(coarse.sum(3).sum(2) * area_of_cell, drawn["class"], wish)
     masses = coarse.gather(1, drawn_class[:, None, None, None].expand(-1, 1, *cells))[:, 0]  # (B, cells, cells)
 
     boxes = windows(drawn, size, source)  # (B, N, 4)
@@ -294,7 +294,7 @@ def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish
 
 def _draw_class(areas: Tensor, uniform: Tensor, wish: _Wish) -> tuple[Tensor, Tensor]:
     """A class for each row of areas ``(B, C)``, and whether there is one to wish for, each ``(B,)``."""
-    weights = (areas > _MIN_AREA).double()
+    weights = (areas > _MIN_AREA).to(areas)
     if wish.draws_by == "inverse_area":
         weights = weights / areas.clamp(min=_MIN_AREA)
     elif wish.draws_by == "any":
@@ -352,5 +352,5 @@ def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
     Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
     make in an order that differs from call to call.
     """
-    lines = coarse @ across.mT[:, None]  # (B, C, h, N)
+    lines = (coarse.flatten(1, 2) @ across.mT).unflatten(1, coarse.shape[1:3])  # (B, C, h, N)
     return (lines * down.mT[:, None]).sum(2).mT
