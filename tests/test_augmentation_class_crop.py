@@ -269,6 +269,18 @@ def test_masks_of_other_kinds():
     assert nested(image, labels)[1].shape == (3, CLASSES, 24, 40)
 
 
+def test_it_may_keep_a_few_classes():
+    labels = scenes()
+    torch.manual_seed(3)
+    dense = TA.AugmentationSequential(crop_of(None), data_keys=KEYS)
+    sparse = TA.AugmentationSequential(crop_of(None, top_k=CLASSES), data_keys=KEYS)
+    _, soft = dense(image_of(labels), labels)
+    _, kept = sparse(image_of(labels), labels, params=dense._params)
+    assert torch.allclose(kept.to_dense(), soft, atol=1e-6)
+    drawn = sparse(image_of(labels), labels)[1]
+    assert isinstance(drawn, ts.SparseLabels)
+
+
 def test_skipped_and_empty_batches():
     labels = scenes()
     image = image_of(labels)

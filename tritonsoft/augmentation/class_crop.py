@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -75,8 +75,8 @@ class RandomClassCrop(RandomScaleCrop):
       which is the sampler's part.)
 
     Args:
-        size, scale, fill, same_on_batch, p, keepdim, ignore_index, filter: as in `RandomScaleCrop`. With
-            ``same_on_batch`` one box is chosen for the labels of all samples together.
+        size: ``(h, w)`` of the output in pixels.
+        scale: range of the factor, drawn evenly; 1 shows source pixels at their own size, 2 at twice it.
         num_classes: C, of the soft labels that this module makes.
         class_weights: how likely each class of a sample is drawn. None: all the same; ``(C,)``: by these weights;
             "inverse_area": by one over its area in the sample; "any": none is drawn, ``max_share`` alone decides.
@@ -84,6 +84,13 @@ class RandomClassCrop(RandomScaleCrop):
         candidates: how many random boxes to look at.
         min_pixels: how many pixels of the output a class must cover for a candidate to hold it. Boxes around the class
             need not: they are what is left.
+        fill: what an image holds in the padding, one value or one per channel.
+        same_on_batch: one box for all samples, chosen by the labels of all together.
+        p: probability that the batch is cropped.
+        keepdim: keep the rank of the input.
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike.
+        top_k: keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`.
@@ -121,10 +128,10 @@ class RandomClassCrop(RandomScaleCrop):
         keepdim: bool = False,
         ignore_index: int | None = None,
         filter: Filter = "area",
+        top_k: int | None = None,
     ) -> None:
-        super().__init__(
-            size, scale, fill, same_on_batch, p, keepdim, check_num_classes(num_classes), ignore_index, filter
-        )
+        num_classes = check_num_classes(num_classes)
+        super().__init__(size, scale, fill, same_on_batch, p, keepdim, num_classes, ignore_index, filter, top_k)
         if not is_whole_number(candidates):
             raise TypeError(f"candidates must be an int, got {candidates!r}")
         self.candidates = python_int(candidates)
@@ -186,7 +193,7 @@ class RandomClassCrop(RandomScaleCrop):
         coarse = View(view.size, self._cells(view.size)).compose(view)
         if is_soft:
             return sample_soft(unmarked(mask), coarse).float()
-        return resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32)
+        return cast(Tensor, resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32, None))
 
     def choice(self, params: Params, coarse: Tensor, source: Size) -> Params:
         """What is chosen of what was drawn, for a coarse label of images of (H, W)."""
