@@ -75,7 +75,9 @@ def class_areas_kernel(
             columns = column + tl.arange(0, BLOCK_W)
             weight = down[:, None] * _covered(columns, axis_x)[None, :]
             inside = (rows < end_row)[:, None] & (columns < end_column)[None, :]
-            offsets = tl.cast(rows, OFFSET)[:, None] * labels_strides[1] + columns.to(OFFSET)[None, :] * labels_strides[2]
+            offsets = (
+                tl.cast(rows, OFFSET)[:, None] * labels_strides[1] + columns.to(OFFSET)[None, :] * labels_strides[2]
+            )
             label = tl.load(labels + offsets, mask=inside, other=0)
             known = inside & (label >= 0) & (label < num_classes) & (label != ignored_class)
             label = tl.where(known, label.to(tl.int32), -1)

@@ -1,5 +1,6 @@
 """The area of classes in boxes: exact at every size of a box, and the same wherever it is computed."""
 
+import itertools
 import random
 
 import numpy as np
@@ -31,9 +32,7 @@ def test_every_box_type_and_layout(target):
         per_sample = None if boxes is None else boxes.view(len(case.labels), -1, 4)
         expected = reference.class_areas(case.labels, per_sample, case.num_classes, case.ignore_index)
         case, boxes = case.to(device), None if boxes is None else boxes.to(device)
-        actual = ts.class_areas(
-            case.labels, boxes, case.num_classes, ignore_index=case.ignore_index, backend=backend
-        )
+        actual = ts.class_areas(case.labels, boxes, case.num_classes, ignore_index=case.ignore_index, backend=backend)
         assert actual.dtype == torch.float32
         # Each pixel's weight and each sum err by roundings of float32 relative to the area, which is of all pixels.
         largest = float(case.labels[0].numel())
@@ -59,7 +58,7 @@ def test_boxes_that_tile_the_image_add_up_to_it(target):
     device, backend = target
     labels = torch.randint(4, (1, 17, 23), generator=torch.Generator().manual_seed(0)).to(device)
     xs, ys = [0.0, 3.3, 3.9, 20.0, 23.0], [0.0, 0.25, 16.5, 17.0]
-    boxes = [[x0, y0, x1, y1] for x0, x1 in zip(xs, xs[1:], strict=False) for y0, y1 in zip(ys, ys[1:], strict=False)]
+    boxes = [[x0, y0, x1, y1] for x0, x1 in itertools.pairwise(xs) for y0, y1 in itertools.pairwise(ys)]
     parts = ts.class_areas(labels, torch.tensor([boxes], device=device), 4, backend=backend)
     assert_close(parts.sum(1), ts.class_areas(labels, None, 4, backend=backend), 1e-3, "sum of the tiles")
 
@@ -128,15 +127,15 @@ def test_what_bad_input_gets(target):
         areas(boxes=torch.zeros(1, 4, device=device))
     with pytest.raises(TypeError, match=r"boxes must be floating point or integers .*got bool"):
         areas(boxes=torch.zeros(2, 1, 4, device=device, dtype=torch.bool))
-    with pytest.raises(TypeError, match="labels must be .*got float32"):
+    with pytest.raises(TypeError, match=r"labels must be .*got float32"):
         areas(labels.float())
     with pytest.raises(ValueError, match="ignore_index must be given where num_classes is more than 255"):
         areas(num_classes=300)
-    with pytest.raises(ValueError, match="boxes must stay within .* for sample 1"):
+    with pytest.raises(ValueError, match=r"boxes must stay within .* for sample 1"):
         areas(boxes=[[0, 0, 1, 1], [0, 0, 1e9, 1]])
     if device == "cpu":
         wrong = torch.tensor([[[0.0, 0, 1, 1], [0, 0, 1, 1]], [[0.0, 0, 1, 1], [0, 0, 0, 1]]])
-        with pytest.raises(ValueError, match="boxes must have a width and .* for box 1 of sample 1"):
+        with pytest.raises(ValueError, match=r"boxes must have a width and .* for box 1 of sample 1"):
             areas(boxes=wrong)
 
 
@@ -154,5 +153,7 @@ def test_compiled(target):
     device, backend = target
     labels = torch.randint(3, (2, 6, 7), generator=torch.Generator().manual_seed(0)).to(device)
     boxes = torch.tensor([[[0.5, 0, 3, 4]], [[1.0, 2, 6, 5]]], device=device)
-    compiled = torch.compile(lambda *args: ts.class_areas(*args, 3, backend=backend) * 2, fullgraph=True, backend="eager")
+    compiled = torch.compile(
+        lambda *args: ts.class_areas(*args, 3, backend=backend) * 2, fullgraph=True, backend="eager"
+    )
     torch.testing.assert_close(compiled(labels, boxes), ts.class_areas(labels, boxes, 3, backend=backend) * 2)

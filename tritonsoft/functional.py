@@ -617,15 +617,14 @@ def class_areas(
     labels = check_labels(labels)
     num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, torch.float32, "dtype")
     check_backend(backend)
-    batch, several = labels.shape[0], isinstance(boxes, Tensor) and boxes.ndim == 3
-    if several:
-        number = boxes.shape[1]
+    batch, number, several = labels.shape[0], 1, False
+    if isinstance(boxes, Tensor) and boxes.ndim == 3:
+        number, several = boxes.shape[1], True
         if tuple(boxes.shape) != (batch, number, 4):
             raise ValueError(f"boxes must have shape (B, 4) or (B, N, 4) with B = {batch}, got {tuple(boxes.shape)}")
-        checked = check_boxes(boxes.reshape(batch * number, 4), batch * number, labels.device, "labels")
-    else:
-        number, checked = 1, check_boxes(boxes, batch, labels.device, "labels")
-    per_sample = None if checked is None else checked.view(batch, number, 4)
+        boxes = boxes.reshape(batch * number, 4)
+    boxes = check_boxes(boxes, batch * number, labels.device, "labels")
+    per_sample = None if boxes is None else boxes.view(batch, number, 4)
     areas = label_ops.class_areas(backend, validate, labels, per_sample, num_classes, ignore_index)
     return areas if several else areas[:, 0]
 

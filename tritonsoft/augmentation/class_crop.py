@@ -1,7 +1,8 @@
 """A random crop that knows what it will show: of a class that is drawn, and of no class too much."""
 
+import contextlib
 import math
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -74,8 +75,8 @@ class RandomClassCrop(RandomScaleCrop):
       which is the sampler's part.)
 
     Args:
-        size, scale, fill, same_on_batch, p, keepdim, ignore_index, filter, top_k: as in `RandomScaleCrop`. With
-            ``same_on_batch`` one box is chosen for the labels of all samples together.
+        size: ``(h, w)`` of the output in pixels.
+        scale: range of the factor, drawn evenly; 1 shows source pixels at their own size, 2 at twice it.
         num_classes: C, of the soft labels that this module makes.
         class_weights: how likely each class of a sample is drawn. None: all the same; ``(C,)``: by these weights;
             "inverse_area": by one over its area in the sample; "any": none is drawn, ``max_share`` alone decides.
@@ -83,6 +84,13 @@ class RandomClassCrop(RandomScaleCrop):
         candidates: how many random boxes to look at.
         min_pixels: how many pixels of the output a class must cover for a candidate to hold it. Boxes around the class
             need not: they are what is left.
+        fill: what an image holds in the padding, one value or one per channel.
+        same_on_batch: one box for all samples, chosen by the labels of all together.
+        p: probability that the batch is cropped.
+        keepdim: keep the rank of the input.
+        ignore_index: the label that carries no mass; None: 255, and an error where that would be a class.
+        filter: "area", "triangle", "bilinear" or "nearest", for image and mask alike.
+        top_k: keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
         As `Resize`.
@@ -185,7 +193,7 @@ class RandomClassCrop(RandomScaleCrop):
         coarse = View(view.size, self._cells(view.size)).compose(view)
         if is_soft:
             return sample_soft(unmarked(mask), coarse).float()
-        return resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32)
+        return cast(Tensor, resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32, None))
 
     def choice(self, params: Params, coarse: Tensor, source: Size) -> Params:
         """What is chosen of what was drawn, for a coarse label of images of (H, W)."""
@@ -196,8 +204,7 @@ class RandomClassCrop(RandomScaleCrop):
             drawn = {name: numbers[:1] for name, numbers in drawn.items()}
         weights = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
         wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
-        # Autocast would round areas to half precision.
-        with torch.no_grad(), torch.autocast(coarse.device.type, enabled=False):
+        with torch.no_grad():
             chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
         return {name: numbers.expand(batch, *numbers.shape[1:]) for name, numbers in chosen.items()}
 
@@ -217,13 +224,13 @@ class RandomClassCrop(RandomScaleCrop):
         )
 
     def _cells(self, source: Size) -> Size:
-        """How many cells a coarse label has: none is larger than the smallest box, which can so hold one."""
+        """How many cells a coarse label has: the smallest box can hold one, and the pixels at its edges."""
         h, w = self.output_size(source, self.flags)
-        down, across = (
-            min(length, max(_CELLS, math.ceil(length * self.scale[1] / side)))
-            for length, side in ((source[0], h), (source[1], w))
-        )
-        return down, across
+        return self._cells_along(source[0], h), self._cells_along(source[1], w)
+
+    def _cells_along(self, length: int, side: int) -> int:
+        smallest = side / self.scale[1]
+        return length if smallest < 3 else min(length, max(_CELLS, math.ceil(length / (smallest - 2))))
 
 
 # --- what is chosen --------------------------------------------------------------------------------------------------
@@ -275,7 +282,10 @@ def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish
     anchored = _around_cells(_draw(masses.flatten(1)[:, None], drawn["cell"]), around, cells, size, source)
     boxes = torch.cat([boxes[:, :candidates], anchored], dim=1)
 
-    ends_y, ends_x = boxes[..., 1::2].double() * (cells[0] / source[0]), boxes[..., 0::2].double() * (cells[1] / source[1])
+    ends_y, ends_x = (
+        boxes[..., 1::2].double() * (cells[0] / source[0]),
+        boxes[..., 0::2].double() * (cells[1] / source[1]),
+    )
     down, across = _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1])
     areas = _areas(coarse, down, across)  # (B, N, C), in cells
     within = (areas.amax(2) <= wish.max_share * areas.sum(2)) & (areas.amax(2) > 0)
@@ -325,11 +335,12 @@ def _around_cells(cell: Tensor, drawn: Params, cells: Size, size: Size, source: 
         (cell // cells[1], cells[0], source[0], size[0], drawn["down"]),
     ):
         side_of_box = side / drawn["scale"]
-        first, end = (edge * (length / number) for edge in (index, index + 1))
+        # Whole pixels: a cell may hold no more of its class than a part of one.
+        first, end = (index * (length / number)).floor(), ((index + 1) * (length / number)).ceil()
         free = length - side_of_box
         low = torch.maximum(free.clamp(max=0), end - side_of_box)
         high = torch.minimum(free.clamp(min=0), first)
-        # Where the box is smaller than the cell, it lies in it.
+        # Where the box is smaller, it lies in the cell.
         low, high = torch.minimum(low, high), torch.maximum(low, high)
         starts.append(low + place * (high - low))
     x0, y0 = (start.to(drawn["scale"]) for start in starts)
@@ -349,10 +360,17 @@ def _whole_cells(ends: Tensor, cells: int, length: int) -> Tensor:
 
 
 def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """``sum_y sum_x down_y across_x coarse_yx``: of ``(B, C, h, w)``, by ``(B, N, h)`` and ``(B, N, w)``, ``(B, N, C)``.
+    """``sum_y sum_x down_y across_x coarse_yx``, ``(B, N, C)``, of ``(B, C, h, w)``, ``(B, N, h)`` and ``(B, N, w)``.
 
     Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
     make in an order that differs from call to call.
     """
-    lines = (coarse.flatten(1, 2) @ across.mT).unflatten(1, coarse.shape[1:3])  # (B, C, h, N)
+    with _full_precision(coarse.device.type):
+        lines = (coarse.flatten(1, 2) @ across.mT).view(*coarse.shape[:3], -1)  # (B, C, h, N)
     return (lines * down.mT[:, None]).sum(2).mT
+
+
+def _full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """No autocast, which would round areas to half precision; some devices have none."""
+    has_autocast = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()

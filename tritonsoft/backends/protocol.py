@@ -43,9 +43,7 @@ class Backend(Protocol):
         The classes ``(N,)`` are those of ``ids (N,)``, ascending, or of the ids from ``first_id`` on.
         """
 
-    def class_areas(
-        self, out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, validate: bool
-    ) -> bool:
+    def class_areas(self, out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, validate: bool) -> bool:
         """``out (B, N, C)``, contiguous float32, is the area of each class in boxes ``(B, N, 4)``, in source pixels."""
 
     def soft_crop_resize(

@@ -151,7 +151,7 @@ def soft_crop_resize(
 
 
 def covered(ends: Tensor, size: int) -> Tensor:
-    """How much of each pixel of an axis, ``(..., size)`` float64, lies between two ends ``(..., 2)``, in either order."""
+    """How much of each pixel of an axis, ``(..., size)`` float64, lies between ends ``(..., 2)``, in either order."""
     pixel = torch.arange(size, dtype=torch.float64, device=ends.device)
     lo, hi = ends.amin(-1, keepdim=True), ends.amax(-1, keepdim=True)
     return (torch.minimum(hi, pixel + 1) - torch.maximum(lo, pixel)).clamp(min=0)

@@ -33,9 +33,7 @@ def remap_labels(
 
 
 @operator
-def class_areas(
-    call: Call, labels: Tensor, boxes: Tensor | None, num_classes: int, ignore_index: int
-) -> Tensor:
+def class_areas(call: Call, labels: Tensor, boxes: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
     """Label map ``(B, H, W)`` -> the area of each class in boxes ``(B, N, 4)``: ``(B, N, C)`` float32."""
     if call.validate and boxes is not None:
         check_box_values(boxes.flatten(0, 1), boxes.shape[1])

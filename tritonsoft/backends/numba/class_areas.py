@@ -17,13 +17,15 @@ _NANOSECONDS = 0.8  # of a pixel
 
 
 @jit
-def _covered(pixel: Any, lo: float, hi: float) -> float:
+def _covered(pixel: Any, lo: float, hi: float) -> Any:
     """How much of a pixel of an axis lies between two ends."""
     return max(min(hi, pixel + 1.0) - max(lo, np.float64(pixel)), 0.0)
 
 
 @jit
-def _count_run(counts: Array, labels: Array, start: int, stride: int, count: int, num_classes: Any, ignore: Any) -> None:
+def _count_run(
+    counts: Array, labels: Array, start: int, stride: int, count: int, num_classes: Any, ignore: Any
+) -> None:
     """Counts the labels of whole pixels, each fourth in the same of the tables."""
     one, size = np.uint32(1), unsigned(counts.size // _TABLES)
     for n in range(count):
@@ -57,12 +59,13 @@ def _bands(
         box = band // bands_per_box
         x0, y0, x1, y1 = ends[4 * box], ends[4 * box + 1], ends[4 * box + 2], ends[4 * box + 3]
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-        first_column = max(np.int64(np.floor(left)), 0)
-        end_column = max(min(np.int64(np.ceil(right)), width), first_column)
-        first_whole = min(max(np.int64(np.ceil(left)), 0), end_column)
-        end_whole = max(min(np.int64(np.floor(right)), width), first_whole)
-        first_row = max(np.int64(np.floor(top)), 0) + band % bands_per_box * _ROWS
-        end_row = min(min(np.int64(np.ceil(bottom)), height), first_row + _ROWS)
+        first_column: Any = max(np.int64(np.floor(left)), 0)
+        end_column: Any = max(min(np.int64(np.ceil(right)), width), first_column)
+        first_whole: Any = min(max(np.int64(np.ceil(left)), 0), end_column)
+        end_whole: Any = max(min(np.int64(np.floor(right)), width), first_whole)
+        first_row: Any = max(np.int64(np.floor(top)), 0)
+        first_row += band % bands_per_box * _ROWS
+        end_row: Any = min(min(np.int64(np.ceil(bottom)), height), first_row + _ROWS)
         for row in range(first_row, end_row):
             start = box // num_boxes * strides[0] + row * strides[1]
             weight = _covered(row, top, bottom)
