@@ -40,6 +40,7 @@ from bench.machine_code import TOOLS, Trips, Unrolled, instructions, work
 from tritonsoft.kernels import (
     adjoint,
     area_loss,
+    areas,
     decoding,
     enlarged_cross_entropy,
     enlarged_overlap,
@@ -197,6 +198,7 @@ def cases(platform: str) -> Iterator[Case]:
             odd = " odd width" if size[1] % 2 == 1 else ""
             yield Case(f"soft C={num_classes} k={factor}{odd} street", launch, trips, shares, soft, [labels], [soft])
     yield from _remapped(labels, platform)
+    yield _areas(labels, platform)
     yield from _in_boxes(labels, boxes, platform)
     yield from _warped(labels, platform)
     for factor in (2, 4):
@@ -228,6 +230,17 @@ def _remapped(labels: Tensor, platform: str) -> Iterator[Case]:
     ids, classes = _meta((100,), torch.int64), _meta((100,), torch.int32)
     launch = remapping.remap_configuration(out, wide, ids, classes, 0, 255, platform)
     yield Case("remap int32 searched", launch, {"while step > 0": 7}, {}, out, [wide], [out], blind_to=hits)
+
+
+def _areas(labels: Tensor, platform: str) -> Case:
+    """Ten boxes of each sample, of a quarter of it, whose tiles hold four classes."""
+    batch, height, width = labels.shape
+    launch = areas.class_areas_configuration(labels, _meta((batch * 10, 4), torch.float32), 10, 19, 255, platform)
+    rows = height // 2 // launch.arguments["PARTS"]
+    trips = {"in range(first_row": -(-rows // launch.arguments["BLOCK_H"])}
+    trips |= {"in range(first_column": width // 2 // launch.arguments["BLOCK_W"], "while present": 4}
+    out = launch.arguments["areas"]
+    return Case("areas of ten boxes", launch, trips, {}, out, [labels], [out])
 
 
 def _in_boxes(labels: Tensor, boxes: Tensor, platform: str) -> Iterator[Case]:

@@ -2,8 +2,8 @@
 
 from tritonsoft.kernels.adjoint import crop_resize_adjoint
 from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
+from tritonsoft.kernels.areas import class_areas
 from tritonsoft.kernels.binary_loss import binary_cross_entropy, binary_cross_entropy_backward
-from tritonsoft.kernels.class_areas import class_areas
 from tritonsoft.kernels.decoding import confusion_matrix, decode
 from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
 from tritonsoft.kernels.enlarged_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward

@@ -50,8 +50,8 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        areas,
         binary_loss,
-        class_areas,
         decoding,
         enlarged_cross_entropy,
         enlarged_overlap,
@@ -127,7 +127,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         )
     for labels, num_classes, some_boxes in ((byte, 19, empty((batch * 10, 4), single)), (torch.int64, 1500, None)):
         source, number = empty((batch, height, width), labels), 1 if some_boxes is None else 10
-        launch = class_areas.class_areas_configuration(source, some_boxes, number, num_classes, 255, platform)
+        launch = areas.class_areas_configuration(source, some_boxes, number, num_classes, 255, platform)
         yield f"areas C={num_classes} {name(labels)}", launch
     matrix, field = empty((batch, 3, 3), single), empty((batch, 256, 512, 2), single)
     result, mass = empty((batch, 3, 256, 512), half), empty((batch, 19, 256, 512), half)

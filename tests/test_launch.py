@@ -82,8 +82,8 @@ def _kernels() -> list[Any]:
     from tritonsoft.kernels import (
         adjoint,
         area_loss,
+        areas,
         binary_loss,
-        class_areas,
         decoding,
         enlarged_cross_entropy,
         enlarged_gradient,
@@ -99,7 +99,7 @@ def _kernels() -> list[Any]:
     )
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
-    labels = (class_areas, forward, pyramid, remapping, top_k)
+    labels = (areas, forward, pyramid, remapping, top_k)
     modules = (adjoint, area_loss, binary_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 

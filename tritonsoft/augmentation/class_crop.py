@@ -366,7 +366,7 @@ def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
     make in an order that differs from call to call.
     """
     with _full_precision(coarse.device.type):
-        lines = (coarse.flatten(1, 2) @ across.mT).view(*coarse.shape[:3], -1)  # (B, C, h, N)
+        lines = (coarse.flatten(1, 2) @ across.mT).view(*coarse.shape[:3], across.shape[1])  # (B, C, h, N)
     return (lines * down.mT[:, None]).sum(2).mT
 
 
