@@ -31,6 +31,7 @@ Task = Literal[
     "image gradient",
     "top classes",
     "remap labels",
+    "class areas",
     "pyramid",
     "cross entropy",
     "sparse cross entropy",
@@ -79,7 +80,13 @@ class Case:
         """One line that says all."""
         parts = [
             f"{self.task}: {self.batch} x {self.source[0]}x{self.source[1]} -> {self.size[0]}x{self.size[1]}",
-            "random boxes" if self.has_boxes else "rotations" if self.is_warp else f"k = {self.factor:g}",
+            "ten boxes each"
+            if self.task == "class areas"
+            else "random boxes"
+            if self.has_boxes
+            else "rotations"
+            if self.is_warp
+            else f"k = {self.factor:g}",
             "" if self.only_image else f"C = {self.num_classes}",
             "" if self.only_image else f"{name_of(self.label_dtype)} labels",
             f"{name_of(self.dtype)} {'logits' if self.task in LOSSES or self.task == 'decode' else 'out'}",
@@ -117,6 +124,7 @@ class Case:
             "image gradient": rivals.IMAGE_GRADIENT,
             "top classes": rivals.TOP_CLASSES,
             "remap labels": rivals.REMAP,
+            "class areas": rivals.CLASS_AREAS,
             "pyramid": rivals.PYRAMID,
             "cross entropy": rivals.CROSS_ENTROPY,
             "sparse cross entropy": rivals.SPARSE_CROSS_ENTROPY,
@@ -145,6 +153,8 @@ class Case:
             return self._logits(), self.source
         if self.task == "remap labels":
             return self._labels(), self._table()
+        if self.task == "class areas":
+            return self._labels(), self._many_boxes(), self.num_classes
         if self.task == "image gradient":
             return self._image().requires_grad_(), self._boxes(), self.size, self._slopes()
         if self.task == "shrink image":
@@ -178,6 +188,10 @@ class Case:
             return (rivals.decode_dense(self._soft(self.dtype), self.num_classes),)
         if self.task == "remap labels":
             return (self._table()[self._labels().long()],)
+        if self.task == "class areas":
+            each = zip(self._labels(), self._many_boxes(), strict=True)
+            areas = [reference.class_areas(one[None], boxes[None], self.num_classes, IGNORED) for one, boxes in each]
+            return (torch.cat(areas)[..., None],)
         if self.task == "pyramid":
             return tuple(self._soft(self.dtype, size) for size in rivals.halved(self.size))
         if self.task == "image gradient":
@@ -226,6 +240,10 @@ class Case:
             return Traffic(cells * self.num_classes * self.dtype.itemsize, pixels)  # one byte each
         if self.task == "remap labels":
             return Traffic(pixels, pixels)  # one byte each
+        if self.task == "class areas":
+            boxes = self._many_boxes()
+            areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+            return Traffic(int(areas.sum()) * self.label_dtype.itemsize, 4 * self.num_classes * areas.numel())
         if self.task == "top classes":  # an index and a mass each, and what is left
             kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
             return Traffic(pixels * self.label_dtype.itemsize, cells * kept)
@@ -310,6 +328,10 @@ class Case:
         corner = (place * (high - extent)).round()
         return torch.cat((corner, corner + extent), 1).to(self.device)
 
+    def _many_boxes(self) -> Tensor:  # (B, 10, 4): candidates of a crop, with whole edges
+        boxes = [dataclasses.replace(self, batch=10 * self.batch)._boxes()]
+        return torch.cat(boxes).view(self.batch, 10, 4)
+
     def _rotations(self) -> Tensor:  # (B, 3, 3): by up to 30 degrees, enlarged 0.5 to 2 times, about the centre
         spread = torch.rand(2, self.batch, generator=_generator(), dtype=torch.float64)
         angle, scale = (spread[0] * 2 - 1) * math.pi / 6, 0.5 * 4 ** spread[1]
@@ -391,6 +413,7 @@ def cases(device: str) -> list[Case]:
         whole(4, content="noise"),
         *([whole(4, 11, batch=16, source=(360, 480), content="CamVid")] if HAS_CAMVID else []),
         Case("remap labels", device, torch.uint8, 4 if device == "cpu" else 16, (1024, 2048), 1),
+        Case("class areas", *crop_shape),
         Case("crop pair", *crop_shape),
         Case("crop pair", device, crop_shape[1], crop_shape[2] // 4, *crop_shape[3:], many),
         Case("crop image", *crop_shape),

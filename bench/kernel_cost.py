@@ -237,8 +237,11 @@ def _areas(labels: Tensor, platform: str) -> Case:
     batch, height, width = labels.shape
     launch = areas.class_areas_configuration(labels, _meta((batch * 10, 4), torch.float32), 10, 19, 255, platform)
     rows = height // 2 // launch.arguments["PARTS"]
-    trips = {"in range(first_row": -(-rows // launch.arguments["BLOCK_H"])}
-    trips |= {"in range(first_column": width // 2 // launch.arguments["BLOCK_W"], "while present": 4}
+    trips = {
+        "row in range(first_row, end_row, BLOCK_H)": -(-rows // launch.arguments["BLOCK_H"]),
+        "column in range(first_column, end_column, BLOCK_W)": width // 2 // launch.arguments["BLOCK_W"],
+        "while present != 0": 4,
+    }
     out = launch.arguments["areas"]
     return Case("areas of ten boxes", launch, trips, {}, out, [labels], [out])
 

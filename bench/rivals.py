@@ -750,6 +750,41 @@ def class_by_class(labels: Tensor, table: Tensor) -> Tensor:
 # --- a pyramid -------------------------------------------------------------------------------------------------------
 
 
+def our_areas(labels: Tensor, boxes: Tensor, num_classes: int) -> Tensor:
+    return ts.class_areas(labels, boxes, num_classes)
+
+
+def of_each_box(count: Callable[[Tensor, int], Tensor], labels: Tensor, boxes: Tensor, num_classes: int) -> Tensor:
+    """A count of the labels in slices: the boxes have whole edges, which the host reads."""
+    rows = [
+        count(sample[y0:y1, x0:x1], num_classes)
+        for sample, those in zip(labels, boxes.long().tolist(), strict=True)
+        for x0, y0, x1, y1 in those
+    ]
+    return torch.stack(rows).view(*boxes.shape[:2], num_classes)
+
+
+def bins_of(labels: Tensor, num_classes: int) -> Tensor:
+    return torch.bincount(labels.flatten().long(), minlength=IGNORED + 1)[:num_classes].float()
+
+
+def summed_one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    return one_hot(labels[None], num_classes, torch.float32).sum((0, 2, 3))
+
+
+def unique_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """As mmsegmentation's crop counts; its ``np.unique`` is this function of NumPy."""
+    classes, counts = labels.unique(return_counts=True)
+    areas = torch.zeros(IGNORED + 1, device=labels.device)
+    areas[classes.long()] = counts.float()
+    return areas[:num_classes]
+
+
+def decode_areas(areas: Tensor, num_classes: int) -> Tensor:
+    """With an axis more, as masses have."""
+    return areas[..., None]
+
+
 def halved(size: Size) -> list[Size]:
     """The sizes of a pyramid."""
     return [(size[0] // step, size[1] // step) for step in (1, 2, 4)]
@@ -986,6 +1021,12 @@ REMAP = [
     Rival("OpenCV LUT", opencv_lookup, package="cv2", only_on="cpu"),
     Rival("class by class", class_by_class),
     Rival("a copy", lambda labels, table: labels.clone(), computes="fills"),
+]
+CLASS_AREAS = [
+    Rival("tritonsoft", our_areas, decode=decode_areas),
+    Rival("bincount of each slice", functools.partial(of_each_box, bins_of), decode=decode_areas, usual=True),
+    Rival("unique of each slice", functools.partial(of_each_box, unique_counts), decode=decode_areas),
+    Rival("sum of each slice's one_hot", functools.partial(of_each_box, summed_one_hot), decode=decode_areas),
 ]
 PYRAMID = [
     Rival("tritonsoft", our_pyramid),

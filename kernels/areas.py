@@ -74,7 +74,8 @@ def class_areas_kernel(
         for column in range(first_column, end_column, BLOCK_W):
             columns = column + tl.arange(0, BLOCK_W)
             weight = down[:, None] * _covered(columns, axis_x)[None, :]
-            inside = (rows < end_row)[:, None] & (columns < end_column)[None, :]
+            # Up to the edge of the image: an end of the box, which may be anywhere, would make it load pixel by pixel.
+            inside = (rows < end_row)[:, None] & (columns < in_width)[None, :]
             offsets = (
                 tl.cast(rows, OFFSET)[:, None] * labels_strides[1] + columns.to(OFFSET)[None, :] * labels_strides[2]
             )
