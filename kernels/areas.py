@@ -13,11 +13,11 @@ from tritonsoft import memory
 from tritonsoft.backends.values import labels_in_range
 from tritonsoft.kernels.counting_rows import bitwise_or, take_class
 from tritonsoft.kernels.geometry import axis_of_box
-from tritonsoft.kernels.launch import Launch, launch, offset_type
+from tritonsoft.kernels.launch import Launch, launch, offset_type, register_limit
 from tritonsoft.kernels.sums import sum_rows_configuration
 
 _BLOCK_H, _BLOCK_W = 16, 128
-_MAX_CLASSES = 1024  # of one program
+_MAX_CLASSES = 256  # of one program
 MAX_PARTS = 32  # of a box: what one program of `sum_rows_kernel` adds up
 
 
@@ -123,7 +123,7 @@ def class_areas_configuration(
             "BLOCK_C": block_c,
             "OFFSET": offset_type(labels),
         },
-        {"num_warps": 4},
+        {"num_warps": 4, **register_limit(platform, tl.float32)},
         ("areas",),
     )
 
