@@ -164,9 +164,9 @@ def binary_cross_entropy_backward_kernel(
     known_view = ()
     if known is not None:
         known_view = tile_view(known, known_strides, sample, pixels, BLOCK_C, OFFSET)
-    upstream = 0.0
+    of_all = 0.0
     if grad_strides is None:
-        upstream = divided_by(upcast(tl.load(grad), ACCUMULATOR), total)
+        of_all = divided_by(upcast(tl.load(grad), ACCUMULATOR), total)
     for first in range(0, num_classes, BLOCK_C * UNROLL):
         values = load_step(logits_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
         masses = load_step(target_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
@@ -179,6 +179,7 @@ def binary_cross_entropy_backward_kernel(
             present, absent, _ = _weighted_masses(
                 masses[tile], limit, weights, pos_weights, here, num_classes, inside, ACCUMULATOR
             )
+            upstream = of_all
             if grad_strides is not None:
                 grad_view = tile_view(grad, grad_strides, sample, pixels, BLOCK_C, OFFSET)
                 upstream = divided_by(load_tile(grad_view, here, num_classes, inside, 0.0, ACCUMULATOR), total)

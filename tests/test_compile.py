@@ -41,6 +41,7 @@ STORE_WIDTHS = {
     "overlap backward C=150 float32": 16,
     "binary cross entropy backward C=19 float16": 16,
     "binary cross entropy backward C=150 float32": 16,
+    "binary cross entropy backward of each C=19 float16": 16,
 }
 
 
