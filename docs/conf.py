@@ -62,7 +62,8 @@ toc_object_entries_show_parents = "hide"
 # What other libraries define has no page here, and no network is asked for theirs.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|torchmetrics|kornia|collections|pathlib|os)(\..*)?"),
-    ("py:obj", r"Multiclass\w+|DataKey|transform_matrix|tritonsoft"),
+    ("py:obj", r"Multiclass\w+|DataKey|transform_matrix|tritonsoft|tv_tensors|MetaTensor"),
+    ("py:obj", r"Random(CutMixV2|MixUpV2|Transplantation)"),
 ]
 
 

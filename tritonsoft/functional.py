@@ -265,10 +265,11 @@ def soft_planes(
         size: ``(h, w)`` of the output.
         transform: instead of boxes, a matrix ``(B, 3, 3)`` or a field ``(B, h, w, 2)``; see `tritonsoft.warping`.
         ignore_index: what stands where a class is not known.
-        filter: see the module's docstring.
+        filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
+            "bilinear" (without antialiasing) or "nearest".
         dtype: of the masses: float16, bfloat16, float32 or float64.
         validate: check the values of planes, boxes and transform on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         The masses of the classes, and what is known of each, ``(B, C, h, w)``; of a pixel that is wholly known that
@@ -600,7 +601,9 @@ def class_areas(
         boxes: ``(B, 4)``, one for each sample, or a tensor ``(B, N, 4)``, several for each, which may overlap; None is
             the whole image. A mirrored box has the areas of the upright one.
         num_classes: C.
-        ignore_index, validate, backend: see the module's docstring.
+        ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
+        validate: check the values of labels and boxes on a GPU as well.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         ``(B, C)``, or ``(B, N, C)`` of several boxes; float32, in which whole pixels are exact up to 2^24 of a class.

@@ -53,7 +53,7 @@ def soft_cross_entropy(
         reduction: "mean" divides the sum over all pixels by their total weighted mass, ``sum w_c q_c`` (smoothed or
             not), and is 0 where there is none; "sum"; "none" gives each pixel's loss, not divided.
         validate: check the values of target and weight on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A number, or ``(B, h, w)`` for "none": float32, or float64 for float64 logits.
@@ -104,12 +104,13 @@ def area_cross_entropy(
         transform: instead of boxes, a matrix ``(B, 3, 3)`` or a field ``(B, h, w, 2)`` from logits to label map; see
             `tritonsoft.warping`.
         ignore_index: the label of pixels that count nothing; None is 255, and an error where C > 255.
-        filter: "area", "triangle", "bilinear" or "nearest", as for `soft_crop_resize`.
-        weight: ``(C,)``, as for `soft_cross_entropy`.
-        label_smoothing: as for `soft_cross_entropy`.
-        reduction: as for `soft_cross_entropy`.
+        filter: "area" (the exact average), "triangle" (antialiased bilinear), "bilinear" or "nearest".
+        weight: ``(C,)``; None is 1 for every class.
+        label_smoothing: the share of each pixel's known mass, from 0 to 1, that all classes get alike.
+        reduction: "mean" divides the sum over all pixels by their total weighted mass, and is 0 where there is none;
+            "sum"; "none" gives each pixel's loss, not divided.
         validate: check the values of labels, boxes or transform, and weight on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A number, or ``(B, h, w)`` for "none": float32, or float64 for float64 logits.
@@ -169,7 +170,7 @@ def soft_binary_cross_entropy(
         reduction: "mean" divides the sum by the total weighted mass, ``sum w_c m_c`` over all pixels and classes, and
             is 0 where there is none; "sum"; "none" gives the loss of each pixel and class, not divided.
         validate: check the values of target, mass and weights on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A number, or ``(B, C, h, w)`` for "none": float32, or float64 for float64 logits.
@@ -219,7 +220,7 @@ def soft_dice_loss(
         per_sample: sums over each sample's pixels, not over those of the batch.
         reduction: "mean" over classes (and samples), weighted; "sum"; "none".
         validate: check the values of target and weight on a GPU as well.
-        backend: see the module's docstring.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
         A number; for "none" ``(C,)``, or ``(B, C)`` if ``per_sample``, with 0 for classes that are left out. float32,
@@ -248,9 +249,24 @@ def soft_jaccard_loss(
 ) -> Tensor:
     """Jaccard (IoU) loss that is right for soft targets: ``2 sum |p - q| / (sum p + sum q + sum |p - q|)`` of a class.
 
-    With J that and D the `soft_dice_loss` of a class, ``J = 2 D / (1 + D)``; arguments, results and errors as there.
+    With J that and D the `soft_dice_loss` of a class, ``J = 2 D / (1 + D)``.
     The first Jaccard metric loss of Wang et al., "Jaccard Metric Losses", arXiv 2302.05666: their
     ``1 - (|p + q| - |p - q|) / (|p + q| + |p - q|)``.
+
+    Args:
+        logits: ``(B, C, h, w)``.
+        soft: the same shape, or a `SparseLabels`, whose rest counts as unknown.
+        weight: ``(C,)``; None is 1 for every class.
+        classes: which ones the reduction takes: "present" those with mass in the target; "all", of which one without
+            mass costs 1 where any of it is predicted, and has no gradient.
+        per_sample: sums over each sample's pixels, not over those of the batch.
+        reduction: "mean" over classes (and samples), weighted; "sum"; "none".
+        validate: check the values of target and weight on a GPU as well.
+        backend: None picks by device; "reference", "numba" or "triton" forces one.
+
+    Returns:
+        A number; for "none" ``(C,)``, or ``(B, C)`` if ``per_sample``, with 0 for classes that are left out. float32,
+        or float64 for float64 logits.
 
     Example:
         >>> soft = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1)
@@ -475,7 +491,14 @@ class SoftDiceLoss(WeightedLoss):
 
 
 class SoftJaccardLoss(SoftDiceLoss):
-    """`soft_jaccard_loss` as a module; its arguments are those of `SoftDiceLoss`.
+    """`soft_jaccard_loss` as a module.
+
+    Args:
+        weight: ``(C,)``; moves with the module and is saved with it.
+        classes: "present" or "all".
+        per_sample: sums over each sample's pixels, not over those of the batch.
+        reduction: "mean", "sum" or "none".
+        validate: check values on a GPU as well.
 
     Example:
         >>> SoftJaccardLoss(per_sample=True)
