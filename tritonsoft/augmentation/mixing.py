@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 import tritonsoft as ts
+from tritonsoft import memory
 from tritonsoft.augmentation._kornia import (
     MixHooks,
     RandomGeneratorBase,
@@ -48,10 +49,12 @@ class _Boxes:
     boxes: Tensor
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
+        if images.dtype in SIGNED:  # the same bits, in a type that PyTorch 2.11 can select and fill
+            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
         read = None if images.requires_grad else _read(partners, self.boxes)
         if read is None:
             return _Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
-        out = images.clone()
+        out = _empty_like(images).copy_(images)
         for sample, (partner, (x0, y0, x1, y1)) in enumerate(zip(*read, strict=True)):
             out[sample, :, y0:y1, x0:x1] = images[partner, :, y0:y1, x0:x1]
         return out
@@ -71,13 +74,13 @@ class _Pixels:
     selected: Tensor
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        if images.dtype in SIGNED:  # the same bits, in a type that PyTorch can select
+        if images.dtype in SIGNED:  # as above
             return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
         read = None if images.requires_grad or images.device.type != "cpu" else _read(partners)
         if read is None:
             theirs = images.index_select(0, to_device(partners, images.device))
             return torch.where(self.selected, theirs, images)
-        out = torch.empty_like(images)
+        out = _empty_like(images)
         for sample, partner in enumerate(read[0]):
             torch.where(self.selected[sample], images[partner], images[sample], out=out[sample])
         return out
@@ -94,13 +97,18 @@ class _Shares:
         read = None if images.requires_grad or weight.requires_grad else _read(partners)
         if read is None:
             return torch.lerp(images, images.index_select(0, to_device(partners, images.device)), weight)
-        out = torch.empty_like(images)
+        out = _empty_like(images)
         for sample, partner in enumerate(read[0]):
             torch.lerp(images[sample], images[partner], weight[sample], out=out[sample])
         return out
 
 
 Share = _Boxes | _Pixels | _Shares
+
+
+def _empty_like(images: Tensor) -> Tensor:
+    """Memory for the output; of large ones on the CPU that of an earlier output, which need not be mapped."""
+    return memory.empty(images.shape, images.dtype, images.device, memory.is_channels_last(images))
 
 
 def _read(*tensors: Tensor) -> list[Any] | None:
@@ -615,8 +623,8 @@ class RandomClassMix(MixingAugmentation):
     ) -> tuple[list[Tensor], list[Mask]]:
         """Whole pixels, as the label map ``(B, H, W)`` of class ids says."""
         if "classes" not in params:
-            present = _classes_of(labels, self.num_classes, self.ignore_index)
-            params["classes"] = self._choose(present, params)
+            areas = ts.class_areas(labels, None, self.num_classes, ignore_index=self.ignore_index)
+            params["classes"] = self._choose(areas > 0, params)
         chosen = self._chosen(params, applies, labels.device)
         return _all_mixed(_Pixels(_are_chosen(labels, chosen, params["mix_pairs"])), images, masks, params)
 
@@ -680,14 +688,6 @@ def _boxes(params: Params, applies: Tensor, size: Size) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).long()
 
 
-def _classes_of(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Which classes the samples of a label map ``(B, H, W)`` have, ``(B, C)``: those with mass in some footprint."""
-    height, width = labels.shape[1:]
-    size = max(height // 8, 1), max(width // 8, 1)
-    soft = ts.soft_resize(labels, size, num_classes, ignore_index=ignore_index)
-    return soft.amax((2, 3)) > 0
-
-
 def _are_chosen(labels: Tensor, chosen: Tensor, partners: Tensor) -> Tensor:
     """Where the partner's pixel is of a class ``(B, C)`` that was chosen, ``(B, 1, H, W)``."""
     table = chosen.to(torch.uint8)
@@ -718,7 +718,7 @@ def _paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tenso
         theirs = soft.index_select(0, to_device(partners, soft.device)) * chosen[:, :, None, None].to(soft.dtype)
         pasted = theirs.sum(1, keepdim=True, dtype=working).clamp(max=1)
         return torch.addcmul(theirs, soft, (1 - pasted).to(soft.dtype)), pasted
-    out, pasted = torch.empty_like(soft), soft.new_zeros((len(soft), 1, *soft.shape[2:]), dtype=working)
+    out, pasted = _empty_like(soft), soft.new_zeros((len(soft), 1, *soft.shape[2:]), dtype=working)
     for sample, (partner, row) in enumerate(zip(*read, strict=True)):
         classes = [index for index, is_chosen in enumerate(row) if is_chosen]
         for index in classes:
