@@ -157,7 +157,7 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample]
     low, high = (scale / arguments.factor for scale in arguments.scale)
     if arguments.grid == "fixed":
         shrink: nn.Module = TA.Resize(size)
-    elif arguments.class_crop:  # it looks for the class in the label maps, which go through the container with the image
+    elif arguments.class_crop:  # which looks for the class in the label maps: they go along
         shrink = TA.RandomClassCrop(
             size, (low, high), arguments.num_classes, "inverse_area", ignore_index=arguments.ignore_index
         )
