@@ -81,15 +81,25 @@ LABELS = ("soft", "nearest", "torch-nearest", "majority")
 
 
 def low_resolution_label(
-    labels: Tensor, boxes: Tensor, size: tuple[int, int], mode: str, num_classes: int, ignore_index: int
-) -> Tensor:
-    """Label maps ``(B, H, W)`` and boxes ``(B, 4)`` -> soft label ``(B, C, h, w)``; a hard one has masses 0 and 1."""
+    labels: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    mode: str,
+    num_classes: int,
+    ignore_index: int,
+    top_k: int | None = None,
+) -> Tensor | ts.SparseLabels:
+    """Label maps ``(B, H, W)`` and boxes ``(B, 4)`` -> soft label ``(B, C, h, w)``; a hard one has masses 0 and 1.
+
+    With ``top_k`` it holds the largest classes of each pixel alone; "majority" has one.
+    """
     if mode == "torch-nearest":  # it reads at the left upper edge of each low-resolution pixel, not at its centre
         (h, w), (x0, y0, x1, y1) = size, boxes.unbind(1)
         half = torch.stack([(x1 - x0).abs() / w, (y1 - y0).abs() / h], 1) / 2
         boxes = boxes - half.repeat(1, 2)  # also where the box is mirrored: labels are flipped after they are shrunk
     filter = "nearest" if mode in ("nearest", "torch-nearest") else "area"
-    soft = ts.soft_crop_resize(labels, boxes, size, num_classes, ignore_index=ignore_index, filter=filter)
+    top_k = None if mode == "majority" else top_k
+    soft = ts.soft_crop_resize(labels, boxes, size, num_classes, ignore_index=ignore_index, filter=filter, top_k=top_k)
     if mode == "majority":
         largest, winner = soft.max(1)
         return ts.to_soft(winner.masked_fill(largest == 0, ignore_index), num_classes, ignore_index=ignore_index)

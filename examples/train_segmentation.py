@@ -25,7 +25,12 @@ resolution.
 With ``--grid random`` every step sees another crop, scaled by ``--scale``, and so another sample of the label map. With
 ``--grid fixed`` pictures and labels are shrunk once, as data sets are that are stored small: only flips and colours
 change. With ``--loss upsampled`` no label is shrunk: the logits are enlarged to the label map, without the memory of
-that. At the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution,
+that.
+
+For rare classes and many: ``--class-crop`` crops around a class that is drawn by the inverse of its area,
+``--top-k`` keeps the largest classes of each pixel of a soft label alone (docs/recipes).
+
+At the end the validation pictures are shrunk the same way, the logits are enlarged bilinearly to full resolution,
 and compared with the full-size label map. Same arguments, same number of processes: same result on the CPU.
 """
 
@@ -150,12 +155,20 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample]
     device = torch.device(arguments.device)
     size = low_resolution_size(arguments, *data[0][1].shape[-2:])
     low, high = (scale / arguments.factor for scale in arguments.scale)
-    shrink = TA.Resize(size) if arguments.grid == "fixed" else TA.RandomScaleCrop(size, scale=(low, high))
+    if arguments.grid == "fixed":
+        shrink: nn.Module = TA.Resize(size)
+    elif arguments.class_crop:  # which looks for the class in the label maps: they go along
+        shrink = TA.RandomClassCrop(
+            size, (low, high), arguments.num_classes, "inverse_area", ignore_index=arguments.ignore_index
+        )
+    else:
+        shrink = TA.RandomScaleCrop(size, scale=(low, high))
+    with_labels = bool(arguments.shrunk) or arguments.class_crop
     augment = TA.AugmentationSequential(
         *([] if arguments.shrunk else [shrink]),
         TA.RandomHorizontalFlip(),
         K.ColorJiggle(0.2, 0.2, 0.2, 0.05),
-        data_keys=["image", "mask"] if arguments.shrunk else ["image"],
+        data_keys=["image", "mask"] if with_labels else ["image"],
     )
     loss_weight = weight.to(device) if arguments.class_weights else None
     sampler = DistributedSampler(data, seed=arguments.seed)  # one process is a world of one
@@ -186,6 +199,8 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample]
             image, labels = image.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             if arguments.shrunk:
                 small, labels = augment(image.float() / 255, labels)
+            elif with_labels:
+                small, _ = augment(image.float() / 255, labels)
             else:
                 small = augment(image.float() / 255)
             with autocast:
@@ -223,7 +238,9 @@ def loss_of(
         target: Tensor | ts.SparseLabels = labels
     else:
         size = logits.shape[2], logits.shape[3]
-        target = low_resolution_label(labels, boxes, size, arguments.labels, arguments.num_classes, ignore_index)
+        target = low_resolution_label(
+            labels, boxes, size, arguments.labels, arguments.num_classes, ignore_index, arguments.top_k
+        )
     loss = ts.soft_cross_entropy(logits, target, weight=weight)
     return loss + ts.soft_dice_loss(logits, target) if arguments.loss == "cross-entropy+dice" else loss
 
@@ -325,6 +342,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--loss", choices=["cross-entropy", "area", "cross-entropy+dice", "upsampled"], default="cross-entropy"
     )
     parser.add_argument("--class-weights", action="store_true", help="weigh classes by 1 / sqrt(area)")
+    parser.add_argument("--class-crop", action="store_true", help="crop where a class is that is drawn by 1 / area")
+    parser.add_argument("--top-k", type=int, help="keep the k largest classes of each pixel of a soft label alone")
     parser.add_argument("--every", type=int, default=1, help="train on every n-th picture")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="autocast; default: on a GPU")
@@ -344,8 +363,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--shrunk holds soft labels: --labels {arguments.labels} has nothing to say")
         if arguments.loss in ("area", "upsampled"):
             parser.error(f"--loss {arguments.loss} takes the label map itself, which --shrunk does not hold")
+        if arguments.class_crop or arguments.top_k is not None:
+            parser.error("--shrunk holds pictures and soft labels as they are: no --class-crop, no --top-k")
+    if arguments.class_crop and arguments.grid == "fixed":
+        parser.error("--grid fixed crops nothing: no --class-crop")
+    if arguments.top_k is not None and (arguments.loss in ("area", "upsampled") or arguments.labels == "majority"):
+        parser.error(f"--labels {arguments.labels} --loss {arguments.loss} makes no soft label: no --top-k")
     if arguments.data is not None:
         check_data_arguments(parser, arguments)
+        if arguments.top_k is not None and not 1 <= arguments.top_k <= arguments.num_classes:
+            parser.error(f"--top-k: must lie in 1..{arguments.num_classes} (--num-classes), got {arguments.top_k}")
     if arguments.out is not None:  # before the training, whose result it is to hold
         try:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)

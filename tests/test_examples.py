@@ -107,6 +107,16 @@ def test_training_straight_from_the_label_map_is_the_same_training(
     assert area["nll"] == pytest.approx(dense["nll"], rel=1e-3)
 
 
+def test_training_around_rare_classes_and_with_few_classes_of_each_pixel(training: ModuleType, dataset: Path) -> None:
+    plain, crops = (
+        training.main(options(dataset, "--epochs", "1", "--top-k", "2", *more)) for more in ([], ["--class-crop"])
+    )
+    assert 0 < crops["nll"] < 5
+    assert crops["nll"] != plain["nll"]
+    everything = training.main(options(dataset, "--epochs", "1", "--top-k", "19"))
+    assert everything["nll"] == pytest.approx(training.main(options(dataset, "--epochs", "1"))["nll"], rel=1e-4)
+
+
 def test_training_at_full_size_learns(training: ModuleType, dataset: Path) -> None:
     short, long = (
         training.main(options(dataset, "--loss", "upsampled", "--epochs", epochs, "--class-weights"))

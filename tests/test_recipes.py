@@ -154,3 +154,30 @@ def test_distillation() -> None:
     assert isinstance(names["few"], ts.SparseLabels)
     assert names["few"].nbytes == 14 * 2 * 16 * 32
     assert names["loss"].requires_grad
+
+
+def test_rare_classes() -> None:
+    import_or_skip("kornia")
+    names = run("rare_classes")
+    soft, network, ts, images = names["soft"], names["network"], names["ts"], names["images"]
+    drawn = names["augment"][0]._params["drawn_class"]
+    assert (soft[torch.arange(4), drawn].sum((1, 2)) > 0).all()
+    weight = names["weight"]
+    assert weight[names["POLE"]] == weight.max()
+    assert weight[3] == 0  # no label map has it
+    with torch.no_grad():
+        logits = enlarged(network(ts.resize(images, (32, 64))), names["label_maps"])
+    assert names["found"].equal(logits.argmax(1).to(torch.uint8))
+    probability = (logits + names["bias"][:, None, None]).softmax(1).amax(1)
+    torch.testing.assert_close(names["probability"], probability, rtol=1e-4, atol=1e-6)
+
+
+def test_many_classes() -> None:
+    import_or_skip("kornia")
+    import_or_skip("torchmetrics")
+    names = run("many_classes")
+    assert names["few"].shape == (2, 10_000, 32, 64)
+    assert names["few"].rest.abs().max() == 0  # of factor 2
+    assert 0 <= names["left_out"] < 0.1
+    assert names["network"].weight.grad.isfinite().all()
+    assert names["likelihood"].compute() == pytest.approx(names["loss"].item(), rel=1e-3)
