@@ -33,14 +33,14 @@ def spread(labels, dtype, seed):
 
 
 @pytest.mark.parametrize("transformed", [False, True])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_cases(target, seed, transformed):
     """The ids of the largest classes, where classes are ids by their rank."""
     device, backend = target
     rng = random.Random(seed)
     case = random_case(rng, 24)
     labels, size = case.labels.long().clamp(0, 40), case.size
-    dtype = DTYPES[seed % len(DTYPES)]
+    dtype = (torch.uint8, torch.int16, torch.uint32, torch.int64)[seed % 4]  # Numba compiles for each
     given, ids = spread(labels, dtype, seed)
     k, ignored = rng.choice([1, 3, 6]), rng.choice([None, 3])
     options = {
@@ -121,7 +121,7 @@ def test_strides(target, layout):
 
 def _sparse(dtype=torch.int64):
     ids, _ = spread(torch.randint(41, (2, 8, 12), generator=torch.Generator().manual_seed(0)), dtype, 1)
-    return ts.soft_resize(ids, (4, 6), None, top_k=3, dtype=torch.float16)
+    return ts.soft_resize(ids, (4, 6), None, top_k=3, dtype=torch.float16, backend="reference")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
