@@ -12,7 +12,7 @@ from tritonsoft.kernels.pyramid import soft_pyramid
 from tritonsoft.kernels.remapping import remap_labels
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
-from tritonsoft.kernels.top_k import soft_crop_resize_top
+from tritonsoft.kernels.top_k import soft_crop_resize_top, top_ids
 from tritonsoft.kernels.warping import (
     soft_warp,
     soft_warp_top,
@@ -21,6 +21,7 @@ from tritonsoft.kernels.warping import (
     warp_cross_entropy,
     warp_cross_entropy_backward,
     warp_pair,
+    warp_top_ids,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "soft_pyramid",
     "soft_warp",
     "soft_warp_top",
+    "top_ids",
     "upsampled_cross_entropy",
     "upsampled_cross_entropy_backward",
     "upsampled_overlap_loss",
@@ -53,4 +55,5 @@ __all__ = [
     "warp_cross_entropy",
     "warp_cross_entropy_backward",
     "warp_pair",
+    "warp_top_ids",
 ]

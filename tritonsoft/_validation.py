@@ -311,6 +311,16 @@ def check_top_k(k: Any, num_classes: int, argument: str) -> int:
     return number
 
 
+def check_count(value: Any, argument: str) -> int:
+    """An int of at least 1, of Python or NumPy, as Python's."""
+    if not is_whole_number(value):
+        raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
+    number = python_int(value)
+    if number < 1:
+        raise ValueError(f"{argument} must be at least 1, got {number}")
+    return number
+
+
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 

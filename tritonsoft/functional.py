@@ -20,7 +20,8 @@ What they share:
   `tritonsoft.geometry`.
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
   without it (on a GPU, each 16 classes count the labels once more). An integer factor of k pixels along each axis
-  never needs more than k * k.
+  never needs more than k * k. With ``num_classes=None`` labels are *ids*, of instances or supervoxels: any number of
+  their type, negative ones too, and each counts unless ``ignore_index`` names it. Ids are kept on the CPU alone.
 * **Size**: ``(h, w)`` of the output in pixels, ints of Python or NumPy.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no
@@ -70,6 +71,7 @@ from tritonsoft._validation import python_int as python_int
 from tritonsoft._validation import smallest_label_dtype as smallest_label_dtype
 from tritonsoft.backends.select import explain_backend
 from tritonsoft.geometry import Filter
+from tritonsoft.largest import check_classes_or_ids, keep_largest
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
 from tritonsoft.ops import warps as warp_ops
@@ -144,7 +146,7 @@ def soft_crop_resize(
     labels: Tensor,
     boxes: Boxes | None,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -160,7 +162,7 @@ def soft_crop_resize(
     labels: Tensor,
     boxes: Boxes | None,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -175,7 +177,7 @@ def soft_crop_resize(
     labels: Tensor,
     boxes: Boxes | None,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -191,17 +193,19 @@ def soft_crop_resize(
         boxes: ``(B, 4)`` ``(x0, y0, x1, y1)`` in source pixel edges, or four numbers for all; mirrored where
             ``x1 < x0`` or ``y1 < y0``; the outside has no mass. None: the whole label map.
         size: ``(h, w)`` of the output in pixels.
-        num_classes: C, at least 1.
-        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
+        num_classes: C, at least 1; None with ``top_k``: labels are ids, any number of their type is one.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255. Of ids None is
+            none.
         filter: "area" (the exact average, linear interpolation where it enlarges), "triangle" (antialiased bilinear),
             "bilinear" (without antialiasing) or "nearest".
         dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
-        top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
+        top_k: keep the k largest classes of each pixel alone, 1 to C; of ids any number; None keeps all.
         validate: check the values of labels and boxes on a GPU as well.
         backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
-        ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape.
+        ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape. Of ids its ``index`` holds the ids,
+        in the labels' type, and its ``num_classes`` is None.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1, 1],
@@ -214,18 +218,19 @@ def soft_crop_resize(
         SparseLabels(shape=(1, 150, 1, 2), k=2, dtype=torch.float32, device='cpu')
     """
     labels = check_labels(labels)
-    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    num_classes, ignore_index = check_classes_or_ids(num_classes, top_k, ignore_index, validate, dtype)
     size = check_size(size)
     check_sampling(filter, backend)
     boxes = check_boxes(boxes, labels.shape[0], labels.device, "labels")
     if top_k is None:
+        assert num_classes is not None
+        assert ignore_index is not None
         return label_ops.soft_crop_resize(
             backend, validate, labels, boxes, size, num_classes, ignore_index, filter, dtype
         )
-    top_k = check_top_k(top_k, num_classes, "top_k")
-    if dtype not in MASS_DTYPES:
-        raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
-    index, mass, rest = label_ops.soft_crop_resize_top(
+    return keep_largest(
+        label_ops.soft_crop_resize_top,
+        label_ops.top_ids,
         backend,
         validate,
         labels,
@@ -235,10 +240,8 @@ def soft_crop_resize(
         top_k,
         ignore_index,
         filter,
-        index_type(num_classes),
         dtype,
     )
-    return SparseLabels(index, mass, rest, num_classes)
 
 
 def soft_planes(
@@ -417,7 +420,7 @@ def soft_resize(
 def soft_resize(
     labels: Tensor,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -432,7 +435,7 @@ def soft_resize(
 def soft_resize(
     labels: Tensor,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -446,7 +449,7 @@ def soft_resize(
 def soft_resize(
     labels: Tensor,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",

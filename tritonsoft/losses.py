@@ -29,7 +29,7 @@ from tritonsoft._validation import FLOAT_DTYPES, Boxes, are_swapped, name_of, na
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 from tritonsoft.ops import losses as loss_ops
 from tritonsoft.ops import warps
-from tritonsoft.sparse import SparseLabels, check_sparse_labels
+from tritonsoft.sparse import SparseLabels, check_has_classes, check_sparse_labels
 
 
 def soft_cross_entropy(
@@ -519,6 +519,7 @@ def _check_soft(soft: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
     if isinstance(soft, SparseLabels):
         check_sparse_labels(soft)
+        check_has_classes(soft, "soft")
     elif soft.dtype not in FLOAT_DTYPES:
         label_map = "" if soft.is_complex() else "; label maps go to area_cross_entropy, or first to to_soft"
         raise TypeError(f"soft must be {names_of(FLOAT_DTYPES)}, got {name_of(soft.dtype)}{label_map}")

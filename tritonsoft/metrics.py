@@ -40,7 +40,7 @@ from tritonsoft._validation import (
 from tritonsoft.backends.values import is_subdistribution, total_mass
 from tritonsoft.full_resolution import confusion_matrix
 from tritonsoft.functional import soft_resize, to_soft
-from tritonsoft.sparse import SparseLabels
+from tritonsoft.sparse import SparseLabels, check_has_classes
 
 Average = Literal["classes", "mass", "none"]
 Normalize = Literal["true", "pred", "all"]
@@ -433,6 +433,8 @@ def _masses(soft: Any, scores: Any, name: str) -> Tensor:
     """The soft label in float64, of the shape of the scores."""
     if not isinstance(soft, (Tensor, SparseLabels)):
         raise TypeError(f"soft must be a tensor or a SparseLabels, got {type(soft).__name__}")
+    if isinstance(soft, SparseLabels):
+        check_has_classes(soft, "soft")
     if len(soft.shape) != 4:
         raise ValueError(f"soft must have shape (B, C, h, w), got {tuple(soft.shape)}")
     if scores is not None:

@@ -12,9 +12,11 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tritonsoft._validation import (
+    INTEGER_DTYPES,
     OUTPUT_LABEL_DTYPES,
     check_ignore_index,
     check_top_k,
+    holds,
     is_int,
     is_whole_number,
     name_of,
@@ -53,10 +55,12 @@ class SparseLabels:
 
     Attributes:
         index: ``(B, k, h, w)`` or ``(k, h, w)``, the classes: uint8 up to 256 classes, int16 above. Largest mass first;
-            equal masses by smaller class first; an entry without mass is class 0.
+            equal masses by smaller class first; an entry without mass is class 0. Where ``num_classes`` is None, ids
+            in the type of their label map.
         mass: the same shape, float16, bfloat16 or float32: their masses.
         rest: ``(B, h, w)`` or ``(h, w)``, in the type of ``mass``: the mass of all other classes together.
-        num_classes: C, at most 32768.
+        num_classes: C, at most 32768; None where the label map held ids of any number (``num_classes=None``). Such a
+            label has no dense form, and is no target of a loss: it can be moved, saved and decoded by `argmax`.
 
     Raises:
         TypeError, ValueError: naming the argument, if types, shapes or devices do not fit. Values are not looked at.
@@ -80,7 +84,7 @@ class SparseLabels:
     index: Tensor
     mass: Tensor
     rest: Tensor
-    num_classes: int
+    num_classes: int | None
 
     def __post_init__(self) -> None:
         if is_whole_number(self.num_classes):
@@ -96,7 +100,9 @@ class SparseLabels:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the dense soft label, ``(B, C, h, w)`` or ``(C, h, w)``."""
+        """The shape of the dense soft label, ``(B, C, h, w)`` or ``(C, h, w)``; of ids that of ``index``."""
+        if self.num_classes is None:
+            return self.index.shape
         return torch.Size((*self.index.shape[:-3], self.num_classes, *self.index.shape[-2:]))
 
     @property
@@ -155,6 +161,8 @@ class SparseLabels:
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be None or a floating type, got {dtype!r}")
         check_sparse_labels(self)
+        check_has_classes(self, "to_dense()")
+        assert self.num_classes is not None
         index, mass = (self.index, self.mass) if self.index.ndim == 4 else (self.index[None], self.mass[None])
         soft = reference.dense(index, mass.to(dtype or mass.dtype), self.num_classes)
         return soft if self.index.ndim == 4 else soft[0]
@@ -233,11 +241,9 @@ class SparseLabels:
         check_sparse_labels(self)
         axes = _flipped_axes(dims, self.ndim)
         if where is None:
-            return self._of_each(lambda tensor: tensor.flip(axes))
+            return self._of_each(lambda tensor: _flipped(tensor, axes))
         chosen = self._per_sample(where, "where", (torch.bool,)).to(self.device, non_blocking=True)
-        return self._of_each(
-            lambda tensor: torch.where(chosen.view(-1, *[1] * (tensor.ndim - 1)), tensor.flip(axes), tensor)
-        )
+        return self._of_each(lambda tensor: _flipped(tensor, axes, chosen.view(-1, *[1] * (tensor.ndim - 1))))
 
     def argmax(self, ignore_index: int | None = None) -> Tensor:
         """The class of the largest mass in each pixel, as a label map.
@@ -246,11 +252,12 @@ class SparseLabels:
         masses, which the smaller class wins, a rounding to half precision may make some more.
 
         Args:
-            ignore_index: the label of pixels without mass; None is 255, and an error where C > 255.
+            ignore_index: the label of pixels without mass; None is 255, and an error where C > 255. Of ids it must be
+                given, and their type must hold it.
 
         Returns:
             ``(B, h, w)``, or ``(h, w)`` of a sample: uint8 where that holds all classes and ``ignore_index``, else
-            int16 or wider.
+            int16 or wider; of ids their type.
 
         Example:
             >>> soft = torch.tensor([[0.25, 0.0], [0.5, 0.0]]).view(1, 2, 1, 2)
@@ -258,9 +265,18 @@ class SparseLabels:
             tensor([[[  1, 255]]], dtype=torch.uint8)
         """
         check_sparse_labels(self)
+        if self.num_classes is None and ignore_index is None:
+            raise ValueError("ignore_index must be given for a SparseLabels of ids: any number may be an id, got None")
         ignore_index = check_ignore_index(ignore_index, self.num_classes)
-        dtype = smallest_label_dtype(ignore_index, self.num_classes - 1)
+        if self.num_classes is None:
+            dtype = self.index.dtype
+            if not holds(dtype, ignore_index):
+                raise ValueError(f"ignore_index must fit the ids' {name_of(dtype)}, got {ignore_index}")
+        else:
+            dtype = smallest_label_dtype(ignore_index, self.num_classes - 1)
         largest, mass = self.index[..., 0, :, :], self.mass[..., 0, :, :]
+        if dtype in (torch.uint16, torch.uint32):  # which PyTorch only copies and views
+            return torch.where(mass > 0, largest.long(), ignore_index).to(dtype)
         return torch.where(mass > 0, largest.to(dtype), ignore_index)
 
     def contiguous(self) -> "SparseLabels":
@@ -377,7 +393,7 @@ class SparseLabels:
             "index": self.index.contiguous(),
             "mass": self.mass.contiguous(),
             "rest": self.rest.contiguous(),
-            "num_classes": torch.tensor(self.num_classes),
+            "num_classes": torch.tensor(0 if self.num_classes is None else self.num_classes),  # 0: of ids
         }
 
     @classmethod
@@ -394,7 +410,7 @@ class SparseLabels:
         if missing := [name for name in names if name not in tensors]:
             raise ValueError(f"tensors must hold {names}, got no {', '.join(missing)}")
         index, mass, rest, num_classes = (tensors[name] for name in names)
-        return cls(index, mass, rest, int(num_classes))
+        return cls(index, mass, rest, int(num_classes) or None)
 
     # --- batches ---
 
@@ -425,7 +441,8 @@ class SparseLabels:
             raise TypeError("this SparseLabels is one sample and has no batch axis")
 
     def __repr__(self) -> str:
-        return f"SparseLabels(shape={tuple(self.shape)}, k={self.k}, dtype={self.dtype}, device='{self.device}')"
+        kept = f"ids={name_of(self.index.dtype)}" if self.num_classes is None else f"k={self.k}"
+        return f"SparseLabels(shape={tuple(self.shape)}, {kept}, dtype={self.dtype}, device='{self.device}')"
 
 
 def _windows(planes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -434,7 +451,20 @@ def _windows(planes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         return planes.new_zeros((*planes.shape[:2], *size))
     if planes.dtype == torch.int16:  # no type of an image: its numbers are exact in float32
         return _windows(planes.float(), boxes, size).to(torch.int16)
+    if planes.dtype in INTEGER_DTYPES and planes.dtype != torch.uint8:  # nor these: byte by byte
+        batch, count, height, width = planes.shape
+        each = planes.contiguous().view(torch.uint8).view(batch, count, height, width, planes.dtype.itemsize)
+        moved = _windows(each.movedim(-1, 2).flatten(1, 2), boxes, size).view(batch, count, -1, *size)
+        return moved.movedim(2, -1).flatten(-2).view(planes.dtype)
     return images.crop_resize(None, None, plain(planes), boxes, size, "nearest", 0.0, planes.dtype)
+
+
+def _flipped(tensor: Tensor, axes: list[int], where: Tensor | None = None) -> Tensor:
+    """Mirrored along these axes, where it is to be."""
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype)
+    if signed is not None:  # PyTorch only copies and views the others
+        return _flipped(tensor.view(signed), axes, where).view(tensor.dtype)
+    return tensor.flip(axes) if where is None else torch.where(where, tensor.flip(axes), tensor)
 
 
 def _as_int(value: Any, argument: str) -> int:
@@ -466,27 +496,39 @@ def _flipped_axes(dims: tuple[Any, ...], ndim: int) -> list[int]:
     return axes
 
 
+def check_has_classes(labels: SparseLabels, what: str) -> None:
+    """An error where a label of ids is given to what needs a number of classes."""
+    if labels.num_classes is None:
+        raise ValueError(f"{what} needs a SparseLabels of classes, got one of ids, whose num_classes is None")
+
+
+def _check_classes(index: Tensor, num_classes: Any) -> None:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
+        raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if index.dtype != index_type(num_classes):
+        raise TypeError(f"index must be {index_type(num_classes)} for {num_classes} classes, got {index.dtype}")
+
+
 def check_sparse_labels(labels: SparseLabels) -> None:
     """Whether the fields fit, or an error that names one: where labels are made, and again where they are used."""
     for name in _TENSORS:
         if not isinstance(getattr(labels, name), Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(getattr(labels, name)).__name__}")
-    if not isinstance(labels.num_classes, int) or isinstance(labels.num_classes, bool):
-        raise TypeError(f"num_classes must be an int, got {type(labels.num_classes).__name__}")
-    if labels.num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {labels.num_classes}")
-    if labels.index.dtype != index_type(labels.num_classes):
-        raise TypeError(
-            f"index must be {index_type(labels.num_classes)} for {labels.num_classes} classes, got {labels.index.dtype}"
-        )
+    if labels.num_classes is not None:
+        _check_classes(labels.index, labels.num_classes)
+    elif labels.index.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"index must be {names_of(INTEGER_DTYPES)} for ids, got {labels.index.dtype}")
     if labels.mass.dtype not in MASS_DTYPES:
         raise TypeError(f"mass must be {names_of(MASS_DTYPES)}, got {labels.mass.dtype}")
     if labels.rest.dtype != labels.mass.dtype:
         raise TypeError(f"rest must have the type of mass, {labels.mass.dtype}, got {labels.rest.dtype}")
     if labels.index.ndim not in (3, 4):
         raise ValueError(f"index must have shape (B, k, h, w) or (k, h, w), got {tuple(labels.index.shape)}")
-    if not 1 <= labels.index.shape[-3] <= labels.num_classes:
-        raise ValueError(f"index must have 1 to {labels.num_classes} entries, got {labels.index.shape[-3]}")
+    if labels.index.shape[-3] < 1 or (labels.num_classes is not None and labels.index.shape[-3] > labels.num_classes):
+        most = "more" if labels.num_classes is None else labels.num_classes
+        raise ValueError(f"index must have 1 to {most} entries, got {labels.index.shape[-3]}")
     if labels.mass.shape != labels.index.shape:
         raise ValueError(
             f"mass must have the shape of index, {tuple(labels.index.shape)}, got {tuple(labels.mass.shape)}"
@@ -501,11 +543,11 @@ def check_sparse_labels(labels: SparseLabels) -> None:
             )
 
 
-def _flatten(labels: SparseLabels) -> tuple[list[Tensor], int]:
+def _flatten(labels: SparseLabels) -> tuple[list[Tensor], int | None]:
     return [getattr(labels, name) for name in _TENSORS], labels.num_classes
 
 
-def _flatten_with_keys(labels: SparseLabels) -> tuple[list[tuple[Any, Tensor]], int]:
+def _flatten_with_keys(labels: SparseLabels) -> tuple[list[tuple[Any, Tensor]], int | None]:
     tensors, num_classes = _flatten(labels)
     return list(zip(map(GetAttrKey, _TENSORS), tensors, strict=True)), num_classes
 
@@ -520,7 +562,10 @@ def _unflatten(tensors: Any, num_classes: Any) -> SparseLabels:
 def _collate(batch: Sequence[SparseLabels], *, collate_fn_map: Any = None) -> SparseLabels:
     num_classes = {labels.num_classes for labels in batch}
     if len(num_classes) > 1:
-        raise ValueError(f"num_classes must be the same in all samples of a batch, got {sorted(num_classes)}")
+        got = sorted(num_classes, key=str)
+        raise ValueError(f"num_classes must be the same in all samples of a batch, got {got}")
+    if len(dtypes := {labels.index.dtype for labels in batch}) > 1:
+        raise TypeError(f"ids must be of one type in all samples of a batch, got {sorted(dtypes, key=str)}")
     for number, labels in enumerate(batch):
         if labels.index.ndim != 3:
             raise ValueError(f"samples of a batch must have no batch axis, got {labels!r} at {number}")

@@ -38,15 +38,13 @@ from tritonsoft._validation import (
     check_same_extent,
     check_sampling,
     check_size,
-    check_top_k,
     check_transform,
     image_dtype,
-    name_of,
-    names_of,
 )
 from tritonsoft.geometry import Filter
+from tritonsoft.largest import check_classes_or_ids, keep_largest
 from tritonsoft.ops import warps
-from tritonsoft.sparse import MASS_DTYPES, SparseLabels, index_type
+from tritonsoft.sparse import SparseLabels
 
 
 def box_to_matrix(boxes: Tensor, size: Sequence[int]) -> Tensor:
@@ -144,7 +142,7 @@ def soft_warp(
     labels: Tensor,
     transform: Tensor,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -160,7 +158,7 @@ def soft_warp(
     labels: Tensor,
     transform: Tensor,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -175,7 +173,7 @@ def soft_warp(
     labels: Tensor,
     transform: Tensor,
     size: Sequence[int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     ignore_index: int | None = None,
     filter: Filter = "area",
@@ -191,17 +189,19 @@ def soft_warp(
         transform: matrix ``(B, 3, 3)`` from output positions to the label map's, both in pixel edges, or field
             ``(B, h, w, 2)``, the position ``(x, y)`` in the label map of the centre of each output pixel.
         size: ``(h, w)`` of the output.
-        num_classes: C, at least 1.
-        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255.
+        num_classes: C, at least 1; None with ``top_k``: labels are ids, any number of their type is one.
+        ignore_index: the label of pixels that carry no mass; None is 255, and an error where C > 255. Of ids None is
+            none.
         filter: "area" (average over the footprint), "triangle" (over twice the pixel), "bilinear" (one point, read
             linearly) or "nearest" (the pixel under the centre).
         dtype: of the soft label: float16, bfloat16, float32 or float64; of a `SparseLabels` any but float64.
-        top_k: keep the k largest classes of each pixel alone, 1 to C; None keeps all.
+        top_k: keep the k largest classes of each pixel alone, 1 to C; of ids any number; None keeps all.
         validate: check the values of labels and transform on a GPU as well.
         backend: None picks by device; "reference", "numba" or "triton" forces one.
 
     Returns:
-        ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape.
+        ``(B, C, h, w)``, contiguous; with ``top_k`` a `SparseLabels` of that shape. Of ids its ``index`` holds the ids,
+        in the labels' type, and its ``num_classes`` is None.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1, 1],
@@ -213,16 +213,17 @@ def soft_warp(
                  [[0.2500, 0.7500]]]])
     """
     labels = check_labels(labels)
-    num_classes, ignore_index = check_classes(num_classes, ignore_index, validate, dtype, "dtype")
+    num_classes, ignore_index = check_classes_or_ids(num_classes, top_k, ignore_index, validate, dtype)
     size = check_size(size)
     check_sampling(filter, backend)
     transform = check_transform(transform, size, labels.shape[0], labels.device, "labels")
     if top_k is None:
+        assert num_classes is not None
+        assert ignore_index is not None
         return warps.soft_warp(backend, validate, labels, transform, size, num_classes, ignore_index, filter, dtype)
-    top_k = check_top_k(top_k, num_classes, "top_k")
-    if dtype not in MASS_DTYPES:
-        raise TypeError(f"dtype of a SparseLabels must be {names_of(MASS_DTYPES)}, got {name_of(dtype)}")
-    index, mass, rest = warps.soft_warp_top(
+    return keep_largest(
+        warps.soft_warp_top,
+        warps.warp_top_ids,
         backend,
         validate,
         labels,
@@ -232,10 +233,8 @@ def soft_warp(
         top_k,
         ignore_index,
         filter,
-        index_type(num_classes),
         dtype,
     )
-    return SparseLabels(index, mass, rest, num_classes)
 
 
 def warp_pair(

@@ -138,9 +138,8 @@ def refuse_dense(top_k: int) -> NoReturn:
 def check_num_classes(labels: ts.SparseLabels, num_classes: int | None) -> None:
     """That a label has the classes of the modules it meets."""
     if num_classes not in (None, labels.num_classes):
-        raise ValueError(
-            f"mask must have the modules' num_classes={num_classes}, got SparseLabels of {labels.num_classes} classes"
-        )
+        got = "ids" if labels.num_classes is None else f"{labels.num_classes} classes"
+        raise ValueError(f"mask must have the modules' num_classes={num_classes}, got SparseLabels of {got}")
 
 
 def repeat_single_sample(labels: ts.SparseLabels, batch: int | None) -> ts.SparseLabels:

@@ -84,6 +84,23 @@ def soft_crop_resize_top(
     return True
 
 
+def top_ids(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    boxes: Tensor | None,
+    ignore_index: int | None,
+    filter: Filter,
+) -> None:
+    def soft_label(classes: Tensor, num_classes: int, ignored: int, sample: int) -> Tensor:
+        box = None if boxes is None else boxes[sample : sample + 1]
+        return reference.soft_crop_resize(classes, box, mass.shape[2:], num_classes, ignored, filter, torch.float32)
+
+    with _exact(labels):
+        _write((index, mass, rest), reference.top_ids(labels, index.shape[1], ignore_index, soft_label))
+
+
 def soft_pyramid(outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
     return all(soft_crop_resize(out, labels, None, ignore_index, "area", validate) for out in outs)
 
@@ -144,6 +161,23 @@ def soft_warp_top(
         return False
     _write((index, mass, rest), reference.top_k(soft, index.shape[1]))
     return True
+
+
+def warp_top_ids(
+    index: Tensor,
+    mass: Tensor,
+    rest: Tensor,
+    labels: Tensor,
+    transform: Tensor,
+    ignore_index: int | None,
+    filter: Filter,
+) -> None:
+    def soft_label(classes: Tensor, num_classes: int, ignored: int, sample: int) -> Tensor:
+        size, own = mass.shape[2:], transform[sample : sample + 1]
+        return reference_warping.soft_warp(classes, own, size, num_classes, ignored, filter, torch.float32)
+
+    with _exact(labels):
+        _write((index, mass, rest), reference.top_ids(labels, index.shape[1], ignore_index, soft_label))
 
 
 def warp_pair(

@@ -65,6 +65,21 @@ class Backend(Protocol):
     ) -> bool:
         """The k largest classes of each pixel and their masses ``(B, k, h, w)``, and the mass of all others."""
 
+    def top_ids(
+        self,
+        index: Tensor,
+        mass: Tensor,
+        rest: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None,
+        ignore_index: int | None,
+        filter: Filter,
+    ) -> None:
+        """The k largest ids of each pixel and their masses ``(B, k, h, w)``, and the mass of all others.
+
+        ``index`` has the type of the labels, in which any number but ``ignore_index`` is an id.
+        """
+
     def soft_pyramid(self, outs: Sequence[Tensor], labels: Tensor, ignore_index: int, validate: bool) -> bool:
         """Soft labels of whole label maps by integer factors, finest first."""
 
@@ -106,6 +121,18 @@ class Backend(Protocol):
         validate: bool,
     ) -> bool:
         """The k largest classes of each pixel of `soft_warp`, their masses, and the mass of all others."""
+
+    def warp_top_ids(
+        self,
+        index: Tensor,
+        mass: Tensor,
+        rest: Tensor,
+        labels: Tensor,
+        transform: Tensor,
+        ignore_index: int | None,
+        filter: Filter,
+    ) -> None:
+        """`top_ids` under a transform."""
 
     def warp_pair(
         self,

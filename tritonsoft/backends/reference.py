@@ -5,7 +5,7 @@ to the same product with its one-hot planes. Runs on any device; float64 in give
 Geometry and filters: `tritonsoft.geometry`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -185,6 +185,29 @@ def top_k(soft: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     index = (bits | (0x7FFFFFFF - classes)).topk(k, dim=1).indices
     mass = soft.gather(1, index)
     return torch.where(mass > 0, index, 0), mass, soft.scatter(1, index, 0.0).sum(1)
+
+
+def top_ids(
+    labels: Tensor, k: int, ignore_index: int | None, soft_label: Callable[[Tensor, int, int, int], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`top_k` of label maps ``(B, H, W)`` of any ids: each sample's are counted as classes, in the order of the ids.
+
+    Args:
+        labels: of any type of integers.
+        k: how many ids to keep; more than a sample has are entries without mass, id 0.
+        ignore_index: the id that carries no mass, or None.
+        soft_label: what makes the soft label ``(1, C, h, w)`` of a label map ``(1, H, W)`` of classes, given their
+            number, the class that carries no mass, and which sample it is.
+    """
+    outputs = []
+    for number, sample in enumerate(labels.long()):
+        ids, classes = sample.unique(return_inverse=True)
+        ignored = torch.where(ids == ignore_index)[0].tolist() if ignore_index is not None else []
+        soft = soft_label(classes[None], len(ids), ignored[0] if ignored else -1, number)
+        index, mass, rest = top_k(torch.cat([soft, soft.new_zeros(1, k, *soft.shape[2:])], 1), k)
+        outputs.append((torch.where(mass > 0, ids[index.clamp(max=len(ids) - 1)], 0), mass, rest))
+    index, mass, rest = (torch.cat(tensors) for tensors in zip(*outputs, strict=True))
+    return index, mass, rest
 
 
 def dense(index: Tensor, mass: Tensor, num_classes: int) -> Tensor:

@@ -13,14 +13,14 @@ Codes and classes take one byte each up to 254 classes and two above, the low on
 import itertools
 import zlib
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
 
 from tritonsoft._extras import how_to_install
 from tritonsoft.data.errors import DataError
-from tritonsoft.sparse import SparseLabels, index_type
+from tritonsoft.sparse import SparseLabels, check_has_classes, index_type
 
 Masses = Literal["uint8", "float16"]
 MASSES: Final = ("uint8", "float16")
@@ -38,7 +38,8 @@ _ROUNDING_OF_SUMS: Final = 2.0**-20  # float32 masses of a pixel that is wholly 
 
 def encode(labels: SparseLabels, masses: Masses) -> bytes:
     """The bytes of a sample's labels, ``(k, h, w)`` on the CPU."""
-    k, num_classes = labels.k, labels.num_classes
+    check_has_classes(labels, "labels")
+    k, num_classes = labels.k, cast(int, labels.num_classes)
     index = labels.index.numpy().reshape(k, -1)
     mass, rest = labels.mass.float().numpy().reshape(k, -1), labels.rest.float().numpy().reshape(-1)
     labelled = mass[0] > 0

@@ -48,6 +48,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
     int: "SymInt",
+    int | None: "SymInt?",
     float: "float",
     bool: "bool",
     str: "str",

@@ -66,6 +66,15 @@ def soft_crop_resize(
     return out
 
 
+def empty_top(
+    call: Call, labels: Tensor, top_k: int, size: Sequence[int], index_dtype: torch.dtype, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors of a `SparseLabels`."""
+    shape = (labels.shape[0], top_k, *size)
+    index, mass = call.empty(shape, index_dtype, labels), call.empty(shape, dtype, labels)
+    return index, mass, call.empty((labels.shape[0], *size), dtype, labels)
+
+
 @operator
 def soft_crop_resize_top(
     call: Call,
@@ -82,13 +91,31 @@ def soft_crop_resize_top(
     """Label map ``(B, H, W)`` -> the k largest classes, their masses ``(B, k, h, w)``, and the rest ``(B, h, w)``."""
     if call.validate:
         check_box_values(boxes)
-    shape = (labels.shape[0], top_k, *size)
-    index, mass = call.empty(shape, index_dtype, labels), call.empty(shape, dtype, labels)
-    rest = call.empty((labels.shape[0], *size), dtype, labels)
+    index, mass, rest = empty_top(call, labels, top_k, size, index_dtype, dtype)
     if call.computes(rest) and not call.backend.soft_crop_resize_top(
         index, mass, rest, labels, boxes, num_classes, ignore_index, filter, call.validate
     ):
         raise_label_values(labels, num_classes, ignore_index)
+    return index, mass, rest
+
+
+@operator
+def top_ids(
+    call: Call,
+    labels: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    top_k: int,
+    ignore_index: int | None,
+    filter: Filter,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Label map ``(B, H, W)`` -> the k largest ids, their masses ``(B, k, h, w)``, and the rest ``(B, h, w)``."""
+    if call.validate:
+        check_box_values(boxes)
+    index, mass, rest = empty_top(call, labels, top_k, size, labels.dtype, dtype)
+    if call.computes(rest):
+        call.backend.top_ids(index, mass, rest, labels, boxes, ignore_index, filter)
     return index, mass, rest
 
 

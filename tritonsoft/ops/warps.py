@@ -10,6 +10,7 @@ from tritonsoft._validation import check_transform_values, check_weight_values, 
 from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
+from tritonsoft.ops.labels import empty_top
 from tritonsoft.ops.losses import DifferentiatedOnce, empty_gradient, maps_of_smoothed_pixels, value_and_total
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -142,13 +143,31 @@ def soft_warp_top(
     """Label map ``(B, H, W)`` -> the k largest classes, their masses ``(B, k, h, w)``, and the rest ``(B, h, w)``."""
     if call.validate:
         check_transform_values(transform)
-    shape = (labels.shape[0], top_k, *size)
-    index, mass = call.empty(shape, index_dtype, labels), call.empty(shape, dtype, labels)
-    rest = call.empty((labels.shape[0], *size), dtype, labels)
+    index, mass, rest = empty_top(call, labels, top_k, size, index_dtype, dtype)
     if call.computes(rest) and not call.backend.soft_warp_top(
         index, mass, rest, labels, transform, num_classes, ignore_index, filter, call.validate
     ):
         raise_label_values(labels, num_classes, ignore_index)
+    return index, mass, rest
+
+
+@operator
+def warp_top_ids(
+    call: Call,
+    labels: Tensor,
+    transform: Tensor,
+    size: Sequence[int],
+    top_k: int,
+    ignore_index: int | None,
+    filter: Filter,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`top_ids` under a transform."""
+    if call.validate:
+        check_transform_values(transform)
+    index, mass, rest = empty_top(call, labels, top_k, size, labels.dtype, dtype)
+    if call.computes(rest):
+        call.backend.warp_top_ids(index, mass, rest, labels, transform, ignore_index, filter)
     return index, mass, rest
 
 

@@ -20,6 +20,7 @@ from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize,
 from tritonsoft.backends.numba.remapping import remap_labels
 from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
+from tritonsoft.backends.numba.top_ids import top_ids, warp_top_ids
 from tritonsoft.backends.numba.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
 from tritonsoft.backends.numba.upsampled_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 from tritonsoft.backends.numba.warps import (
@@ -53,6 +54,7 @@ __all__ = [
     "soft_pyramid",
     "soft_warp",
     "soft_warp_top",
+    "top_ids",
     "upsampled_cross_entropy",
     "upsampled_cross_entropy_backward",
     "upsampled_overlap_loss",
@@ -62,4 +64,5 @@ __all__ = [
     "warp_cross_entropy",
     "warp_cross_entropy_backward",
     "warp_pair",
+    "warp_top_ids",
 ]
