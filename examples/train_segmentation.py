@@ -170,6 +170,7 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample]
         K.ColorJiggle(0.2, 0.2, 0.2, 0.05),
         data_keys=["image", "mask"] if with_labels else ["image"],
     )
+    mix = mixing(arguments)
     loss_weight = weight.to(device) if arguments.class_weights else None
     sampler = DistributedSampler(data, seed=arguments.seed)  # one process is a world of one
     loader = DataLoader(
@@ -197,15 +198,22 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample]
         total = torch.zeros((), device=device)
         for image, labels in loader:
             image, labels = image.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            if arguments.mix in ("cutmix", "classmix"):  # whole pixels of the label maps, before anything is resampled
+                image, labels = mix(image, labels[:, None])
             if arguments.shrunk:
                 small, labels = augment(image.float() / 255, labels)
             elif with_labels:
                 small, _ = augment(image.float() / 255, labels)
             else:
                 small = augment(image.float() / 255)
+            boxes, mix_soft = augment.boxes, None
+            if arguments.mix == "mixup":  # small images, and the soft labels that are made of their boxes
+                params = mix.forward_parameters(small.shape)
+                small = mix(small, params=params, data_keys=["image"])
+                mix_soft = functools.partial(mix, params=params, data_keys=["mask"])
             with autocast:
                 logits = model(small.to(memory_format=torch.channels_last))
-            loss = loss_of(arguments, logits, labels, augment.boxes, loss_weight)
+            loss = loss_of(arguments, logits, labels, boxes, loss_weight, mix_soft)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -213,6 +221,15 @@ def train(arguments: argparse.Namespace, model: nn.Module, data: Dataset[Sample]
             total += loss.detach()
         distributed.all_reduce(total)
         yield float(total) / len(loader) / distributed.get_world_size()
+
+
+def mixing(arguments: argparse.Namespace) -> nn.Module:
+    """What mixes the samples of a batch."""
+    if arguments.mix == "cutmix":
+        return TA.RandomCutMix(p=0.5)
+    if arguments.mix == "classmix":
+        return TA.RandomClassMix(arguments.num_classes, p=0.5, ignore_index=arguments.ignore_index)
+    return TA.RandomMixUp(alpha=0.4, p=0.5) if arguments.mix == "mixup" else nn.Identity()
 
 
 def low_resolution_size(arguments: argparse.Namespace, height: int, width: int) -> tuple[int, int]:
@@ -226,14 +243,22 @@ def loss_of(
     labels: Tensor | ts.SparseLabels,
     boxes: Tensor | None,
     weight: Tensor | None,
+    mix_soft: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The loss of a batch: its label maps are of full-size pictures, of which the network saw ``boxes``."""
-    ignore_index = arguments.ignore_index
+    """The loss of a batch: its label maps are of full-size pictures, of which the network saw ``boxes``.
+
+    ``mix_soft`` mixes soft labels as the images were.
+    """
+    ignore_index, smoothing = arguments.ignore_index, arguments.label_smoothing
     if arguments.loss == "area":  # straight from the label map, no soft label anywhere
         filter = "nearest" if arguments.labels == "nearest" else "area"
-        return ts.area_cross_entropy(logits, labels, boxes, ignore_index=ignore_index, filter=filter, weight=weight)
+        return ts.area_cross_entropy(
+            logits, labels, boxes, ignore_index=ignore_index, filter=filter, weight=weight, label_smoothing=smoothing
+        )
     if arguments.loss == "upsampled":  # at the size of the label map, no enlarged logits anywhere
-        return ts.upsampled_cross_entropy(logits, labels, boxes, ignore_index=ignore_index, weight=weight)
+        return ts.upsampled_cross_entropy(
+            logits, labels, boxes, ignore_index=ignore_index, weight=weight, label_smoothing=smoothing
+        )
     if isinstance(labels, ts.SparseLabels):
         target: Tensor | ts.SparseLabels = labels
     else:
@@ -241,7 +266,9 @@ def loss_of(
         target = low_resolution_label(
             labels, boxes, size, arguments.labels, arguments.num_classes, ignore_index, arguments.top_k
         )
-    loss = ts.soft_cross_entropy(logits, target, weight=weight)
+    if mix_soft is not None:
+        target = mix_soft(target)
+    loss = ts.soft_cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
     return loss + ts.soft_dice_loss(logits, target) if arguments.loss == "cross-entropy+dice" else loss
 
 
@@ -343,6 +370,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--class-weights", action="store_true", help="weigh classes by 1 / sqrt(area)")
     parser.add_argument("--class-crop", action="store_true", help="crop where a class is that is drawn by 1 / area")
+    parser.add_argument("--mix", choices=["cutmix", "classmix", "mixup"], help="mix each second sample with another")
+    parser.add_argument("--label-smoothing", type=float, default=0.0, help="share of known mass for all classes alike")
     parser.add_argument("--top-k", type=int, help="keep the k largest classes of each pixel of a soft label alone")
     parser.add_argument("--every", type=int, default=1, help="train on every n-th picture")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -363,8 +392,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--shrunk holds soft labels: --labels {arguments.labels} has nothing to say")
         if arguments.loss in ("area", "upsampled"):
             parser.error(f"--loss {arguments.loss} takes the label map itself, which --shrunk does not hold")
-        if arguments.class_crop or arguments.top_k is not None:
-            parser.error("--shrunk holds pictures and soft labels as they are: no --class-crop, no --top-k")
+        if arguments.class_crop or arguments.mix or arguments.top_k is not None:
+            parser.error("--shrunk holds pictures and soft labels as they are: no --class-crop, --mix or --top-k")
+    if arguments.mix == "mixup" and (arguments.loss in ("area", "upsampled") or arguments.top_k is not None):
+        parser.error("--mix mixup blends dense soft labels: no --loss area or upsampled, no --top-k")
+    if not 0 <= arguments.label_smoothing <= 1:
+        parser.error(f"--label-smoothing: must lie in 0..1, got {arguments.label_smoothing}")
     if arguments.class_crop and arguments.grid == "fixed":
         parser.error("--grid fixed crops nothing: no --class-crop")
     if arguments.top_k is not None and (arguments.loss in ("area", "upsampled") or arguments.labels == "majority"):
