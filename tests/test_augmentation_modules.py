@@ -225,12 +225,13 @@ RESAMPLED = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_constructor_is_kornias_with_three_more_arguments(name):
+def test_constructor_is_kornias_with_four_more_arguments(name):
     theirs, ours = (
         {key: value.default for key, value in inspect.signature(getattr(package, name)).parameters.items()}
         for package in (K, TA)
     )
-    assert list(ours.items()) == [*theirs.items(), ("num_classes", None), ("ignore_index", None), ("filter", "area")]
+    more = {"num_classes": None, "ignore_index": None, "filter": "area", "top_k": None}
+    assert list(ours.items()) == [*theirs.items(), *more.items()]
     assert issubclass(getattr(TA, name), getattr(K, name))
 
 

@@ -182,13 +182,14 @@ def work(call):
 
 
 @over_warps
-def test_constructor_is_kornias_with_three_more_arguments(warp):
+def test_constructor_is_kornias_with_four_more_arguments(warp):
     name = WARPS[warp][0]
     theirs, ours = (
         {key: value.default for key, value in inspect.signature(getattr(package, name)).parameters.items()}
         for package in (K, TA)
     )
-    assert list(ours.items()) == [*theirs.items(), ("num_classes", None), ("ignore_index", None), ("filter", "area")]
+    more = {"num_classes": None, "ignore_index": None, "filter": "area", "top_k": None}
+    assert list(ours.items()) == [*theirs.items(), *more.items()]
     assert issubclass(getattr(TA, name), getattr(K, name))
 
 
