@@ -165,7 +165,7 @@ class RandomClassCrop(RandomScaleCrop):
         """Parameters with the boxes that these labels choose among those that were drawn.
 
         Args:
-            params: as `forward_parameters` draws them.
+            params: as ``forward_parameters`` draws them.
             labels: a label map ``(B, H, W)`` or ``(B, 1, H, W)``, or a soft label ``(B, C, H, W)``, of the size that
                 the parameters were drawn for.
 
