@@ -242,13 +242,13 @@ def watch_making(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_documented_bytes_are_those_in_the_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shrink(source, tmp_path / "OUT")
+    shrink(source, tmp_path / "cityscapes-4")
     page = (Path(__file__).parents[1] / "docs" / "shrunk_datasets.md").read_text("utf-8")
     snippet = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(snippet, found)
-    _, labels = ShrunkDataset("OUT")[0]
+    _, labels = ShrunkDataset("cityscapes-4")[0]
     mixed = found["codes"] == NUM_CLASSES + 1
     assert 0 < mixed.sum() < mixed.size
     assert np.array_equal(labels.index.numpy()[:, mixed], found["classes"])
