@@ -32,7 +32,7 @@ from tritonsoft.augmentation.pending import LabelSettings, PendingInput, Pending
 from tritonsoft.augmentation.resampling import Params, are_numbers, size_of
 from tritonsoft.augmentation.sampling import SIGNED, can_be_read
 from tritonsoft.augmentation.view import Size, to_device
-from tritonsoft.functional import check_ignore_index, is_whole_number, python_int
+from tritonsoft.functional import check_ignore_index, check_num_classes
 
 Mask = PendingInput | PendingSparse
 
@@ -133,11 +133,7 @@ class MixingAugmentation(MixHooks):
     ) -> None:
         set_param_generator(self, generator)
         if num_classes is not None:
-            if not is_whole_number(num_classes):
-                raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
-            num_classes = python_int(num_classes)
-            if num_classes < 1:
-                raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+            num_classes = check_num_classes(num_classes)
         self.num_classes, self.ignore_index = num_classes, check_ignore_index(ignore_index, num_classes)
 
     def __repr__(self) -> str:
@@ -598,8 +594,7 @@ class RandomClassMix(MixingAugmentation):
         super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
         if not are_numbers([share], int | float) or not 0 < share <= 1:
             raise ValueError(f"share must be a number above 0 and up to 1, got {share!r}")
-        if not is_whole_number(num_classes):
-            raise TypeError(f"num_classes must be an int, got {num_classes!r}")
+        num_classes = check_num_classes(num_classes)
         self.share = float(share)
         self._configure(_ClassGenerator(num_classes, self.share), num_classes, ignore_index)
 
