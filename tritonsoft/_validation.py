@@ -21,6 +21,8 @@ from tritonsoft.geometry import FILTERS, MASS_TOLERANCE, MAX_COORDINATE
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64)
 LABEL_DTYPES = (torch.bool, *INTEGER_DTYPES)
+# PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 # Of label maps that functions make: PyTorch computes with all of them. The smallest first.
 OUTPUT_LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

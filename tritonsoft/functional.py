@@ -61,6 +61,7 @@ from tritonsoft._validation import (
 
 # What rooms that are built on the public functions take from here.
 from tritonsoft._validation import LABEL_DTYPES as LABEL_DTYPES
+from tritonsoft._validation import SIGNED as SIGNED
 from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft._validation import check_num_classes as check_num_classes
 from tritonsoft._validation import check_top_k as check_top_k

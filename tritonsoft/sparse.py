@@ -14,6 +14,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from tritonsoft._validation import (
     INTEGER_DTYPES,
     OUTPUT_LABEL_DTYPES,
+    SIGNED,
     check_ignore_index,
     check_top_k,
     holds,
@@ -461,9 +462,8 @@ def _windows(planes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _flipped(tensor: Tensor, axes: list[int], where: Tensor | None = None) -> Tensor:
     """Mirrored along these axes, where it is to be."""
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype)
-    if signed is not None:  # PyTorch only copies and views the others
-        return _flipped(tensor.view(signed), axes, where).view(tensor.dtype)
+    if tensor.dtype in SIGNED:
+        return _flipped(tensor.view(SIGNED[tensor.dtype]), axes, where).view(tensor.dtype)
     return tensor.flip(axes) if where is None else torch.where(where, tensor.flip(axes), tensor)
 
 

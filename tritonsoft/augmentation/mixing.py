@@ -30,9 +30,9 @@ from tritonsoft.augmentation._kornia import (
 from tritonsoft.augmentation.masks import SoftLabel, batched, label_map, map_planes, restore_rank
 from tritonsoft.augmentation.pending import LabelSettings, PendingInput, PendingSparse, as_sparse, batched_image
 from tritonsoft.augmentation.resampling import Params, are_numbers, size_of
-from tritonsoft.augmentation.sampling import SIGNED, can_be_read
+from tritonsoft.augmentation.sampling import can_be_read
 from tritonsoft.augmentation.view import Size, to_device
-from tritonsoft.functional import check_ignore_index, check_num_classes
+from tritonsoft.functional import SIGNED, check_ignore_index, check_num_classes
 
 Mask = PendingInput | PendingSparse
 

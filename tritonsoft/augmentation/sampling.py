@@ -11,11 +11,10 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.augmentation.view import View, centres, expand_transform, map_positions
+from tritonsoft.functional import SIGNED
 from tritonsoft.geometry import Filter
 
 _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# PyTorch 2.11 can copy and view these, but neither index nor select them: the same bits as signed integers do.
-SIGNED: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 def can_be_read(tensor: Tensor) -> bool:
