@@ -64,6 +64,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         soft_overlap,
         sums,
         top_k,
+        top_k_ids,
         warping,
     )
 
@@ -260,6 +261,15 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             yield f"area gradient{kind}", configuration(logits, grad, value, logits, *source, *options, platform)
 
     bytes_, integers = empty((batch, height, width), byte), empty((batch, height, width), torch.int64)
+    for labels, where, number, last in (
+        (integers, boxes, 20, empty((batch, 256, 512), single)),
+        (empty(bytes_.shape, torch.int32), None, 4, None),
+        (bytes_, matrix, 1, None),
+        (empty(bytes_.shape, torch.uint32), field, 20, empty((batch, 256, 512), single)),
+    ):
+        tops = (empty((batch, number, 256, 512), labels.dtype), empty((batch, number, 256, 512), half))
+        inputs = (empty((batch, 256, 512), half), last, 0, labels, where, None if last is None else -1, "area")
+        yield f"top {number} ids {name(labels.dtype)}", top_k_ids.launch_configuration(*tops, *inputs, platform)
     for labels, out, num_classes, k, some_boxes, filter in (
         (bytes_, half, 19, 2, None, "area"),
         (bytes_, half, 150, 4, None, "area"),
