@@ -47,6 +47,11 @@ def is_whole_number(value: Any) -> bool:
     return is_int(value) or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is an int or a float, or one of NumPy's."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def python_int(value: Any) -> int:
     """A whole number that PyTorch takes; a compiler's symbols stay what they are."""
     return cast(int, value if is_int(value) else int(value))
@@ -112,7 +117,7 @@ def image_dtype(image: Tensor, dtype: Any) -> torch.dtype:
 
 
 def check_fill(fill: Any, dtype: torch.dtype) -> None:
-    if not _is_number(fill):
+    if not is_number(fill):
         raise TypeError(f"fill must be a number, got {type(fill).__name__}")
     if dtype == torch.uint8 and not 0 <= fill <= 255:
         raise ValueError(f"fill must lie in 0..255 for a uint8 output, got {fill}")
@@ -261,10 +266,10 @@ def check_boxes(boxes: Any, batch: int, device: torch.device, owner: str) -> Ten
 
 def _boxes_of_numbers(boxes: Any, batch: int, device: torch.device) -> Tensor:
     """Four numbers for all samples, or for each; they are on the host and so are always checked."""
-    for_all = len(boxes) > 0 and all(map(_is_number, boxes))
+    for_all = len(boxes) > 0 and all(map(is_number, boxes))
     rows = [boxes] if for_all else boxes
     for row in rows:
-        if not isinstance(row, (tuple, list)) or len(row) != 4 or not all(map(_is_number, row)):
+        if not isinstance(row, (tuple, list)) or len(row) != 4 or not all(map(is_number, row)):
             raise TypeError(f"boxes must be four numbers (x0, y0, x1, y1), or as many for each sample, got {boxes!r}")
     if not for_all and len(rows) != batch:
         raise ValueError(f"boxes must have four numbers for each of {batch} samples, got {len(rows)} times four")
@@ -272,10 +277,6 @@ def _boxes_of_numbers(boxes: Any, batch: int, device: torch.device) -> Tensor:
     _check_box_rows(rows)
     on_device = tensor_on(torch.tensor(rows, dtype=torch.float64, device="cpu").view(-1, 4), device)
     return on_device.expand(batch, 4)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _python_float(number: Any) -> float:
@@ -384,7 +385,7 @@ def check_reduction(reduction: Any) -> None:
 
 def check_label_smoothing(label_smoothing: Any) -> float:
     """A number from 0 to 1, as Python's."""
-    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)):
+    if not is_number(label_smoothing):
         raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")

@@ -66,6 +66,8 @@ from tritonsoft._validation import SIGNED as SIGNED
 from tritonsoft._validation import check_ignore_index as check_ignore_index
 from tritonsoft._validation import check_num_classes as check_num_classes
 from tritonsoft._validation import check_top_k as check_top_k
+from tritonsoft._validation import has_tangent as has_tangent
+from tritonsoft._validation import is_number as is_number
 from tritonsoft._validation import is_whole_number as is_whole_number
 from tritonsoft._validation import names_of as names_of
 from tritonsoft._validation import plain as plain

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from tritonsoft.augmentation._kornia import set_param_generator
 from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, windows
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
-from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, size_of
+from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, check_drawn, size_of
 from tritonsoft.augmentation.sampling import sample_soft
 from tritonsoft.augmentation.view import Size, View, to_device
 from tritonsoft.functional import check_num_classes, is_whole_number, python_int
@@ -137,9 +137,9 @@ class RandomClassCrop(RandomScaleCrop):
         self.candidates = python_int(candidates)
         if self.candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
-        if not are_numbers([max_share], int | float) or not 0 < max_share <= 1:
+        if not are_numbers([max_share]) or not 0 < max_share <= 1:
             raise ValueError(f"max_share must be a number in (0, 1], got {max_share!r}")
-        if not are_numbers([min_pixels], int | float) or not 0 <= min_pixels < math.inf:
+        if not are_numbers([min_pixels]) or not 0 <= min_pixels < math.inf:
             raise ValueError(f"min_pixels must be a finite number of at least 0, got {min_pixels!r}")
         self.max_share, self.min_pixels = float(max_share), float(min_pixels)
         self.draws_by = class_weights if isinstance(class_weights, str) else "weights"
@@ -153,6 +153,14 @@ class RandomClassCrop(RandomScaleCrop):
         weights = self.draws_by if self.draws_by != "weights" else self.class_weights
         ours = f"class_weights={weights!r}, max_share={self.max_share}, candidates={self.candidates}"
         return f"{super().__repr__()[:-1]}, {ours}, min_pixels={self.min_pixels})"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """The weights go where the module goes, and keep their type: halves hold no frequencies, nor inverse ones."""
+        weights = self.class_weights
+        super()._apply(fn, recurse)
+        if weights is not None and self.class_weights is not None:
+            self.class_weights = weights.to(self.class_weights.device)
+        return self
 
     # --- parameters -------------------------------------------------------------------------------------------------
 
@@ -177,6 +185,7 @@ class RandomClassCrop(RandomScaleCrop):
         if not isinstance(labels, Tensor):
             hint = ": to_dense() makes masses" if isinstance(labels, ts.SparseLabels) else ""
             raise TypeError(f"labels must be a tensor, got {type(labels).__name__}{hint}")
+        check_drawn(self, params, ("batch_prob",))
         batch, size = params["batch_prob"].numel(), size_of(labels)
         mask = batched(labels, batch)
         source = self._source_or_else(params, size)
@@ -197,6 +206,7 @@ class RandomClassCrop(RandomScaleCrop):
 
     def choice(self, params: Params, coarse: Tensor, source: Size) -> Params:
         """What is chosen of what was drawn, for a coarse label of images of (H, W)."""
+        check_drawn(self, params, ("batch_prob", *_DRAWN))
         batch = params["batch_prob"].numel()
         drawn = {name: to_device(params[name], coarse.device) for name in _DRAWN}
         if self.same_on_batch and batch > 0:
@@ -215,6 +225,7 @@ class RandomClassCrop(RandomScaleCrop):
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         if "src" in params:
             return super().boxes(source, params, flags)
+        check_drawn(self, params, _DRAWN)
         if self.is_chosen(params):
             return None
         raise ValueError(
@@ -248,12 +259,16 @@ def _checked_weights(weights: Tensor | None, num_classes: int) -> Tensor | None:
         return None
     if not isinstance(weights, Tensor):
         raise TypeError(f"class_weights must be None, a tensor or one of {_WEIGHTS}, got {type(weights).__name__}")
+    if weights.is_complex():
+        raise TypeError(f"class_weights must be a tensor of real numbers, got {weights.dtype}")
     if tuple(weights.shape) != (num_classes,):
         raise ValueError(
             f"class_weights must have shape (C,) = ({num_classes},) (num_classes={num_classes}), got "
             f"{tuple(weights.shape)}"
         )
     numbers = weights.detach().double()
+    if weights.is_meta:
+        return numbers
     if not bool((numbers.isfinite() & (numbers >= 0)).all()) or not bool((numbers > 0).any()):
         raise ValueError(
             f"class_weights must hold finite numbers of at least 0, one of them above, got {numbers.tolist()}"

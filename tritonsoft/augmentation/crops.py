@@ -19,6 +19,7 @@ from tritonsoft.augmentation.geometric import BoxAugmentation, edges, sliced, te
 from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, recorded, size_of
 from tritonsoft.augmentation.sampling import pad_by_repeating
 from tritonsoft.augmentation.view import Fill, Size, View, expand_transform, python_size, whole
+from tritonsoft.functional import is_whole_number
 from tritonsoft.geometry import Filter
 
 _ROUNDING: Final = 2.0**-9  # of a pixel: what a float32 cannot tell apart in an image of 8192 pixels
@@ -339,18 +340,19 @@ class RandomScaleCrop(BoxAugmentation):
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, p_batch=p, keepdim=keepdim)
         size = python_size(size)
-        if not are_numbers(size, int) or len(size) != 2 or min(size) < 1:
+        if not isinstance(size, tuple | list) or len(size) != 2 or not all(map(is_whole_number, size)) or min(size) < 1:
             raise ValueError(f"size must be (height, width), two ints of at least 1, got {size!r}")
-        if not are_numbers(scale, int | float) or len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
+        if not are_numbers(scale) or len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
             raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest, got {scale!r}")
-        if not are_numbers(fill if isinstance(fill, tuple | list) else [fill], int | float):
+        if not are_numbers(fill if isinstance(fill, tuple | list) else [fill]):
             raise TypeError(f"fill must be a number or one per channel, got {fill!r}")
         if filter is None:
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        self.scale = (scale[0], scale[1])
+        self.scale = (float(scale[0]), float(scale[1]))
         set_param_generator(self, ScaleCropGenerator(self.scale))
+        fill = tuple(map(float, fill)) if isinstance(fill, tuple | list) else float(fill)
         self.flags = {"size": tuple(size), "fill": fill}
         self._configure(num_classes, ignore_index, filter, top_k)
 

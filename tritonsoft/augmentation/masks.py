@@ -135,7 +135,7 @@ def refuse_dense(top_k: int) -> NoReturn:
     )
 
 
-def check_num_classes(labels: ts.SparseLabels, num_classes: int | None) -> None:
+def check_classes_of_sparse(labels: ts.SparseLabels, num_classes: int | None) -> None:
     """That a label has the classes of the modules it meets."""
     if num_classes not in (None, labels.num_classes):
         got = "ids" if labels.num_classes is None else f"{labels.num_classes} classes"

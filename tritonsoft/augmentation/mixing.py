@@ -29,10 +29,10 @@ from tritonsoft.augmentation._kornia import (
 )
 from tritonsoft.augmentation.masks import SoftLabel, batched, label_map, map_planes, restore_rank
 from tritonsoft.augmentation.pending import LabelSettings, PendingInput, PendingSparse, as_sparse, batched_image
-from tritonsoft.augmentation.resampling import Params, are_numbers, size_of
-from tritonsoft.augmentation.sampling import can_be_read
+from tritonsoft.augmentation.resampling import Params, are_numbers, check_drawn, check_probability, size_of
+from tritonsoft.augmentation.sampling import can_be_read, is_eager
 from tritonsoft.augmentation.view import Size, to_device
-from tritonsoft.functional import SIGNED, check_ignore_index, check_num_classes
+from tritonsoft.functional import SIGNED, check_ignore_index, check_num_classes, plain
 
 Mask = PendingInput | PendingSparse
 
@@ -51,12 +51,13 @@ class _Boxes:
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         if images.dtype in SIGNED:  # the same bits, in a type that PyTorch 2.11 can select and fill
             return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = None if images.requires_grad else _read(partners, self.boxes)
+        read = _read(partners, self.boxes) if is_eager(images) else None
         if read is None:
             return _Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
         out = _empty_like(images).copy_(images)
         for sample, (partner, (x0, y0, x1, y1)) in enumerate(zip(*read, strict=True)):
-            out[sample, :, y0:y1, x0:x1] = images[partner, :, y0:y1, x0:x1]
+            if partner != sample:
+                out[sample, :, y0:y1, x0:x1] = images[partner, :, y0:y1, x0:x1]
         return out
 
     def _inside(self, size: Size, device: torch.device) -> Tensor:
@@ -76,7 +77,7 @@ class _Pixels:
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         if images.dtype in SIGNED:  # as above
             return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = None if images.requires_grad or images.device.type != "cpu" else _read(partners)
+        read = _read(partners) if images.device.type == "cpu" and is_eager(images) else None
         if read is None:
             theirs = images.index_select(0, to_device(partners, images.device))
             return torch.where(self.selected, theirs, images)
@@ -94,12 +95,15 @@ class _Shares:
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         weight = to_device(self.weight, images.device).to(images.dtype)
-        read = None if images.requires_grad or weight.requires_grad else _read(partners)
+        read = _read(partners) if is_eager(images) and is_eager(weight) else None
         if read is None:
             return torch.lerp(images, images.index_select(0, to_device(partners, images.device)), weight)
         out = _empty_like(images)
         for sample, partner in enumerate(read[0]):
-            torch.lerp(images[sample], images[partner], weight[sample], out=out[sample])
+            if partner == sample:  # what stays as it is stays so to the bit, infinities too
+                out[sample] = images[sample]
+            else:
+                torch.lerp(images[sample], images[partner], weight[sample], out=out[sample])
         return out
 
 
@@ -124,16 +128,34 @@ def _read(*tensors: Tensor) -> list[Any] | None:
 class MixingAugmentation(MixHooks):
     """What the modules of this file share; a subclass draws its numbers, and says what they do to images and masks."""
 
-    num_classes: int | None = None
-    ignore_index = 0
     needs_equal_sizes = True  # whether images and masks must have the same pixels
+    drawn_names: tuple[str, ...] = ()  # of the numbers that are drawn beside the partners
 
-    def _configure(
-        self, generator: "_PairGenerator", num_classes: int | None = None, ignore_index: int | None = None
+    num_classes: int | None
+    ignore_index: int
+
+    def __init__(
+        self,
+        generator: "_PairGenerator",
+        same_on_batch: bool,
+        p: float,
+        keepdim: bool,
+        data_keys: Sequence[str | int | DataKey],
+        num_classes: int | None = None,
+        ignore_index: int | None = None,
     ) -> None:
+        if isinstance(data_keys, str):
+            raise TypeError(f"data_keys must be a list of names, got {data_keys!r}")
+        check_probability(p)
+        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
         set_param_generator(self, generator)
         if num_classes is not None:
             num_classes = check_num_classes(num_classes)
+        elif ignore_index is not None:
+            raise ValueError(
+                f"ignore_index must be None where num_classes is, got {ignore_index!r}: both are then those of the "
+                "container's other modules"
+            )
         self.num_classes, self.ignore_index = num_classes, check_ignore_index(ignore_index, num_classes)
 
     def __repr__(self) -> str:
@@ -143,9 +165,9 @@ class MixingAugmentation(MixHooks):
     # --- what a subclass says ---------------------------------------------------------------------------------------
 
     def _mixed(
-        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+        self, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor, labels: LabelSettings
     ) -> tuple[list[Tensor], list[Mask]]:
-        """Batches of images and masks with the pixels of their partners; ``applies`` ``(B,)`` says which samples."""
+        """Batches of images and masks with the pixels of their partners ``(B,)``; who stays as it is is its own."""
         raise NotImplementedError
 
     # --- all data of a call -----------------------------------------------------------------------------------------
@@ -157,15 +179,12 @@ class MixingAugmentation(MixHooks):
             raise ValueError(
                 f"{type(self).__name__} mixes images, and has no place in a VideoSequential, whose frames it would mix"
             )
-        partners, batch = params["mix_pairs"], params["mix_pairs"].numel()
-        gate = params.get("batch_prob")
-        applies = partners != torch.arange(batch, device=partners.device)  # nothing is left to do to a batch of one
-        if gate is not None:
-            applies = applies & (to_device(gate, partners.device) > 0.5)
+        partners = self._partners(params)
+        batch = partners.numel()
         images = {index: _batched_image(args[index], batch) for index, key in enumerate(keys) if key == DataKey.INPUT}
         masks = {index: self._mask(args[index], batch, labels) for index in range(len(keys)) if index not in images}
         self._check_sizes([*images.values(), *(mask.value for mask in masks.values())])
-        mixed_images, mixed_masks = self._mixed([*images.values()], [*masks.values()], params, applies, labels)
+        mixed_images, mixed_masks = self._mixed([*images.values()], [*masks.values()], params, partners, labels)
         shown = [
             restore_rank(image, _value(args[index]).ndim, batch_first=False) if self.keepdim else image
             for index, image in zip(images, mixed_images, strict=True)
@@ -177,6 +196,19 @@ class MixingAugmentation(MixHooks):
         ]
         out = dict(zip([*images, *masks], [*shown, *kept], strict=True))
         return [out[index] for index in range(len(keys))]
+
+    def _partners(self, params: Params) -> Tensor:
+        """The partner of each sample ``(B,)``: itself where the probability skips it."""
+        check_drawn(self, params, ("mix_pairs", *self.drawn_names))
+        partners = params["mix_pairs"]
+        batch, read = partners.numel(), _read(partners)
+        if read is not None and not all(0 <= partner < batch for partner in read[0]):
+            raise ValueError(f"params must have 'mix_pairs' in 0..{batch - 1}, numbers of samples, got {read[0]}")
+        gate = params.get("batch_prob")
+        if gate is None:
+            return partners
+        applies = to_device(gate, partners.device) > 0.5
+        return torch.where(applies, partners, torch.arange(batch, device=partners.device))
 
     def check_keys(self, keys: Sequence[DataKey]) -> None:
         for key in keys:
@@ -198,9 +230,9 @@ class MixingAugmentation(MixHooks):
         else:
             pending = arg if isinstance(arg, PendingInput) else PendingInput(arg)
             pending = labels.classify_mask(pending, batch, "transform")
-            mask = replace(pending, value=batched(pending.value, batch))
+            mask = replace(pending, value=batched(plain(pending.value), batch))
         if mask.value.shape[0] != batch:
-            raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(mask.value.shape)}")
+            raise ValueError(f"mask must have the batch of its parameters, {batch}, got {tuple(_value(arg).shape)}")
         return mask
 
     def _check_sizes(self, values: list[Tensor | ts.SparseLabels]) -> None:
@@ -279,9 +311,10 @@ def _image(arg: Any) -> Tensor:
 
 
 def _batched_image(arg: Any, batch: int) -> Tensor:
-    image = batched_image(_image(arg))
+    given = _image(arg)
+    image = batched_image(plain(given))
     if image.shape[0] != batch:
-        raise ValueError(f"image must have the batch of its parameters, {batch}, got {tuple(image.shape)}")
+        raise ValueError(f"image must have the batch of its parameters, {batch}, got {tuple(given.shape)}")
     return image
 
 
@@ -430,6 +463,8 @@ class RandomCutMix(MixingAugmentation):
         (True, tensor(49))
     """
 
+    drawn_names = ("area", "across", "down")
+
     def __init__(
         self,
         alpha: float = 1.0,
@@ -439,17 +474,17 @@ class RandomCutMix(MixingAugmentation):
         keepdim: bool = False,
         data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
     ) -> None:
-        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
-        self._configure(_CutGenerator(_positive(alpha, "alpha"), _limits(area, "area")))
+        generator = _CutGenerator(_positive(alpha, "alpha"), _limits(area, "area"))
+        super().__init__(generator, same_on_batch, p, keepdim, data_keys)
 
     def _mixed(
-        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+        self, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor, labels: LabelSettings
     ) -> tuple[list[Tensor], list[Mask]]:
         values = [*images, *(mask.value for mask in masks)]
         if not values:
             return [], []
-        share = _Boxes(_boxes(params, applies, (values[0].shape[-2], values[0].shape[-1])))
-        return _all_mixed(share, images, masks, params)
+        share = _Boxes(_boxes(params, (values[0].shape[-2], values[0].shape[-1])))
+        return _all_mixed(share, images, masks, partners)
 
 
 class RandomMixUp(MixingAugmentation):
@@ -493,6 +528,7 @@ class RandomMixUp(MixingAugmentation):
     """
 
     needs_equal_sizes = False
+    drawn_names = ("weight",)
 
     def __init__(
         self,
@@ -505,18 +541,15 @@ class RandomMixUp(MixingAugmentation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
         generator = _WeightGenerator(_positive(alpha, "alpha"), _limits(lambda_val, "lambda_val"))
-        self._configure(generator, num_classes, ignore_index)
+        super().__init__(generator, same_on_batch, p, keepdim, data_keys, num_classes, ignore_index)
 
     def _mixed(
-        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+        self, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor, labels: LabelSettings
     ) -> tuple[list[Tensor], list[Mask]]:
         _check_floating(self, images)
         soft: list[Mask] = [self._soft(mask, images, labels) for mask in masks]
-        weight = params["weight"]
-        weight = torch.where(to_device(applies, weight.device), weight, torch.zeros_like(weight))
-        return _all_mixed(_Shares(weight.view(-1, 1, 1, 1)), images, soft, params)
+        return _all_mixed(_Shares(params["weight"].view(-1, 1, 1, 1)), images, soft, partners)
 
     def _soft(self, mask: Mask, images: list[Tensor], labels: LabelSettings) -> PendingInput:
         if isinstance(mask, PendingSparse):
@@ -579,6 +612,8 @@ class RandomClassMix(MixingAugmentation):
                 [[  0,   0,   3, 255]]]), True)
     """
 
+    drawn_names = ("class_order",)
+
     num_classes: int
 
     def __init__(
@@ -591,15 +626,15 @@ class RandomClassMix(MixingAugmentation):
         data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(p=p, p_batch=1.0, same_on_batch=same_on_batch, keepdim=keepdim, data_keys=[*data_keys])
-        if not are_numbers([share], int | float) or not 0 < share <= 1:
+        if not are_numbers([share]) or not 0 < share <= 1:
             raise ValueError(f"share must be a number above 0 and up to 1, got {share!r}")
         num_classes = check_num_classes(num_classes)
+        generator = _ClassGenerator(num_classes, float(share))
+        super().__init__(generator, same_on_batch, p, keepdim, data_keys, num_classes, ignore_index)
         self.share = float(share)
-        self._configure(_ClassGenerator(num_classes, self.share), num_classes, ignore_index)
 
     def _mixed(
-        self, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor, labels: LabelSettings
+        self, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor, labels: LabelSettings
     ) -> tuple[list[Tensor], list[Mask]]:
         if not masks:
             raise ValueError(
@@ -610,21 +645,21 @@ class RandomClassMix(MixingAugmentation):
         if isinstance(deciding, PendingSparse) or deciding.kind == "hard planes":
             self._refuse(deciding, f"a label map (B, 1, H, W) or a soft label of {self.num_classes} classes")
         if deciding.kind == "label map":
-            return self._paste(label_map(deciding.value, self.num_classes), images, masks, params, applies)
-        return self._blend(deciding.value, images, masks, params, applies)
+            return self._paste(label_map(deciding.value, self.num_classes), images, masks, params, partners)
+        return self._blend(deciding.value, images, masks, params, partners)
 
     def _paste(
-        self, labels: Tensor, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor
+        self, labels: Tensor, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor
     ) -> tuple[list[Tensor], list[Mask]]:
         """Whole pixels, as the label map ``(B, H, W)`` of class ids says."""
+        areas = ts.class_areas(labels, None, self.num_classes, ignore_index=self.ignore_index)  # of a replay, the check
         if "classes" not in params:
-            areas = ts.class_areas(labels, None, self.num_classes, ignore_index=self.ignore_index)
             params["classes"] = self._choose(areas > 0, params)
-        chosen = self._chosen(params, applies, labels.device)
-        return _all_mixed(_Pixels(_are_chosen(labels, chosen, params["mix_pairs"])), images, masks, params)
+        chosen = self._chosen(params, labels.device)
+        return _all_mixed(_Pixels(_are_chosen(labels, chosen, partners)), images, masks, partners)
 
     def _blend(
-        self, soft: Tensor, images: list[Tensor], masks: list[Mask], params: Params, applies: Tensor
+        self, soft: Tensor, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor
     ) -> tuple[list[Tensor], list[Mask]]:
         """Shares of pixels, as the soft label ``(B, C, H, W)`` says."""
         _check_floating(self, images)
@@ -633,10 +668,11 @@ class RandomClassMix(MixingAugmentation):
                 self._refuse(mask, "a soft label like the first one")
         if "classes" not in params:
             params["classes"] = self._choose(soft.detach().amax((2, 3)) > 0, params)
-        chosen = self._chosen(params, applies, soft.device)
-        mixed, pasted = _paste_masses(soft, chosen, params["mix_pairs"])
-        images, others = _all_mixed(_Shares(pasted), images, masks[1:], params)
-        return images, [replace(cast(PendingInput, masks[0]), value=mixed), *others]
+        others = partners != torch.arange(len(partners), device=partners.device)
+        chosen = self._chosen(params, soft.device) & to_device(others, soft.device)[:, None]
+        mixed, pasted = _paste_masses(soft, chosen, partners)
+        images, further = _all_mixed(_Shares(pasted), images, masks[1:], partners)
+        return images, [replace(cast(PendingInput, masks[0]), value=mixed), *further]
 
     def _choose(self, present: Tensor, params: Params) -> Tensor:
         """Which classes of its partner each sample gets, of those ``(B, C)`` that the samples have."""
@@ -646,23 +682,21 @@ class RandomClassMix(MixingAugmentation):
         wanted = (present.sum(1, keepdim=True) * self.share + 0.5).floor().clamp(min=1)
         return present & (rank < wanted)
 
-    def _chosen(self, params: Params, applies: Tensor, device: torch.device) -> Tensor:
-        chosen, wanted = params["classes"], (len(applies), self.num_classes)
+    def _chosen(self, params: Params, device: torch.device) -> Tensor:
+        chosen, wanted = params["classes"], (params["mix_pairs"].numel(), self.num_classes)
         if tuple(chosen.shape) != wanted:
             raise ValueError(
                 f"params must have the 'classes' of {wanted} samples and classes, got {tuple(chosen.shape)}"
             )
-        return to_device(chosen, device) & to_device(applies, device)[:, None]
+        return to_device(chosen, device)
 
 
 # --- how the modules mix ---------------------------------------------------------------------------------------------
 
 
 def _all_mixed(
-    share: Share, images: list[Tensor], masks: list[Mask], params: Params
+    share: Share, images: list[Tensor], masks: list[Mask], partners: Tensor
 ) -> tuple[list[Tensor], list[Mask]]:
-    partners = params["mix_pairs"]
-
     def mixed(mask: Mask) -> Mask:
         if isinstance(mask, PendingSparse):
             return replace(mask, value=map_planes(mask.value, lambda planes: share.mix(planes, partners)))
@@ -671,9 +705,9 @@ def _all_mixed(
     return [share.mix(image, partners) for image in images], [mixed(mask) for mask in masks]
 
 
-def _boxes(params: Params, applies: Tensor, size: Size) -> Tensor:
-    """The boxes ``(B, 4)`` of these parameters in an image of (H, W); nothing where a sample stays as it is."""
-    side = params["area"].sqrt() * to_device(applies, params["area"].device)
+def _boxes(params: Params, size: Size) -> Tensor:
+    """The boxes ``(B, 4)`` of these parameters in an image of (H, W)."""
+    side = params["area"].sqrt()
     spans = []
     for length, place in zip(size, (params["down"], params["across"]), strict=True):
         extent = (side * length).round()
@@ -708,7 +742,7 @@ def _paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tenso
     Shares are summed in single precision at least, and never exceed 1 by a rounding error: no mass becomes negative.
     """
     working = torch.promote_types(soft.dtype, torch.float32)
-    read = None if soft.requires_grad else _read(partners, chosen)
+    read = _read(partners, chosen) if is_eager(soft) else None
     if read is None:
         theirs = soft.index_select(0, to_device(partners, soft.device)) * chosen[:, :, None, None].to(soft.dtype)
         pasted = theirs.sum(1, keepdim=True, dtype=working).clamp(max=1)
@@ -734,12 +768,12 @@ def _check_floating(module: MixingAugmentation, images: list[Tensor]) -> None:
 
 
 def _positive(value: Any, name: str) -> float:
-    if not are_numbers([value], int | float) or not 0 < value < float("inf"):
+    if not are_numbers([value]) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
     return float(value)
 
 
 def _limits(value: Any, name: str) -> tuple[float, float]:
-    if not are_numbers(value, int | float) or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+    if not are_numbers(value) or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
         raise ValueError(f"{name} must be (smallest, largest) with 0 <= smallest <= largest <= 1, got {value!r}")
     return float(value[0]), float(value[1])

@@ -1,5 +1,6 @@
 """What all modules share: an augmentation that moves the pixels of images and masks alike."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tritonsoft.augmentation.masks import (
     SoftLabel,
     asks_for_interpolation,
     batched,
-    check_num_classes,
+    check_classes_of_sparse,
     looks_soft,
     map_planes,
     mask_fill,
@@ -27,7 +28,14 @@ from tritonsoft.augmentation.masks import (
 )
 from tritonsoft.augmentation.sampling import can_be_read, sample_image, sample_soft
 from tritonsoft.augmentation.view import Fill, Size, View, to_device, unmoved
-from tritonsoft.functional import check_ignore_index, check_top_k, index_type, is_whole_number, python_int
+from tritonsoft.functional import (
+    check_ignore_index,
+    check_num_classes,
+    check_top_k,
+    index_type,
+    is_number,
+    is_whole_number,
+)
 from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
@@ -57,12 +65,12 @@ class ResamplingAugmentation(ModuleHooks):
     ) -> None:
         if filter is not None and filter not in FILTERS:
             raise ValueError(f"filter must be one of {FILTERS}, or None for kornia's own sampling, got {filter!r}")
+        for p in (self.p, self.p_batch):
+            check_probability(p)
         if num_classes is not None:
             if not is_whole_number(num_classes):
                 raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
-            num_classes = python_int(num_classes)
-            if num_classes < 1:
-                raise ValueError(f"num_classes must be at least 1, or None for hard masks, got {num_classes}")
+            num_classes = check_num_classes(num_classes)
             if filter is None:
                 raise ValueError(
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
@@ -255,7 +263,7 @@ class ResamplingAugmentation(ModuleHooks):
         """An error where this module cannot show a label that is (H, W) by now."""
         if self.filter is None or not self.only_moves(source, params, flags):
             refuse_sparse(self)
-        check_num_classes(labels, self.num_classes)
+        check_classes_of_sparse(labels, self.num_classes)
 
     def _checked_sparse(self, labels: ts.SparseLabels, source: Size, params: Params, flags: Flags) -> ts.SparseLabels:
         """A label, or one sample, as a batch that this module can show."""
@@ -318,8 +326,23 @@ def size_of(image: Tensor | ts.SparseLabels) -> Size:
     return image.shape[-2], image.shape[-1]
 
 
-def are_numbers(values: Any, kind: Any) -> bool:
-    return isinstance(values, tuple | list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+def are_numbers(values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(map(is_number, values))
+
+
+def check_probability(p: Any) -> None:
+    if not is_number(p) or not 0 <= p <= 1:
+        raise ValueError(f"p must be a number from 0 to 1, got {p!r}")
+
+
+def check_drawn(module: object, params: Any, names: Sequence[str]) -> None:
+    """That parameters are those of a module, by the names of what it draws."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a mapping of what {type(module).__name__} draws, got {type(params).__name__}")
+    if missing := [name for name in names if name not in params]:
+        raise ValueError(
+            f"params must be those that {type(module).__name__} draws, which have {missing}, got {list(params)}"
+        )
 
 
 def fill_of(flags: Flags) -> Fill:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.augmentation.view import View, centres, expand_transform, map_positions
-from tritonsoft.functional import SIGNED
+from tritonsoft.functional import SIGNED, has_tangent
 from tritonsoft.geometry import Filter
 
 _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -20,6 +20,13 @@ _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, tor
 def can_be_read(tensor: Tensor) -> bool:
     """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
     return type(tensor) is Tensor and not torch.compiler.is_compiling()
+
+
+def is_eager(tensor: Tensor) -> bool:
+    """Whether an output may be written piece by piece: nobody differentiates along the tensor, or maps over it."""
+    if tensor.requires_grad or torch.compiler.is_compiling():
+        return False
+    return not torch._C._are_functorch_transforms_active() and not has_tangent(tensor)
 
 
 def _resample(image: Tensor, view: View, filter: Filter, fill: float) -> Tensor:

@@ -241,6 +241,7 @@ def expand_transform(transform: Tensor | None, batch: int, device: torch.device)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A few numbers where the image is, copied without waiting for the device."""
-    # Safe without pinned memory: CUDA stages a pageable copy before the call returns. Inductor does not keep to that.
-    return tensor.to(device, non_blocking=not torch.compiler.is_compiling())
+    """A few numbers where the image is, copied to a device without waiting for it."""
+    # Safe without pinned memory: CUDA stages a pageable copy before the call returns. Inductor does not keep to that,
+    # and what comes back to the CPU must be waited for: PyTorch copies it to pinned memory, which is filled later.
+    return tensor.to(device, non_blocking=device.type != "cpu" and not torch.compiler.is_compiling())
