@@ -4,6 +4,7 @@ import contextlib
 import math
 from typing import Any, Final, NamedTuple, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, c
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
 from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, check_drawn, size_of
-from tritonsoft.augmentation.sampling import sample_soft
+from tritonsoft.augmentation.sampling import can_be_read, sample_soft
 from tritonsoft.augmentation.view import Size, View, to_device
 from tritonsoft.functional import check_num_classes, is_whole_number, python_int
 from tritonsoft.geometry import Filter
@@ -288,13 +289,15 @@ def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish
     """
     cells = (coarse.shape[2], coarse.shape[3])
     area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
-    drawn_class, wished = _draw_class(coarse.sum(3).sum(2) * area_of_cell, drawn["class"], wish)
+    everything = (coarse.new_ones(len(coarse), 1, cells[0]), coarse.new_ones(len(coarse), 1, cells[1]))
+    of_classes = _areas(coarse, *everything)[:, 0]
+    drawn_class, wished = _draw_class(of_classes * area_of_cell, drawn["class"], wish)
     masses = coarse.gather(1, drawn_class[:, None, None, None].expand(-1, 1, *cells))[:, 0]  # (B, cells, cells)
 
     boxes = windows(drawn, size, source)  # (B, N, 4)
     candidates = boxes.shape[1] - _ANCHORED
     around = {name: drawn[name][:, candidates:] for name in ("scale", "across", "down")}
-    anchored = _around_cells(_draw(masses.flatten(1)[:, None], drawn["cell"]), around, cells, size, source)
+    anchored = _around_cells(_draw(masses.flatten(1), drawn["cell"]), around, cells, size, source)
     boxes = torch.cat([boxes[:, :candidates], anchored], dim=1)
 
     ends_y, ends_x = (
@@ -328,18 +331,21 @@ def _draw_class(areas: Tensor, uniform: Tensor, wish: _Wish) -> tuple[Tensor, Te
         weights = torch.zeros_like(weights)
     elif wish.weights is not None:
         weights = weights * wish.weights
-    return _draw(weights, uniform), weights.amax(1) > 0
+    return _draw(weights, uniform[:, None])[:, 0], weights.amax(1) > 0
 
 
 def _draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """An index of the last axis for each number from 0 to 1, by weights of at least 0; any index where all are 0."""
-    largest = weights.amax(-1, keepdim=True).double()
+    """An index into each row of weights ``(B, n)``, at least 0, for each number ``(B, k)`` from 0 to 1: ``(B, k)``.
+
+    Any index where all are 0.
+    """
+    largest = weights.amax(1, keepdim=True).double()
     # Whole numbers: sums of floats along an axis are made in an order that differs from call to call on some GPUs.
     parts = (weights.double() / torch.where(largest > 0, largest, 1.0) * _PARTS).long()
-    ends = parts.cumsum(-1)
-    total = ends[..., -1]
+    ends = parts.cumsum(1)
+    total = ends[:, -1:]
     place = torch.minimum((uniform.double() * total).long(), total - 1)
-    return (ends <= place[..., None]).sum(-1).clamp(max=weights.shape[-1] - 1)
+    return torch.searchsorted(ends, place, right=True).clamp(max=weights.shape[1] - 1)
 
 
 def _around_cells(cell: Tensor, drawn: Params, cells: Size, size: Size, source: Size) -> Tensor:
@@ -380,6 +386,11 @@ def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
     Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
     make in an order that differs from call to call.
     """
+    if coarse.device.type == "cpu" and can_be_read(coarse):
+        # By NumPy, which computes so little on this thread alone. PyTorch's operators wait for all of its threads, a
+        # tenth of a second where other processes keep one of them from its core.
+        lines = coarse.numpy() @ across.numpy().swapaxes(1, 2)[:, None]  # (B, C, h, N)
+        return torch.from_numpy(np.einsum("bchn,bnh->bnc", lines, down.numpy()))
     with _full_precision(coarse.device.type):
         lines = (coarse.flatten(1, 2) @ across.mT).view(*coarse.shape[:3], across.shape[1])  # (B, C, h, N)
     return (lines * down.mT[:, None]).sum(2).mT
