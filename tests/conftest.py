@@ -49,6 +49,11 @@ ORDER = (
     *("augmentation", "sm_90", "snapshot", "sm_100", "sm_80", "gfx942"),
     *("test_losses", "test_full_resolution", "test_sparse", "test_backends"),
 )
+# The longest of the single tests, which none may be left alone with at the end.
+LONG_TESTS = (
+    "test_many_classes_are_kept_without_a_dense_label[cpu-triton-transform]",
+    "test_two_processes_train_as_one_program_and_repeat_it",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the marks
@@ -61,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         mark = item.get_closest_marker("xdist_group")
         if mark is None:
-            return len(ORDER) + 1
+            return len(ORDER) + (1 if item.name in LONG_TESTS else 2)
         return ORDER.index(mark.args[0]) if mark.args[0] in ORDER else len(ORDER)
 
     for item in items:
