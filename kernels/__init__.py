@@ -12,7 +12,8 @@ from tritonsoft.kernels.pyramid import soft_pyramid
 from tritonsoft.kernels.remapping import remap_labels
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.kernels.soft_overlap import overlap_loss, overlap_loss_backward
-from tritonsoft.kernels.top_k import soft_crop_resize_top, top_ids
+from tritonsoft.kernels.top_k import soft_crop_resize_top
+from tritonsoft.kernels.top_k_ids import top_ids, warp_top_ids
 from tritonsoft.kernels.warping import (
     soft_warp,
     soft_warp_top,
@@ -21,7 +22,6 @@ from tritonsoft.kernels.warping import (
     warp_cross_entropy,
     warp_cross_entropy_backward,
     warp_pair,
-    warp_top_ids,
 )
 
 __all__ = [

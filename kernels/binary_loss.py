@@ -45,6 +45,44 @@ def _log1p(value):
 
 
 @triton.jit
+def _views(
+    logits,
+    logits_strides,
+    target,
+    target_strides,
+    known,
+    known_strides,
+    sample,
+    pixels,
+    BLOCK_C: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """`softmax.tile_view` of logits and masses, and of the known masses where they are not 1."""
+    views = (
+        tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET),
+        tile_view(target[0], target_strides[0], sample, pixels, BLOCK_C, OFFSET),
+    )
+    if known is not None:
+        views = views + (tile_view(known, known_strides, sample, pixels, BLOCK_C, OFFSET),)  # noqa: RUF005
+    return views
+
+
+@triton.jit
+def _load_views(
+    views, first, num_classes, inside, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr, ACCUMULATOR: tl.constexpr
+):
+    """`softmax.load_step` of each view: UNROLL tiles of logits, of masses, and of known masses or ()."""
+    limits = ()
+    if len(views) > 2:
+        limits = load_step(views[2], first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
+    return (
+        load_step(views[0], first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR),
+        load_step(views[1], first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR),
+        limits,
+    )
+
+
+@triton.jit
 def _weighted_masses(
     mass,  # of a tile, the first class of which is `first`
     known,  # of the same, or None for 1
@@ -95,22 +133,16 @@ def binary_cross_entropy_kernel(
     width = width_units * WIDTH_UNIT  # written as a product, for wide accesses: see `forward`
     sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
     inside = pixels[2]
-    logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
-    target_view = tile_view(target[0], target_strides[0], sample, pixels, BLOCK_C, OFFSET)
-    known_view = ()
-    if known is not None:
-        known_view = tile_view(known, known_strides, sample, pixels, BLOCK_C, OFFSET)
+    views = _views(
+        logits, logits_strides, target, target_strides, known, known_strides, sample, pixels, BLOCK_C, OFFSET
+    )
     losses = tl.zeros([BLOCK_C, BLOCK_HW], ACCUMULATOR)
     known_masses = losses
     for first in range(0, num_classes, BLOCK_C * UNROLL):
-        values = load_step(logits_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-        masses = load_step(target_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-        limits = ()
-        if known is not None:
-            limits = load_step(known_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
+        values, masses, limits = _load_views(views, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
             here = first + tile * BLOCK_C
-            limit = limits[tile] if known is not None else None
+            limit = limits[tile] if len(limits) > 0 else None
             present, absent, mass = _weighted_masses(
                 masses[tile], limit, weights, pos_weights, here, num_classes, inside, ACCUMULATOR
             )
@@ -159,23 +191,17 @@ def binary_cross_entropy_backward_kernel(
     sample, pixels = sample_and_pixels(height, width, FLAT, BLOCK_HW)
     inside = pixels[2]
     out_view = tile_view(out, out_strides, sample, pixels, BLOCK_C, OFFSET)
-    logits_view = tile_view(logits, logits_strides, sample, pixels, BLOCK_C, OFFSET)
-    target_view = tile_view(target[0], target_strides[0], sample, pixels, BLOCK_C, OFFSET)
-    known_view = ()
-    if known is not None:
-        known_view = tile_view(known, known_strides, sample, pixels, BLOCK_C, OFFSET)
+    views = _views(
+        logits, logits_strides, target, target_strides, known, known_strides, sample, pixels, BLOCK_C, OFFSET
+    )
     of_all = 0.0
     if grad_strides is None:
         of_all = divided_by(upcast(tl.load(grad), ACCUMULATOR), total)
     for first in range(0, num_classes, BLOCK_C * UNROLL):
-        values = load_step(logits_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-        masses = load_step(target_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
-        limits = ()
-        if known is not None:
-            limits = load_step(known_view, first, num_classes, inside, 0.0, BLOCK_C, UNROLL, ACCUMULATOR)
+        values, masses, limits = _load_views(views, first, num_classes, inside, BLOCK_C, UNROLL, ACCUMULATOR)
         for tile in tl.static_range(UNROLL):
             here = first + tile * BLOCK_C
-            limit = limits[tile] if known is not None else None
+            limit = limits[tile] if len(limits) > 0 else None
             present, absent, _ = _weighted_masses(
                 masses[tile], limit, weights, pos_weights, here, num_classes, inside, ACCUMULATOR
             )

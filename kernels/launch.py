@@ -26,6 +26,8 @@ from tritonsoft.geometry import Filter
 
 _INT32_LIMIT = 2**31
 _INTERPRETED = triton.knobs.runtime.interpret
+# What Triton 3.9 makes of the kernels with `row_options` needs more registers than the limits there leave.
+_MORE_REGISTERS = 16 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9) else 0
 
 
 class Launch(NamedTuple):
@@ -311,7 +313,7 @@ def row_options(
         limit += 32  # for what a loop over the channels needs
     if any(tensor is not None and (tensor.stride(-1) != 1 or tensor.element_size() == 8) for tensor in (image, labels)):
         limit += 32  # for a pointer, or two registers, for each pixel
-    return {"num_warps": 2, "maxnreg": 255 if accumulator is tl.float64 else limit}
+    return {"num_warps": 2, "maxnreg": 255 if accumulator is tl.float64 else min(limit + _MORE_REGISTERS, 255)}
 
 
 def power_of_two_factor(size: int, limit: int) -> int:

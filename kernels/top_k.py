@@ -127,22 +127,6 @@ def top_k_kernel(
             tl.store(last_key + plane, state[1][TOP_K - 1].to(tl.int64), mask=inside)
 
 
-def top_ids(
-    index: Tensor,
-    mass: Tensor,
-    rest: Tensor,
-    labels: Tensor,
-    boxes: Tensor | None,
-    ignore_index: int | None,
-    filter: Filter,
-) -> None:
-    """Not there: a kernel finds classes by their bits in sets, and ids may be any number."""
-    raise NotImplementedError(
-        f"num_classes must be an int for the Triton backend, got None for labels on {labels.device}: ids of any number "
-        "are kept on the CPU alone. Where they are few, tritonsoft.remap_labels makes classes of them"
-    )
-
-
 # --- launch ----------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_backward
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.launch import Launch, accumulator_type, launch, offset_type, tile_shape
-from tritonsoft.kernels.top_k import soft_crop_resize_top, top_ids
+from tritonsoft.kernels.top_k import soft_crop_resize_top
 from tritonsoft.kernels.warp_points import point_taps, points_of_tile, warped_soft_tile
 
 
@@ -363,19 +363,6 @@ def soft_warp_top(
 ) -> bool:
     """`soft_crop_resize_top`, whose kernel takes a transform in the place of boxes."""
     return soft_crop_resize_top(index, mass, rest, labels, transform, num_classes, ignore_index, filter, validate)
-
-
-def warp_top_ids(
-    index: Tensor,
-    mass: Tensor,
-    rest: Tensor,
-    labels: Tensor,
-    transform: Tensor,
-    ignore_index: int | None,
-    filter: Filter,
-) -> None:
-    """Not there, as `top_ids`."""
-    top_ids(index, mass, rest, labels, transform, ignore_index, filter)
 
 
 def warp_cross_entropy(

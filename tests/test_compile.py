@@ -64,6 +64,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         soft_overlap,
         sums,
         top_k,
+        top_k_ids,
         warping,
     )
 
@@ -260,6 +261,15 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             yield f"area gradient{kind}", configuration(logits, grad, value, logits, *source, *options, platform)
 
     bytes_, integers = empty((batch, height, width), byte), empty((batch, height, width), torch.int64)
+    for labels, where, number, last in (
+        (integers, boxes, 20, empty((batch, 256, 512), single)),
+        (empty(bytes_.shape, torch.int32), None, 4, None),
+        (bytes_, matrix, 1, None),
+        (empty(bytes_.shape, torch.uint32), field, 20, empty((batch, 256, 512), single)),
+    ):
+        tops = (empty((batch, number, 256, 512), labels.dtype), empty((batch, number, 256, 512), half))
+        inputs = (empty((batch, 256, 512), half), last, 0, labels, where, None if last is None else -1, "area")
+        yield f"top {number} ids {name(labels.dtype)}", top_k_ids.launch_configuration(*tops, *inputs, platform)
     for labels, out, num_classes, k, some_boxes, filter in (
         (bytes_, half, 19, 2, None, "area"),
         (bytes_, half, 150, 4, None, "area"),
@@ -339,11 +349,13 @@ def _machine_code(compiled: Any, stores: bool) -> dict[str, Any]:
         cubin.write_bytes(compiled.asm["cubin"])
         run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
         usage = run([tools / "cuobjdump", "--dump-resource-usage", cubin]).stdout
-        # To disassemble takes a hundred times as long. Local memory that instructions access is on the stack.
-        text = run([tools / "cuobjdump", "--dump-sass", cubin]).stdout if stores else ""
-    sizes = re.findall(r"(?:STACK|LOCAL):(\d+)", usage)
-    assert len(sizes) == 2, usage
-    local = sum(map(int, sizes)) + len(re.findall(r"\b(?:LDL|STL)\b", text))
+        sizes = [int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage)]
+        assert len(sizes) == 2, usage
+        # To disassemble takes a hundred times as long. What instructions keep in local memory is on a stack.
+        disassembled = stores or any(sizes)
+        text = run([tools / "cuobjdump", "--dump-sass", cubin]).stdout if disassembled else ""
+    accesses = len(re.findall(r"\b(?:LDL|STL)\b", text))
+    local = sum(sizes) + accesses if accesses else 0  # Triton 3.9 reserves a stack that nothing is kept in
     widths = {"U8": 1, "U16": 2, "": 4, "64": 8, "128": 16}
     found = [widths[suffix] for suffix in re.findall(r"\bSTG\.E(?:\.(U8|U16|64|128))?(?=[. ])", text)]
     return {"local": local, "stores": found}

@@ -96,10 +96,11 @@ def _kernels() -> list[Any]:
         soft_overlap,
         sums,
         top_k,
+        top_k_ids,
     )
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
-    labels = (areas, forward, pyramid, remapping, top_k)
+    labels = (areas, forward, pyramid, remapping, top_k, top_k_ids)
     modules = (adjoint, area_loss, binary_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
@@ -130,6 +131,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "top": lambda: kernels.soft_crop_resize_top(
             index(), f(2, 2, 8, 8), f(*maps), labels(), None, 19, 255, "area", False
         ),
+        "top ids": lambda: kernels.top_ids(index(), f(2, 2, 8, 8), f(*maps), labels(), f(*box), None, "area"),
         "pyramid": lambda: kernels.soft_pyramid([f(2, 19, 16, 16), f(*logits)], labels(), 255, False),
         "areas": lambda: kernels.class_areas(f(2, 3, 19), labels(), f(2, 3, 4), 255, False),
         "remap": lambda: kernels.remap_labels(

@@ -21,7 +21,8 @@ What they share:
 * **top_k**: how many classes to keep of each pixel: a `SparseLabels` then takes the place of the soft label, made
   without it (on a GPU, each 16 classes count the labels once more). An integer factor of k pixels along each axis
   never needs more than k * k. With ``num_classes=None`` labels are *ids*, of instances or supervoxels: any number of
-  their type, negative ones too, and each counts unless ``ignore_index`` names it. Ids are kept on the CPU alone.
+  their type, negative ones too, and each counts unless ``ignore_index`` names it. A GPU goes through the ids under a
+  pixel one by one: noise of a thousand under each takes as many times as long as an object.
 * **Size**: ``(h, w)`` of the output in pixels, ints of Python or NumPy.
 * **Values** of labels and boxes are checked on the CPU always, on a GPU (where it costs a synchronisation) with
   ``TRITONSOFT_VALIDATE=1`` or, where a function takes it, ``validate=True``; unchecked labels out of range carry no

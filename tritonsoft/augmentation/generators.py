@@ -34,7 +34,8 @@ class EagerResizedCropGenerator(ResizedCropGenerator):
         aspect = adapted_rsampling((batch, 10), self.log_ratio_sampler, same_on_batch).to(dtype).exp()
         widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-        found, first = fits.max(1, keepdim=True)
+        # Not `fits.max(1)`: however small, that waits for PyTorch's threads to meet, milliseconds where a core is busy.
+        found, first = fits.any(1, keepdim=True), fits.byte().argmax(1, keepdim=True)
         fallback_height, fallback_width = _fallback((height, width), self.ratio, dtype)
         h = torch.where(found, heights.gather(1, first), fallback_height)[:, 0].clamp(1, height)
         w = torch.where(found, widths.gather(1, first), fallback_width)[:, 0].clamp(1, width)
