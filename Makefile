@@ -10,7 +10,7 @@ VENV := .venv/pyvenv.cfg
 RUNNABLE := .venv/runnable# stamps: what the demo needs is installed,
 INSTALLED := .venv/installed# and all that the library is developed with
 DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
-PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder# in the order of tests/conftest.py
 
 .PHONY: demo test bench cost figures evidence docs gallery lint types test-backends test-kernels test-ray test-recipes gpu format clean
 
@@ -18,7 +18,7 @@ demo: $(RUNNABLE)  ## shrink the built-in street scene and show what is kept
 	$(BIN)/tritonsoft demo
 
 test: $(INSTALLED)  ## everything that CI checks, and the time of each stage
-	@for stage in lint types test-backends docs test-kernels; do \
+	@for stage in lint "--jobs=2 types docs" test-backends test-kernels; do \
 		start=$$(date +%s); \
 		$(MAKE) --no-print-directory $$stage || exit 1; \
 		echo "$$stage: $$(($$(date +%s) - start)) s"; \

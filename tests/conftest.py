@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -41,16 +42,46 @@ def target(request: pytest.FixtureRequest) -> tuple[str, str]:
     return device, backend
 
 
+# Groups of tests, each for one process, in the order in which processes take them (`--no-loadscope-reorder`): the
+# longest first, and beside each other those that compile different functions. Groups that are not named here come next,
+# and single tests come last: they fill up what is left of each process's time.
+ORDER = (
+    *("augmentation", "sm_90", "snapshot", "sm_100", "sm_80", "gfx942"),
+    *("test_losses", "test_full_resolution", "test_sparse", "test_backends"),
+)
+# The longest of the single tests, which none may be left alone with at the end.
+LONG_TESTS = (
+    "test_many_classes_are_kept_without_a_dense_label[cpu-triton-transform]",
+    "test_two_processes_train_as_one_program_and_repeat_it",
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs a file's tests of Numba: two would compile the same types at the same time.
+    """One process runs a file's tests of Numba, and one all of those of the augmentations.
 
-    What it has compiled lies on the disk when another file's tests need it.
+    Two would compile the same types at the same time. What is compiled lies on the disk when another process needs it.
     """
+
+    def place(item: pytest.Item) -> int:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            return len(ORDER) + (1 if item.name in LONG_TESTS else 2)
+        return ORDER.index(mark.args[0]) if mark.args[0] in ORDER else len(ORDER)
+
     for item in items:
-        calls_numba = "cpu-numba" in item.name or item.path.stem.startswith("test_augmentation")
-        if calls_numba and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.get_closest_marker("xdist_group") is None:
+            if item.path.stem.startswith("test_augmentation"):
+                item.add_marker(pytest.mark.xdist_group("augmentation"))
+            elif "cpu-numba" in item.name:
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is sought less often, and not among the tests: a test that Numba compiles for took 31 s for 34 and 37."""
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -332,15 +332,15 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
             yield f"{target} {suffix}", launch
 
 
-def _machine_code(compiled: Any) -> dict[str, Any]:
-    """Bytes of local memory per thread, and the widths in bytes of the global stores."""
+def _machine_code(compiled: Any, stores: bool) -> dict[str, Any]:
+    """Bytes of local memory per thread and, where ``stores`` says so, the widths in bytes of the global stores."""
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
         local = sum(int(size) for size in re.findall(r"\.private_segment_fixed_size:\s*(\d+)", text))
         # Scalar registers are spilled to lanes of vector registers, not to memory.
         local += sum(int(count) for count in re.findall(r"\.vgpr_spill_count:\s*(\d+)", text))
-        stores = re.findall(r"(?:global|buffer)_store_(?:dword(x\d)?|short|byte)", text)
-        return {"local": local, "stores": [4 * int(store[1:] or 1) if store else 4 for store in stores]}
+        found = re.findall(r"(?:global|buffer)_store_(?:dword(x\d)?|short|byte)", text)
+        return {"local": local, "stores": [4 * int(store[1:] or 1) if store else 4 for store in found]}
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -349,13 +349,16 @@ def _machine_code(compiled: Any) -> dict[str, Any]:
         cubin.write_bytes(compiled.asm["cubin"])
         run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
         usage = run([tools / "cuobjdump", "--dump-resource-usage", cubin]).stdout
-        text = run([tools / "cuobjdump", "--dump-sass", cubin]).stdout
+        sizes = [int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage)]
+        assert len(sizes) == 2, usage
+        # To disassemble takes a hundred times as long. What instructions keep in local memory is on a stack.
+        disassembled = stores or any(sizes)
+        text = run([tools / "cuobjdump", "--dump-sass", cubin]).stdout if disassembled else ""
     accesses = len(re.findall(r"\b(?:LDL|STL)\b", text))
-    sizes = [int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage)]
     local = sum(sizes) + accesses if accesses else 0  # Triton 3.9 reserves a stack that nothing is kept in
     widths = {"U8": 1, "U16": 2, "": 4, "64": 8, "128": 16}
-    stores = [widths[suffix] for suffix in re.findall(r"\bSTG\.E(?:\.(U8|U16|64|128))?(?=[. ])", text)]
-    return {"local": local, "stores": stores}
+    found = [widths[suffix] for suffix in re.findall(r"\bSTG\.E(?:\.(U8|U16|64|128))?(?=[. ])", text)]
+    return {"local": local, "stores": found}
 
 
 def _compile_all(target: str) -> dict[str, Any]:
@@ -363,7 +366,7 @@ def _compile_all(target: str) -> dict[str, Any]:
 
     gpu = GPUTarget(*TARGETS[target])
     chosen = _some(launches(gpu.backend), others=3 if target == "sm_90" else 0)
-    return {name: _machine_code(launch.compile(gpu)) for name, launch in chosen}
+    return {name: _machine_code(launch.compile(gpu), name in STORE_WIDTHS) for name, launch in chosen}
 
 
 def _some(all_launches: Iterator[tuple[str, Any]], others: int) -> Iterator[tuple[str, Any]]:

@@ -648,13 +648,13 @@ import os, sys, threading, torch, tritonsoft as ts
 import torch._dynamo  # as torch does by itself in the first call of an operator
 from tritonsoft.backends import select as backends
 moment = threading.Event()
-image = torch.ones(1, 1, 8, 8)  # the operators of images are compiled soonest
+labels = torch.ones(1, 4, 4, dtype=torch.uint8)  # to remap them is compiled soonest
 def call():
-    return ts.resize(image, (4, 4), backend="numba").sum().item()
+    return ts.remap_labels(labels, {{1: 3}}, backend="numba").sum().item()
 if "{moment}" == "importing":
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name == "tritonsoft.backends.numba.images":
+            if name == "tritonsoft.backends.numba.remapping":
                 moment.set()
     sys.meta_path.insert(0, Finder())
 else:
@@ -668,10 +668,10 @@ thread.start()
 assert moment.wait(120)
 child = os.fork()
 if child == 0:
-    os._exit(0 if call() == 16 else 1)
+    os._exit(0 if call() == 48 else 1)
 assert os.waitpid(child, 0)[1] == 0
 thread.join()
-assert call() == 16
+assert call() == 48
 """
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=600)

@@ -116,17 +116,18 @@ def test_many_classes_are_kept_without_a_dense_label(target, way):
     """Three launches of Triton's kernel, where the last takes few and the masses of some pixels are used up before."""
     device, backend = target
     labels = _labels(90, (2, 16, 16)).masked_fill(_labels(2, (2, 1, 16)) == 0, 7).to(device)
-    where, call, made = None, ts.soft_crop_resize, ts.soft_crop_resize(labels, None, (2, 2), 90, backend=backend)
+    where, call = None, ts.soft_crop_resize
     if way != "factor":
         where = torch.tensor([[1.5, 0.0, 14.0, 15.5], [16.0, 16.0, 0.0, 0.0]], device=device)
-        made = call(labels, where, (2, 2), 90, backend=backend)
     if way == "transform":
+        if target == ("cpu", "triton"):  # which takes half a minute for a sample: it gets that of both kinds
+            labels, where = labels[1:], where[1:]
         where, call = ts.box_to_matrix(where, (2, 2)), ts.soft_warp
-        made = call(labels, where, (2, 2), 90, backend=backend)
+    made = call(labels, where, (2, 2), 90, backend=backend)
     with _LargestTensor() as record:
         sparse = call(labels, where, (2, 2), 90, top_k=35, backend=backend)
     if backend == "triton":
-        assert record.elements <= labels.numel() < 2 * 90 * 2 * 2
+        assert record.elements <= labels.numel() < made.numel()
     expected = ts.SparseLabels.from_dense(made, 35, torch.float32)
     assert torch.equal(sparse.index, expected.index)
     assert torch.equal(sparse.mass, expected.mass)
