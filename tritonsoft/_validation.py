@@ -509,6 +509,15 @@ def raise_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> N
     )
 
 
+def raise_plane_values(planes: Tensor, ignore_index: int) -> NoReturn:
+    """The error for planes in which a backend found what is neither 0 nor 1 nor ``ignore_index``."""
+    values = comparable(planes)[bad_labels(planes, 2, ignore_index)]
+    raise ValueError(
+        f"planes must lie in 0..1 or equal ignore_index={ignore_index}, got {values.numel()} other values from "
+        f"{values.min().item()} to {values.max().item()}"
+    )
+
+
 def raise_unknown_ids(labels: Tensor, ids: Tensor | None, classes: Tensor, first_id: int) -> NoReturn:
     """The error for a label map in which a backend found ids that a table does not have."""
     unknown = ~reference.remap_labels(labels, ids, classes, first_id)[1]
