@@ -276,8 +276,9 @@ class FusingOps(AugmentationSequentialOps):
         if image is not None:
             self._record_step(module, image)
         params = cast(dict[str, Tensor], param.data)
+        mixed = module.mix(self._materialize_pending(args, keys), keys, params, self.labels)
         module.record_params(params)
-        return module.mix(self._materialize_pending(args, keys), keys, params, self.labels)
+        return mixed
 
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs

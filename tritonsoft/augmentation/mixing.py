@@ -282,8 +282,9 @@ class MixingAugmentation(MixHooks):
                 raise ValueError(f"{type(self).__name__} needs an image to draw its numbers for, or params=")
             image = _image(input[keys.index(DataKey.INPUT)])
             params = self.forward_parameters(batched_image(image).shape)
+        mixed = self.mix([*input], keys, params, self._labels)
         self.record_params(params)
-        out = [_unwrapped(*pair) for pair in zip(self.mix([*input], keys, params, self._labels), input, strict=True)]
+        out = [_unwrapped(*pair) for pair in zip(mixed, input, strict=True)]
         return out[0] if len(out) == 1 else out
 
     def transform_mask(self, input: Any, params: Params, flags: dict[str, Any]) -> Any:
