@@ -1,7 +1,7 @@
 """What all modules share: an augmentation that moves the pixels of images and masks alike."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from kornia.constants import Resample
@@ -40,6 +40,14 @@ from tritonsoft.geometry import FILTERS, Filter
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]
+
+
+class ShownMask(NamedTuple):
+    """A mask, and what the modules before one have left to be shown of it."""
+
+    mask: Tensor  # (B, K, H, W)
+    view: View
+    is_soft: bool  # masses, or class ids
 
 
 class ResamplingAugmentation(ModuleHooks):
@@ -124,6 +132,14 @@ class ResamplingAugmentation(ModuleHooks):
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         """Whether the output may show what lies outside of the image, and what an image has there."""
         return False, 0.0
+
+    def awaits_labels(self, params: Params) -> bool:
+        """Whether labels must decide (`chosen_by`) before there is a view for these parameters."""
+        return False
+
+    def chosen_by(self, params: Params, masks: Sequence[ShownMask]) -> Params:
+        """What the labels of a call decide, to be added to the parameters: of a batch, or of each sample one."""
+        raise NotImplementedError
 
     def check_mask_options(self, options: Flags) -> None:
         """An error where a caller asks of masks (by `extra_args`, for one) what a filter has no say in."""
