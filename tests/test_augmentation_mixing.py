@@ -231,7 +231,7 @@ def test_areas_are_distributed_as_they_say(alpha, area):
     count = 4000
     mix = TA.RandomCutMix(alpha=alpha, area=area)
     params = mix.forward_parameters((count, 3, 100, 100))
-    x0, y0, x1, y1 = TA.mixing._boxes(params, (100, 200)).double().unbind(1)
+    x0, y0, x1, y1 = TA.mixing_generators.boxes_of(params, (100, 200)).double().unbind(1)
     assert (x0 >= 0).all()
     assert (y0 >= 0).all()
     assert (x1 <= 200).all()
