@@ -13,7 +13,7 @@ from torch import Tensor
 import tritonsoft as ts
 from tritonsoft import memory
 from tritonsoft.augmentation.resampling import size_of
-from tritonsoft.augmentation.sampling import can_be_read, is_eager
+from tritonsoft.augmentation.sampling import can_be_read, is_untransformed
 from tritonsoft.augmentation.view import Size, to_device
 from tritonsoft.functional import SIGNED
 
@@ -27,7 +27,7 @@ class Boxes:
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         if images.dtype in SIGNED:  # the same bits, in a type that PyTorch 2.11 can select and fill
             return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = read_numbers(partners, self.boxes) if is_eager(images) else None
+        read = read_numbers(partners, self.boxes) if is_untransformed(images) else None
         if read is None:
             return Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
         out = _empty_like(images).copy_(images)
@@ -53,7 +53,7 @@ class Pixels:
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         if images.dtype in SIGNED:  # as above
             return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = read_numbers(partners) if images.device.type == "cpu" and is_eager(images) else None
+        read = read_numbers(partners) if images.device.type == "cpu" and is_untransformed(images) else None
         if read is None:
             theirs = images.index_select(0, to_device(partners, images.device))
             return torch.where(self.selected, theirs, images)
@@ -71,7 +71,7 @@ class Shares:
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         weight = to_device(self.weight, images.device).to(images.dtype)
-        read = read_numbers(partners) if is_eager(images) and is_eager(weight) else None
+        read = read_numbers(partners) if is_untransformed(images) and is_untransformed(weight) else None
         if read is None:
             return torch.lerp(images, images.index_select(0, to_device(partners, images.device)), weight)
         out = _empty_like(images)
@@ -126,7 +126,7 @@ def paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tensor
     Shares are summed in single precision at least, and never exceed 1 by a rounding error: no mass becomes negative.
     """
     working = torch.promote_types(soft.dtype, torch.float32)
-    read = read_numbers(partners, chosen) if is_eager(soft) else None
+    read = read_numbers(partners, chosen) if is_untransformed(soft) else None
     if read is None:
         theirs = soft.index_select(0, to_device(partners, soft.device)) * chosen[:, :, None, None].to(soft.dtype)
         pasted = theirs.sum(1, keepdim=True, dtype=working).clamp(max=1)

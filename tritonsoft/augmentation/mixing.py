@@ -293,7 +293,7 @@ class RandomCutMix(MixingAugmentation):
         batch of one has nobody to be mixed with, and stays as it is.
 
     Raises:
-        ValueError: other ``data_keys``, images and masks of several sizes, or a batch other than that of ``params``.
+        ValueError: other ``data_keys``, images and masks of several sizes, or ``params`` of another batch or module.
         RuntimeError: ``inverse``, as in kornia.
 
     Example:
@@ -348,7 +348,8 @@ class RandomMixUp(MixingAugmentation):
         keepdim: keep the rank of the input.
         data_keys: what the arguments of a call are: ``"image"`` and ``"mask"``, several of each if wanted.
         num_classes: C, of label maps; None: that of the container's other modules.
-        ignore_index: the label that carries no mass. None is 255.
+        ignore_index: with ``num_classes``, the label that carries no mass; None is 255. Without it, that of the
+            container's other modules, and none may be given.
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: label map ``(B, H, W)`` or ``(B, 1, H, W)``, or planes of floats
