@@ -190,13 +190,13 @@ def check_ignore_index(ignore_index: Any, num_classes: int | None) -> int:
     return label
 
 
-def check_num_classes(num_classes: Any) -> int:
-    """An int, of Python or NumPy, as Python's."""
+def check_num_classes(num_classes: Any, otherwise: str = "") -> int:
+    """An int, of Python or NumPy, as Python's; ``otherwise`` says what else may be given."""
     if not is_whole_number(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
     number = python_int(num_classes)
     if number < 1:
-        raise ValueError(f"num_classes must be at least 1, got {number}")
+        raise ValueError(f"num_classes must be at least 1{otherwise}, got {number}")
     if number > LARGEST_SIZE:
         raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {number}")
     return number

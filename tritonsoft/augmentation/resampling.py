@@ -78,7 +78,7 @@ class ResamplingAugmentation(ModuleHooks):
         if num_classes is not None:
             if not is_whole_number(num_classes):
                 raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
-            num_classes = check_num_classes(num_classes)
+            num_classes = check_num_classes(num_classes, ", or None for hard masks")
             if filter is None:
                 raise ValueError(
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
@@ -344,6 +344,11 @@ def size_of(image: Tensor | ts.SparseLabels) -> Size:
 
 def are_numbers(values: Any) -> bool:
     return isinstance(values, tuple | list) and all(map(is_number, values))
+
+
+def python_number(value: Any) -> float:
+    """An int or a float, of Python or NumPy, as Python's."""
+    return value if type(value) in (int, float) else float(value)
 
 
 def check_probability(p: Any) -> None:
