@@ -440,7 +440,9 @@ def test_numbers_may_be_numpy_s_and_weights_may_have_no_values_yet():
     crop = TA.RandomClassCrop((4, 4), (half, 1), CLASSES, max_share=half, min_pixels=half, fill=half, p=half)
     assert (crop.scale, crop.max_share, crop.min_pixels, crop.flags["fill"], crop.p_batch) == ((0.5, 1.0), *[0.5] * 4)
     with torch.device("meta"):
-        assert crop_of(torch.ones(CLASSES)).class_weights.is_meta
+        crop = crop_of(torch.ones(CLASSES))
+    assert crop.class_weights.is_meta
+    assert crop.to_empty(device="cpu").class_weights.dtype == torch.float64
 
 
 def test_parameters_of_another_module():

@@ -166,7 +166,7 @@ class RandomClassCrop(RandomScaleCrop):
         """The weights go where the module goes, and keep their type: halves hold no frequencies, nor inverse ones."""
         weights = self.class_weights
         super()._apply(fn, recurse)
-        if weights is not None and self.class_weights is not None:
+        if weights is not None and self.class_weights is not None and self.class_weights.dtype != weights.dtype:
             self.class_weights = weights.to(self.class_weights.device)
         return self
 
