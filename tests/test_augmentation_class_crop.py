@@ -3,9 +3,11 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import tritonsoft as ts
 
@@ -307,6 +309,22 @@ def test_under_autocast_boxes_are_the_same():
     assert torch.equal(actual["src"], expected["src"])
 
 
+@pytest.mark.parametrize(
+    "convert", [torch.nn.Module.half, torch.nn.Module.bfloat16, lambda module: module.to(torch.half)]
+)
+def test_a_module_of_halves_draws_by_the_same_weights(convert):
+    """A half holds no 1,000,000, as one over a frequency may be, and beside an infinity all others are lost."""
+    labels = scenes()
+    crop = crop_of(torch.tensor([1e6, 2e6, 0, 0, 3.0, 0]))
+    drawn = crop.forward_parameters((8, 3, HEIGHT, WIDTH))
+    expected = crop.choose(drawn, labels)
+    both = convert(torch.nn.Sequential(crop, torch.nn.Conv2d(3, 3, 1)))
+    assert both[1].weight.dtype != torch.float32
+    assert crop.class_weights.dtype == torch.float64
+    assert torch.equal(crop.choose(drawn, labels)["drawn_class"], expected["drawn_class"])
+    assert set(expected["drawn_class"].tolist()) <= {0, 1}
+
+
 # --- nobody waits ----------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +351,22 @@ def test_no_value_on_the_labels_device_is_read(same_on_batch):
         crop = next(module for module in augment if isinstance(module, TA.RandomClassCrop))
         assert crop._params["src"].device.type == "meta"
         assert augment.transform_matrix.device.type == "meta"
+
+
+def test_what_comes_back_to_the_cpu_is_waited_for():
+    """PyTorch would copy it to pinned memory that is filled later: numbers of a GPU, replayed here."""
+    waits = {}
+
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is Tensor.to:
+                waits[args[1].type] = not kwargs.get("non_blocking", False)
+            return func(*args, **(kwargs or {}))
+
+    with Copies():
+        for name in ("cpu", "meta"):
+            TA.view.to_device(torch.ones(2), torch.device(name))
+    assert waits == {"cpu": True, "meta": False}
 
 
 @pytest.mark.gpu
@@ -388,13 +422,41 @@ def test_a_container_with_it_compiles_to_one_graph():
         ({"class_weights": torch.zeros(CLASSES)}, ValueError, "class_weights must hold .*one of them above, got"),
         ({"class_weights": torch.tensor([1.0, 1, 1, 1, 1, -1])}, ValueError, "at least 0, .*-1.0"),
         ({"class_weights": torch.tensor([1.0, 1, 1, 1, 1, float("nan")])}, ValueError, "finite numbers .*nan"),
+        ({"class_weights": torch.ones(CLASSES, dtype=torch.complex64)}, TypeError, "real numbers, got torch.complex64"),
         ({"size": (0, 4)}, ValueError, "size must be"),
+        ({"size": 4}, ValueError, r"size must be \(height, width\), two ints of at least 1, got 4"),
+        ({"p": 1.5}, ValueError, "p must be a number from 0 to 1, got 1.5"),
+        ({"num_classes": 2**40}, ValueError, "num_classes must be at most 2147483647, got 1099511627776"),
         ({"filter": None}, ValueError, "filter must be a filter's name"),
     ],
 )
 def test_wrong_arguments(options, error, message):
     with pytest.raises(error, match=message):
         TA.RandomClassCrop(**{"size": (24, 40), "num_classes": CLASSES, **options})
+
+
+def test_numbers_may_be_numpy_s_and_weights_may_have_no_values_yet():
+    half = np.float32(0.5)
+    crop = TA.RandomClassCrop((4, 4), (half, 1), CLASSES, max_share=half, min_pixels=half, fill=half, p=half)
+    assert (crop.scale, crop.max_share, crop.min_pixels, crop.flags["fill"], crop.p_batch) == ((0.5, 1.0), *[0.5] * 4)
+    with torch.device("meta"):
+        crop = crop_of(torch.ones(CLASSES))
+    assert crop.class_weights.is_meta
+    assert crop.to_empty(device="cpu").class_weights.dtype == torch.float64
+
+
+def test_parameters_of_another_module():
+    labels = scenes()
+    drawn = TA.RandomHorizontalFlip().forward_parameters((8, 3, HEIGHT, WIDTH))
+    names = r"\['scale', 'across', 'down', 'cell', 'class'\]"
+    crop = crop_of(None)
+    with pytest.raises(ValueError, match=f"params must be those that RandomClassCrop draws, which have {names}, got"):
+        crop.choose(drawn, labels)
+    with pytest.raises(ValueError, match=f"params must be those that RandomClassCrop draws, which have {names}, got"):
+        crop(image_of(labels), params=drawn)
+    item = K.container.params.ParamItem("RandomClassCrop_0", drawn)
+    with pytest.raises(ValueError, match=f"params must be those that RandomClassCrop draws, which have {names}, got"):
+        TA.AugmentationSequential(crop, data_keys=KEYS)(image_of(labels), labels, params=[item])
 
 
 def test_without_labels_the_error_says_what_to_do():

@@ -8,6 +8,7 @@ import math
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -230,7 +231,7 @@ def test_areas_are_distributed_as_they_say(alpha, area):
     count = 4000
     mix = TA.RandomCutMix(alpha=alpha, area=area)
     params = mix.forward_parameters((count, 3, 100, 100))
-    x0, y0, x1, y1 = TA.mixing._boxes(params, (100, 200)).double().unbind(1)
+    x0, y0, x1, y1 = TA.mixing_generators.boxes_of(params, (100, 200)).double().unbind(1)
     assert (x0 >= 0).all()
     assert (y0 >= 0).all()
     assert (x1 <= 200).all()
@@ -489,6 +490,24 @@ def test_gradients_reach_soft_labels(labels):
         assert grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize(("index", "soft"), [(0, False), (1, True), (2, False), (2, True)])
+def test_forward_mode_and_vmap(index, soft, image, labels):
+    masks = pictures_of(labels) if soft else labels
+    mix = every_mix()[index]
+    mix(image, masks)
+    params = mix._params
+
+    def shown(images):
+        return mix(images, masks, params=params)[0]
+
+    direction = torch.rand_like(image)
+    value, tangent = torch.func.jvp(shown, (image,), (direction,))
+    torch.testing.assert_close(value, shown(image), rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(tangent, shown(direction), rtol=0, atol=ROUNDING)
+    both = torch.stack([image, direction])
+    torch.testing.assert_close(torch.vmap(shown)(both), torch.stack([*map(shown, both)]), rtol=0, atol=ROUNDING)
+
+
 # --- few samples, ranks and bad input --------------------------------------------------------------------------------
 
 
@@ -523,6 +542,23 @@ def test_p_of_0_and_1(index, image, labels):
         assert torch.equal(mixed, unmixed) == (p == 0)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@MIXES
+def test_who_is_skipped_stays_to_the_bit(index, soft, image, labels):
+    """Whatever its partner holds: a camera's missing pixels are often NaN."""
+    image[:2, 0, 0], image[2:, 0, 1] = math.nan, math.inf
+    masks = pictures_of(labels) if soft else labels
+    mix = every_mix(p=0.5)[index]
+    params = {**mix.forward_parameters(image.shape), "batch_prob": torch.tensor([1.0, 0.0, 0.0, 1.0])}
+    params["mix_pairs"] = torch.tensor([1, 3, 0, 2])
+    for given in (image, image.clone().requires_grad_()):
+        shown, mixed = mix(given, masks, params=dict(params))
+        rows = slice(1, 2) if given.requires_grad else slice(1, 3)  # with a gradient, infinities are averaged
+        torch.testing.assert_close(shown[rows].detach(), image[rows], rtol=0, atol=0, equal_nan=True)
+        unmixed = pictures_of(labels) if index == 1 else masks.reshape(mixed.shape)
+        assert torch.equal(mixed[1:3], unmixed[1:3])
+
+
 @MIXES
 def test_all_pixels_ignored(index, image, labels):
     ignored = torch.full_like(labels, 255)
@@ -543,8 +579,11 @@ def test_labels_out_of_range(index, image, labels):
     with pytest.raises(ValueError, match="77"):
         container(image, wrong)
     if index > 0:
-        with pytest.raises(ValueError, match="77"):
-            every_mix()[index](image, wrong)
+        mix = every_mix()[index]
+        mix(image, labels)
+        for params in (None, mix._params):
+            with pytest.raises(ValueError, match="77"):
+                mix(image, wrong, params=params)
 
 
 @MIXES
@@ -576,11 +615,21 @@ def test_ranks(index, image, labels):
         (lambda: TA.RandomMixUp(num_classes=300), "ignore_index must be given where num_classes is more than 255"),
         (lambda: TA.RandomClassMix(CLASSES, share=0.0), "share must be a number above 0 and up to 1, got 0.0"),
         (lambda: TA.RandomClassMix(CLASSES, share=True), "share must be a number"),
+        (lambda: TA.RandomClassMix(CLASSES, p=1.5), "p must be a number from 0 to 1, got 1.5"),
+        (lambda: TA.RandomMixUp(p="1"), "p must be a number from 0 to 1, got '1'"),
+        (lambda: TA.RandomMixUp(ignore_index=0), "ignore_index must be None where num_classes is, got 0"),
     ],
 )
 def test_settings_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_may_be_numpy_s_and_names_come_in_a_list():
+    mix = TA.RandomCutMix(alpha=np.float32(0.5), area=(np.float32(0.25), np.int64(1)), p=np.float32(0.5))
+    assert repr(mix).startswith("RandomCutMix(alpha=0.5, area=(0.25, 1.0), p=0.5")
+    with pytest.raises(TypeError, match="data_keys must be a list of names, got 'image'"):
+        TA.RandomCutMix(data_keys="image")
 
 
 def test_numbers_of_classes_are_ints():
@@ -619,8 +668,28 @@ def test_masks_that_do_not_go_together(image, labels):
     mix(image, labels)
     with pytest.raises(ValueError, match=r"image must have the batch of its parameters, 4, got \(3, 3"):
         mix(image[:3], labels[:3], params=mix._params)
+    drawn = TA.RandomCutMix().forward_parameters(image.shape)
+    with pytest.raises(
+        ValueError, match=r"params must be those that RandomClassMix draws, which have \['class_order'\]"
+    ):
+        mix(image, labels, params=drawn)
+    with pytest.raises(TypeError, match="params must be a mapping of what RandomCutMix draws, got list"):
+        TA.RandomCutMix()(image, labels, params=[drawn])
+    with pytest.raises(ValueError, match=r"params must have 'mix_pairs' in 0\.\.3, .* got \[0, 4, 2, -1\]"):
+        TA.RandomCutMix()(image, labels, params={**drawn, "mix_pairs": torch.tensor([0, 4, 2, -1])})
     with pytest.raises(ValueError, match=r"params must have the 'classes' of \(4, 6\)"):
         TA.RandomClassMix(6)(image, labels, params=mix._params)
+
+
+class _Noted(Tensor):
+    """Carries notes along, as torchvision's and MONAI's tensors do."""
+
+
+@MIXES
+def test_plain_tensors_come_back(index, image, labels):
+    for masks in (labels, pictures_of(labels)):
+        out = every_mix()[index](image.as_subclass(_Noted), masks.as_subclass(_Noted))
+        assert [type(value) for value in out] == [Tensor, Tensor]
 
 
 @MIXES

@@ -157,16 +157,12 @@ def documented_calls(module: ModuleType) -> Iterator[tuple[str, Callable[..., An
         yield f"{module.__name__}.{name}", value
 
 
-# Names the arguments of the crop that it extends all at once.
-EXTENDS = {"tritonsoft.augmentation.RandomClassCrop"}
-
-
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_docstring_states_its_own_arguments(name: str) -> None:
     module = imported(name)
     missing = {}
     for call, value in documented_calls(module):
-        if call in EXTENDS or (name == "tritonsoft.memory" and not REFERENCE.count(f":: {call}\n")):
+        if name == "tritonsoft.memory" and not REFERENCE.count(f":: {call}\n"):
             continue
         if call == "tritonsoft.augmentation.SoftLabel":
             continue  # a tensor, which nobody constructs with arguments
@@ -184,9 +180,5 @@ def test_every_public_docstring_states_its_own_arguments(name: str) -> None:
 def test_no_argument_is_described_elsewhere_alone(name: str) -> None:
     """A hover in an editor shows one docstring: "see there" helps nobody."""
     elsewhere = re.compile(r":\s+(?:see|as in|as for) [`\w. ']+[.;]?$", re.MULTILINE)
-    found = {
-        call: elsewhere.findall(inspect.getdoc(value) or "")
-        for call, value in documented_calls(imported(name))
-        if call not in EXTENDS
-    }
+    found = {call: elsewhere.findall(inspect.getdoc(value) or "") for call, value in documented_calls(imported(name))}
     assert {call: lines for call, lines in found.items() if lines} == {}

@@ -5,6 +5,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 import tritonsoft as ts
 from tests.cases import LAYOUTS, SOFT_DTYPES, _layout, assert_close, random_case
 from tritonsoft.backends import reference
+from tritonsoft.ops import labels as label_ops
 from tritonsoft.ops import losses as loss_ops
+from tritonsoft.ops import warps as warp_ops
 
 NAN, INF = float("nan"), float("inf")
 
@@ -865,6 +868,15 @@ def test_opcheck(target, sparse):
         opcheck(loss_ops.area_cross_entropy.overload, arguments, test_utils=utils)
 
 
+def test_opcheck_of_planes():
+    planes, boxes = torch.zeros(2, 3, 4, 5, dtype=torch.uint8), torch.tensor([[0.0, 0, 5, 4], [1, 0, 3, 2]])
+    matrix = ts.box_to_matrix(boxes, (2, 3))
+    options = ((2, 3), 255, "area", torch.float32)
+    utils = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for operator, where in ((label_ops.soft_planes, boxes), (warp_ops.warp_planes, matrix)):
+        opcheck(operator.overload, ("reference", None, planes, where, *options), test_utils=utils)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_gradcheck(target, reduction):
     device, backend = target
@@ -1094,6 +1106,11 @@ def test_memory_of_the_loss_of_a_label_map():
 
 LOGITS, SOFT = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.25)
 LABELS = torch.zeros(2, 8, 10, dtype=torch.uint8)
+PLANES, SECOND = LABELS[:, None].expand(-1, 3, -1, -1), torch.tensor([1.0, 0.0]).view(2, 1, 1)
+
+
+def _boxes_with(end: float) -> Tensor:
+    return torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, end]])
 
 
 def _spoiled(value: float) -> Tensor:
@@ -1165,6 +1182,9 @@ BAD = [
     ("planes", {"planes": SOFT}, TypeError, ["planes", "float32"]),
     ("planes", {"planes": LABELS}, ValueError, ["planes", "(B, C, H, W)", "(2, 8, 10)"]),
     ("planes", {"planes": LABELS[:, None] + 2}, ValueError, ["0..1", "2"]),
+    ("planes", {"planes": LABELS[:, None] + 2}, ValueError, ["planes must lie in 0..1 or equal ignore_index=255, got"]),
+    ("planes", {"planes": PLANES, "boxes": _boxes_with(0.0)}, ValueError, ["boxes", "width", "for sample 1"]),
+    ("planes", {"planes": PLANES, "transform": torch.eye(3) * SECOND}, ValueError, ["transform", "for sample 1"]),
     ("planes", {"boxes": torch.zeros(3, 4)}, ValueError, ["boxes", "(2, 4)", "(3, 4)"]),
     ("planes", {"boxes": [0, 0, 1, 1], "transform": torch.eye(3).expand(2, 3, 3)}, ValueError, ["transform", "both"]),
     ("planes", {"transform": torch.eye(3)}, ValueError, ["transform", "(2, 3, 3)"]),
@@ -1272,6 +1292,7 @@ def test_modules_check_their_arguments():
         ts.SoftCrossEntropyLoss(label_smoothing=2)
     with pytest.raises(ValueError, match="label_smoothing"):
         ts.AreaCrossEntropyLoss(label_smoothing=-1)
+    assert type(ts.SoftCrossEntropyLoss(label_smoothing=np.float32(0.5)).label_smoothing) is float
     with pytest.raises(ValueError, match="pos_weight"):
         ts.SoftBinaryCrossEntropyLoss(pos_weight=torch.tensor([-1.0]))
     with pytest.raises(TypeError, match="validate"):

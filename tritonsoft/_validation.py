@@ -190,13 +190,13 @@ def check_ignore_index(ignore_index: Any, num_classes: int | None) -> int:
     return label
 
 
-def check_num_classes(num_classes: Any) -> int:
-    """An int, of Python or NumPy, as Python's."""
+def check_num_classes(num_classes: Any, otherwise: str = "") -> int:
+    """An int, of Python or NumPy, as Python's; ``otherwise`` says what else may be given."""
     if not is_whole_number(num_classes):
         raise TypeError(f"num_classes must be an int, got {type(num_classes).__name__}")
     number = python_int(num_classes)
     if number < 1:
-        raise ValueError(f"num_classes must be at least 1, got {number}")
+        raise ValueError(f"num_classes must be at least 1{otherwise}, got {number}")
     if number > LARGEST_SIZE:
         raise ValueError(f"num_classes must be at most {LARGEST_SIZE}, got {number}")
     return number
@@ -506,6 +506,15 @@ def raise_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> N
         f"labels must lie in 0..{num_classes - 1} (num_classes={num_classes}) or equal "
         f"ignore_index={ignore_index}, got {values.numel()} other values from {values.min().item()} to "
         f"{values.max().item()}"
+    )
+
+
+def raise_plane_values(planes: Tensor, ignore_index: int) -> NoReturn:
+    """The error for planes in which a backend found what is neither 0 nor 1 nor ``ignore_index``."""
+    values = comparable(planes)[bad_labels(planes, 2, ignore_index)]
+    raise ValueError(
+        f"planes must lie in 0..1 or equal ignore_index={ignore_index}, got {values.numel()} other values from "
+        f"{values.min().item()} to {values.max().item()}"
     )
 
 

@@ -292,19 +292,16 @@ def soft_planes(
     _, ignore_index = check_classes(2, ignore_index, validate, dtype, "dtype")
     size = check_size(size)
     check_sampling(filter, backend)
-    batch, num_classes = planes.shape[:2]
+    batch = planes.shape[0]
     boxes = check_boxes(boxes, batch, planes.device, "planes")
-    maps = planes.flatten(0, 1)
     if transform is not None:
         if boxes is not None:
             raise ValueError("transform must be None where boxes are given, got both")
         transform = check_transform(transform, size, batch, planes.device, "planes")
-        transform = transform.repeat_interleave(num_classes, 0)
-        masses = warp_ops.soft_warp(backend, validate, maps, transform, size, 2, ignore_index, filter, dtype)
+        masses = warp_ops.warp_planes(backend, validate, planes, transform, size, ignore_index, filter, dtype)
     else:
-        boxes = None if boxes is None else boxes.repeat_interleave(num_classes, 0)
-        masses = label_ops.soft_crop_resize(backend, validate, maps, boxes, size, 2, ignore_index, filter, dtype)
-    absent, present = masses.view(batch, num_classes, 2, *size).unbind(2)
+        masses = label_ops.soft_planes(backend, validate, planes, boxes, size, ignore_index, filter, dtype)
+    absent, present = masses.unbind(2)
     return present, absent + present
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from tritonsoft.augmentation._kornia import set_param_generator
 from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, windows
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
-from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, check_drawn, size_of
+from tritonsoft.augmentation.resampling import Flags, Params, ShownMask, are_numbers, check_drawn, size_of
 from tritonsoft.augmentation.sampling import can_be_read, sample_soft
 from tritonsoft.augmentation.view import Size, View, to_device
 from tritonsoft.functional import check_num_classes, is_whole_number, python_int
@@ -55,7 +56,8 @@ class RandomClassCrop(RandomScaleCrop):
     What the boxes hold is read off one coarse label of the image as it is at this module, at least 32 cells along each
     axis: one more, small, read of the label map, on its device and without waiting for it. Areas are exact but for
     cells that a box cuts, of which it is taken to hold its share; that a box holds the drawn class is said by the cells
-    that lie wholly in it. (After a rotation or a warp, cells are averages over points, as docs/warps.md says.)
+    that lie wholly in it. (After a rotation or a warp, cells are averages over points, as docs/warps.md says. And
+    ``filter="nearest"`` and "bilinear", which do not read every pixel of what they shrink, may step over a few of it.)
 
     **The labels decide, so they must come along**: in `AugmentationSequential` with a mask, which chooses a box as this
     module's turn comes, and folds it with the modules before and after into one resample. The chosen boxes are then in
@@ -76,16 +78,18 @@ class RandomClassCrop(RandomScaleCrop):
       which is the sampler's part.)
 
     Args:
-        size: ``(h, w)`` of the output in pixels.
-        scale: range of the factor, drawn evenly; 1 shows source pixels at their own size, 2 at twice it.
-        num_classes: C, of the soft labels that this module makes.
-        class_weights: how likely each class of a sample is drawn. None: all the same; ``(C,)``: by these weights;
-            "inverse_area": by one over its area in the sample; "any": none is drawn, ``max_share`` alone decides.
+        size: ``(h, w)`` of the output in pixels. The box that it shows has the sides ``h / factor``, ``w / factor``.
+        scale: range of the factor, ``(smallest, largest)``, drawn evenly; 1 shows source pixels at their own size, 2 at
+            twice it. Where the box is larger than the image, the image lies anywhere inside the box.
+        num_classes: C, of the soft labels that this module makes; at least 1.
+        class_weights: how likely each class of a sample is drawn. None: all the same; a tensor ``(C,)`` of numbers of
+            at least 0, not all 0: by these, among the classes of the sample; "inverse_area": by one over its area in
+            the sample; "any": none is drawn, ``max_share`` alone decides.
         max_share: in (0, 1]; how much of a crop's labelled area one class may cover; 1 is no limit.
-        candidates: how many random boxes to look at.
-        min_pixels: how many pixels of the output a class must cover for a candidate to hold it. Boxes around the class
-            need not: they are what is left.
-        fill: what an image holds in the padding, one value or one per channel.
+        candidates: how many random boxes to look at, at least 1.
+        min_pixels: how many pixels of the output a class must cover for a candidate to hold it, at least 0. Boxes
+            around the class need not: they are what is left.
+        fill: what an image holds in the padding, one value or one per channel. Padding carries no label mass.
         same_on_batch: one box for all samples, chosen by the labels of all together.
         p: probability that the batch is cropped.
         keepdim: keep the rank of the input.
@@ -94,10 +98,14 @@ class RandomClassCrop(RandomScaleCrop):
         top_k: keep the k largest classes of a pixel, as a `tritonsoft.SparseLabels`; None: all.
 
     Shape:
-        As `Resize`.
+        Image ``(B, K, H, W)`` or ``(K, H, W)``, floating -> ``(B, K, h, w)``. Label map ``(B, H, W)`` or
+        ``(B, 1, H, W)``, of any integer or floating type, of the image's size -> soft label ``(B, C, h, w)``, or with
+        ``top_k`` a `tritonsoft.SparseLabels` of that shape; soft label ``(B, C, H, W)`` -> ``(B, C, h, w)``.
 
     Raises:
-        ValueError: the module is called without labels (also in kornia's own container).
+        ValueError: the module is called without labels (also in kornia's own container), with labels out of range or
+            of another size than the image, or with parameters that it has not drawn.
+        TypeError: the labels are a `tritonsoft.SparseLabels`, which cannot be resampled.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -159,7 +167,7 @@ class RandomClassCrop(RandomScaleCrop):
         """The weights go where the module goes, and keep their type: halves hold no frequencies, nor inverse ones."""
         weights = self.class_weights
         super()._apply(fn, recurse)
-        if weights is not None and self.class_weights is not None:
+        if weights is not None and self.class_weights is not None and self.class_weights.dtype != weights.dtype:
             self.class_weights = weights.to(self.class_weights.device)
         return self
 
@@ -195,19 +203,17 @@ class RandomClassCrop(RandomScaleCrop):
                 f"labels must have the batch and the size that the parameters were drawn for, {(batch, *source)}, got "
                 f"{tuple(labels.shape)}"
             )
-        is_soft = looks_soft(mask, self.num_classes)
-        return {**params, **self.choice(params, self.coarse_label(mask, View(size, size), is_soft), size)}
+        shown = ShownMask(mask, View(size, size), looks_soft(mask, self.num_classes))
+        return {**params, **self.chosen_by(params, [shown])}
 
-    def coarse_label(self, mask: Tensor, view: View, is_soft: bool) -> Tensor:
-        """The masses ``(B, C, cells, cells)`` of a mask ``(B, K, H, W)`` that a view shows."""
-        coarse = View(view.size, self._cells(view.size)).compose(view)
-        if is_soft:
-            return sample_soft(unmarked(mask), coarse).float()
-        return cast(Tensor, resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32, None))
+    def awaits_labels(self, params: Params) -> bool:
+        """Not if the boxes are among the parameters, nor if none is needed, as the batch is not cropped."""
+        return "src" not in params and (self.always_applies or bool((params["batch_prob"] > 0.5).any()))
 
-    def choice(self, params: Params, coarse: Tensor, source: Size) -> Params:
-        """What is chosen of what was drawn, for a coarse label of images of (H, W)."""
+    def chosen_by(self, params: Params, masks: Sequence[ShownMask]) -> Params:
+        """The boxes that are chosen of what was drawn."""
         check_drawn(self, params, ("batch_prob", *_DRAWN))
+        coarse, source = torch.cat([self._coarse_label(*mask) for mask in masks]), masks[0].view.size
         batch = params["batch_prob"].numel()
         drawn = {name: to_device(params[name], coarse.device) for name in _DRAWN}
         if self.same_on_batch and batch > 0:
@@ -219,21 +225,24 @@ class RandomClassCrop(RandomScaleCrop):
             chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
         return {name: numbers.expand(batch, *numbers.shape[1:]) for name, numbers in chosen.items()}
 
-    def is_chosen(self, params: Params) -> bool:
-        """Whether the boxes are among the parameters, or none is needed, as the batch is not cropped."""
-        return "src" in params or not (self.always_applies or bool((params["batch_prob"] > 0.5).any()))
-
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         if "src" in params:
             return super().boxes(source, params, flags)
         check_drawn(self, params, _DRAWN)
-        if self.is_chosen(params):
+        if not self.awaits_labels(params):
             return None
         raise ValueError(
             f"{type(self).__name__} needs labels to choose a crop, and there are none: call it in "
             "tritonsoft.augmentation.AugmentationSequential with a mask, or choose first: params = "
             "crop.choose(crop.forward_parameters(image.shape), label_map), then crop(image, params=params)"
         )
+
+    def _coarse_label(self, mask: Tensor, view: View, is_soft: bool) -> Tensor:
+        """The masses ``(B, C, cells, cells)`` of a mask ``(B, K, H, W)`` that a view shows."""
+        coarse = View(view.size, self._cells(view.size)).compose(view)
+        if is_soft:
+            return sample_soft(unmarked(mask), coarse).float()
+        return cast(Tensor, resample_to_soft(mask, coarse, self.num_classes, self.ignore_index, torch.float32, None))
 
     def _cells(self, source: Size) -> Size:
         """How many cells a coarse label has: the smallest box can hold one, and the pixels at its edges."""

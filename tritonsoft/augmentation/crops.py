@@ -16,7 +16,7 @@ from tritonsoft.augmentation._kornia import (
 )
 from tritonsoft.augmentation.generators import EagerResizedCropGenerator
 from tritonsoft.augmentation.geometric import BoxAugmentation, edges, sliced, tells_apart
-from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, recorded, size_of
+from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, python_number, recorded, size_of
 from tritonsoft.augmentation.sampling import pad_by_repeating
 from tritonsoft.augmentation.view import Fill, Size, View, expand_transform, python_size, whole
 from tritonsoft.functional import is_whole_number
@@ -350,7 +350,7 @@ class RandomScaleCrop(BoxAugmentation):
             raise ValueError(
                 "filter must be a filter's name: kornia has no RandomScaleCrop whose sampling None could mean"
             )
-        self.scale = (float(scale[0]), float(scale[1]))
+        self.scale = (python_number(scale[0]), python_number(scale[1]))
         set_param_generator(self, ScaleCropGenerator(self.scale))
         fill = tuple(map(float, fill)) if isinstance(fill, tuple | list) else float(fill)
         self.flags = {"size": tuple(size), "fill": fill}

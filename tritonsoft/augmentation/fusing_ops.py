@@ -15,7 +15,6 @@ from tritonsoft.augmentation._kornia import (
     ParamItem,
     override_parameters,
 )
-from tritonsoft.augmentation.class_crop import RandomClassCrop
 from tritonsoft.augmentation.kornia_masks import (
     TAKE_MASKS,
     ExtraArgs,
@@ -45,7 +44,7 @@ from tritonsoft.augmentation.pending import (
     with_values,
 )
 from tritonsoft.augmentation.remapping import RemapLabels
-from tritonsoft.augmentation.resampling import ResamplingAugmentation
+from tritonsoft.augmentation.resampling import ResamplingAugmentation, ShownMask
 from tritonsoft.augmentation.view import Size, View, expand_transform, whole
 
 _Pending = TypeVar("_Pending", PendingInput, PendingSparse)
@@ -202,7 +201,7 @@ class FusingOps(AugmentationSequentialOps):
             else arg
             for arg, key in zip(args, keys, strict=True)
         ]
-        if isinstance(module, RandomClassCrop) and not module.is_chosen(params):
+        if module.awaits_labels(params):
             out = self._with_choice(out, keys, module, params)
         inputs = all_pending(out)
         _check_sparse(inputs, module, params, flags)
@@ -244,16 +243,17 @@ class FusingOps(AugmentationSequentialOps):
         ]
 
     def _with_choice(
-        self, args: list[Any], keys: list[DataKey], module: RandomClassCrop, params: dict[str, Tensor]
+        self, args: list[Any], keys: list[DataKey], module: ResamplingAugmentation, params: dict[str, Tensor]
     ) -> list[Any]:
-        """The parameters get the boxes that the first mask, as it is by now, chooses."""
+        """The parameters get what the first mask, as it is by now, decides."""
         if any(each.pending_group is not None and each.pending_group.view.is_field for each in all_pending(args)):
-            args = self._materialize_pending(args, keys)  # as the crop would need it: nothing follows a field
+            args = self._materialize_pending(args, keys)  # as the module would need it: nothing follows a field
         mask = next((arg for arg, key in zip(args, keys, strict=True) if key == DataKey.MASK), None)
         masks = [mask] if isinstance(mask, PendingInput) else mask
         if isinstance(masks, list) and masks:  # without any, or with what cannot be resampled, there is an error below
-            coarse = [_coarse_label(each, sample, len(masks), module, params) for sample, each in enumerate(masks)]
-            params.update(module.choice(params, torch.cat(coarse), masks[0].size))
+            batch = params["batch_prob"].numel()
+            shown = [_shown(each, batch if len(masks) == 1 else 1, sample) for sample, each in enumerate(masks)]
+            params.update(module.chosen_by(params, shown))
         return args
 
     def _remapped(
@@ -276,8 +276,9 @@ class FusingOps(AugmentationSequentialOps):
         if image is not None:
             self._record_step(module, image)
         params = cast(dict[str, Tensor], param.data)
+        mixed = module.mix(self._materialize_pending(args, keys), keys, params, self.labels)
         module.record_params(params)
-        return module.mix(self._materialize_pending(args, keys), keys, params, self.labels)
+        return mixed
 
     def _applied(
         self, args: list[Any], keys: list[DataKey], module: Any, param: ParamItem, extra_args: ExtraArgs
@@ -347,15 +348,10 @@ class FusingOps(AugmentationSequentialOps):
         return out
 
 
-def _coarse_label(
-    mask: PendingInput, sample: int, number: int, module: RandomClassCrop, params: dict[str, Tensor]
-) -> Tensor:
-    """What a class crop reads of a mask, or of that of one sample."""
-    group, batch = mask.pending_group, params["batch_prob"].numel()
-    view = View(mask.size, mask.size) if group is None else group.view
-    if number > 1:
-        view, batch = view.sample(sample), 1
-    return module.coarse_label(batched(mask.value, batch), view, mask.kind == "soft label")
+def _shown(mask: PendingInput, batch: int, sample: int) -> ShownMask:
+    """The mask of a batch, or of one of its samples, and what is shown of it."""
+    view = View(mask.size, mask.size) if mask.pending_group is None else mask.pending_group.view
+    return ShownMask(batched(mask.value, batch), view.sample(sample) if batch == 1 else view, mask.kind == "soft label")
 
 
 def is_plain_container(module: nn.Module) -> bool:

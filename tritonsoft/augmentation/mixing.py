@@ -10,116 +10,40 @@ masses, and everything is linear in them: a pixel of which a share m is pasted h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, NoReturn, cast
 
 import torch
 from kornia.constants import DataKey
 from torch import Tensor
-from torch.distributions import Beta
 
 import tritonsoft as ts
-from tritonsoft import memory
-from tritonsoft.augmentation._kornia import (
-    MixHooks,
-    RandomGeneratorBase,
-    UniformDistribution,
-    adapted_rsampling,
-    set_param_generator,
-)
+from tritonsoft.augmentation._kornia import MixHooks, set_param_generator
 from tritonsoft.augmentation.masks import SoftLabel, batched, label_map, map_planes, restore_rank
+from tritonsoft.augmentation.mixed_pixels import (
+    Boxes,
+    Pixels,
+    Share,
+    Shares,
+    are_chosen,
+    paste_masses,
+    read_numbers,
+)
+from tritonsoft.augmentation.mixing_generators import (
+    ClassGenerator,
+    CutGenerator,
+    PairGenerator,
+    WeightGenerator,
+    boxes_of,
+)
 from tritonsoft.augmentation.pending import LabelSettings, PendingInput, PendingSparse, as_sparse, batched_image
-from tritonsoft.augmentation.resampling import Params, are_numbers, check_drawn, check_probability, size_of
-from tritonsoft.augmentation.sampling import can_be_read, is_eager
-from tritonsoft.augmentation.view import Size, to_device
-from tritonsoft.functional import SIGNED, check_ignore_index, check_num_classes, plain
+from tritonsoft.augmentation.resampling import Params, are_numbers, check_drawn, check_probability
+from tritonsoft.augmentation.view import to_device
+from tritonsoft.functional import check_ignore_index, check_num_classes, plain
 
 Mask = PendingInput | PendingSparse
 
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-# --- pixels of two samples -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """The partner's pixels inside of a box ``(B, 4)``: whole edges, x0, y0, x1, y1."""
-
-    boxes: Tensor
-
-    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        if images.dtype in SIGNED:  # the same bits, in a type that PyTorch 2.11 can select and fill
-            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = _read(partners, self.boxes) if is_eager(images) else None
-        if read is None:
-            return _Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
-        out = _empty_like(images).copy_(images)
-        for sample, (partner, (x0, y0, x1, y1)) in enumerate(zip(*read, strict=True)):
-            if partner != sample:
-                out[sample, :, y0:y1, x0:x1] = images[partner, :, y0:y1, x0:x1]
-        return out
-
-    def _inside(self, size: Size, device: torch.device) -> Tensor:
-        """``(B, 1, H, W)``"""
-        x0, y0, x1, y1 = to_device(self.boxes, device)[:, :, None].unbind(1)
-        ys, xs = (torch.arange(length, device=device) for length in size)
-        down, across = (ys >= y0) & (ys < y1), (xs >= x0) & (xs < x1)  # (B, H) and (B, W)
-        return (down[:, :, None] & across[:, None])[:, None]
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """The partner's pixels where ``selected`` ``(B, 1, H, W)``."""
-
-    selected: Tensor
-
-    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        if images.dtype in SIGNED:  # as above
-            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = _read(partners) if images.device.type == "cpu" and is_eager(images) else None
-        if read is None:
-            theirs = images.index_select(0, to_device(partners, images.device))
-            return torch.where(self.selected, theirs, images)
-        out = _empty_like(images)
-        for sample, partner in enumerate(read[0]):
-            torch.where(self.selected[sample], images[partner], images[sample], out=out[sample])
-        return out
-
-
-@dataclass(frozen=True)
-class _Shares:
-    """A share of the partner's pixels: of all of a sample ``(B, 1, 1, 1)``, or of each pixel ``(B, 1, H, W)``."""
-
-    weight: Tensor
-
-    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        weight = to_device(self.weight, images.device).to(images.dtype)
-        read = _read(partners) if is_eager(images) and is_eager(weight) else None
-        if read is None:
-            return torch.lerp(images, images.index_select(0, to_device(partners, images.device)), weight)
-        out = _empty_like(images)
-        for sample, partner in enumerate(read[0]):
-            if partner == sample:  # what stays as it is stays so to the bit, infinities too
-                out[sample] = images[sample]
-            else:
-                torch.lerp(images[sample], images[partner], weight[sample], out=out[sample])
-        return out
-
-
-Share = _Boxes | _Pixels | _Shares
-
-
-def _empty_like(images: Tensor) -> Tensor:
-    """Memory for the output; of large ones on the CPU that of an earlier output, which need not be mapped."""
-    return memory.empty(images.shape, images.dtype, images.device, memory.is_channels_last(images))
-
-
-def _read(*tensors: Tensor) -> list[Any] | None:
-    """Their numbers, where looking at them waits for no device; no compiler has any."""
-    if all(tensor.device.type == "cpu" and can_be_read(tensor) for tensor in tensors):
-        return [tensor.tolist() for tensor in tensors]
-    return None
 
 
 # --- the modules -----------------------------------------------------------------------------------------------------
@@ -136,7 +60,7 @@ class MixingAugmentation(MixHooks):
 
     def __init__(
         self,
-        generator: "_PairGenerator",
+        generator: PairGenerator,
         same_on_batch: bool,
         p: float,
         keepdim: bool,
@@ -201,7 +125,7 @@ class MixingAugmentation(MixHooks):
         """The partner of each sample ``(B,)``: itself where the probability skips it."""
         check_drawn(self, params, ("mix_pairs", *self.drawn_names))
         partners = params["mix_pairs"]
-        batch, read = partners.numel(), _read(partners)
+        batch, read = partners.numel(), read_numbers(partners)
         if read is not None and not all(0 <= partner < batch for partner in read[0]):
             raise ValueError(f"params must have 'mix_pairs' in 0..{batch - 1}, numbers of samples, got {read[0]}")
         gate = params.get("batch_prob")
@@ -282,8 +206,9 @@ class MixingAugmentation(MixHooks):
                 raise ValueError(f"{type(self).__name__} needs an image to draw its numbers for, or params=")
             image = _image(input[keys.index(DataKey.INPUT)])
             params = self.forward_parameters(batched_image(image).shape)
+        mixed = self.mix([*input], keys, params, self._labels)
         self.record_params(params)
-        out = [_unwrapped(*pair) for pair in zip(self.mix([*input], keys, params, self._labels), input, strict=True)]
+        out = [_unwrapped(*pair) for pair in zip(mixed, input, strict=True)]
         return out[0] if len(out) == 1 else out
 
     def transform_mask(self, input: Any, params: Params, flags: dict[str, Any]) -> Any:
@@ -340,89 +265,6 @@ def _unwrapped(arg: Any, given: Any) -> Any:
     return value.as_subclass(SoftLabel) if marked else value
 
 
-# --- what is drawn ---------------------------------------------------------------------------------------------------
-
-
-class _PairGenerator(RandomGeneratorBase):
-    """A partner for each sample, never itself where there is another, and random numbers.
-
-    The partners are a random cycle through the batch: each other sample is as likely as the next, and each is the
-    partner of one.
-    """
-
-    def __init__(self, alpha: float = 1.0, limits: tuple[float, float] = (0.0, 1.0)) -> None:
-        super().__init__()
-        self.alpha, self.limits = alpha, limits
-
-    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
-        zero, one, alpha = torch.tensor(
-            (0.0, 1.0, self.alpha), device=device, dtype=torch.promote_types(dtype, torch.float32)
-        )
-        self.uniform_sampler = UniformDistribution(zero, one)
-        self.share_sampler = self.uniform_sampler if self.alpha == 1 else Beta(alpha, alpha)
-
-    def partners(self, batch: int) -> Tensor:
-        cycle = torch.randperm(batch)
-        return torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1))
-
-    def shares(self, batch: int, same_on_batch: bool) -> Tensor:
-        """``(B,)`` between the limits, of the beta distribution."""
-        smallest, largest = self.limits
-        return smallest + (largest - smallest) * self._drawn((batch,), self.share_sampler, same_on_batch)
-
-    def evenly(self, shape: tuple[int, ...], same_on_batch: bool) -> Tensor:
-        """From 0 to 1."""
-        return self._drawn(shape, self.uniform_sampler, same_on_batch)
-
-    def _drawn(self, shape: tuple[int, ...], sampler: Any, same_on_batch: bool) -> Tensor:
-        # kornia's parameters have the default type, and lie where new tensors do. Halves are too coarse for places.
-        like = torch.empty(0, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
-        return adapted_rsampling(shape, sampler, same_on_batch).to(like)
-
-
-class _CutGenerator(_PairGenerator):
-    """The share of the area that a box covers, and where it lies: a share of the way across and down."""
-
-    def __repr__(self) -> str:
-        return f"alpha={self.alpha}, area={self.limits}"
-
-    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
-        batch = batch_shape[0]
-        return {
-            "mix_pairs": self.partners(batch),
-            "area": self.shares(batch, same_on_batch),
-            "across": self.evenly((batch,), same_on_batch),
-            "down": self.evenly((batch,), same_on_batch),
-        }
-
-
-class _WeightGenerator(_PairGenerator):
-    """The share of the partner."""
-
-    def __repr__(self) -> str:
-        return f"alpha={self.alpha}, lambda_val={self.limits}"
-
-    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
-        batch = batch_shape[0]
-        return {"mix_pairs": self.partners(batch), "weight": self.shares(batch, same_on_batch)}
-
-
-class _ClassGenerator(_PairGenerator):
-    """A number for each class, ``(B, C)``: the classes of the smallest are pasted."""
-
-    def __init__(self, num_classes: int, share: float) -> None:
-        super().__init__()
-        self.num_classes, self.share = num_classes, share
-
-    def __repr__(self) -> str:
-        return f"share={self.share}"
-
-    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> Params:
-        batch = batch_shape[0]
-        order = self.evenly((batch, self.num_classes), same_on_batch)
-        return {"mix_pairs": self.partners(batch), "class_order": order}
-
-
 class RandomCutMix(MixingAugmentation):
     """Paste a box of another sample of the batch, image and label alike (CutMix, Yun et al., arXiv 1905.04899).
 
@@ -451,7 +293,7 @@ class RandomCutMix(MixingAugmentation):
         batch of one has nobody to be mixed with, and stays as it is.
 
     Raises:
-        ValueError: other ``data_keys``, images and masks of several sizes, or a batch other than that of ``params``.
+        ValueError: other ``data_keys``, images and masks of several sizes, or ``params`` of another batch or module.
         RuntimeError: ``inverse``, as in kornia.
 
     Example:
@@ -474,7 +316,7 @@ class RandomCutMix(MixingAugmentation):
         keepdim: bool = False,
         data_keys: Sequence[str | int | DataKey] = ("image", "mask"),
     ) -> None:
-        generator = _CutGenerator(_positive(alpha, "alpha"), _limits(area, "area"))
+        generator = CutGenerator(_positive(alpha, "alpha"), _limits(area, "area"))
         super().__init__(generator, same_on_batch, p, keepdim, data_keys)
 
     def _mixed(
@@ -483,7 +325,7 @@ class RandomCutMix(MixingAugmentation):
         values = [*images, *(mask.value for mask in masks)]
         if not values:
             return [], []
-        share = _Boxes(_boxes(params, (values[0].shape[-2], values[0].shape[-1])))
+        share = Boxes(boxes_of(params, (values[0].shape[-2], values[0].shape[-1])))
         return _all_mixed(share, images, masks, partners)
 
 
@@ -506,7 +348,8 @@ class RandomMixUp(MixingAugmentation):
         keepdim: keep the rank of the input.
         data_keys: what the arguments of a call are: ``"image"`` and ``"mask"``, several of each if wanted.
         num_classes: C, of label maps; None: that of the container's other modules.
-        ignore_index: the label that carries no mass. None is 255.
+        ignore_index: with ``num_classes``, the label that carries no mass; None is 255. Without it, that of the
+            container's other modules, and none may be given.
 
     Shape:
         Image ``(B, K, H, W)``, floating. Mask: label map ``(B, H, W)`` or ``(B, 1, H, W)``, or planes of floats
@@ -541,7 +384,7 @@ class RandomMixUp(MixingAugmentation):
         num_classes: int | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        generator = _WeightGenerator(_positive(alpha, "alpha"), _limits(lambda_val, "lambda_val"))
+        generator = WeightGenerator(_positive(alpha, "alpha"), _limits(lambda_val, "lambda_val"))
         super().__init__(generator, same_on_batch, p, keepdim, data_keys, num_classes, ignore_index)
 
     def _mixed(
@@ -549,7 +392,7 @@ class RandomMixUp(MixingAugmentation):
     ) -> tuple[list[Tensor], list[Mask]]:
         _check_floating(self, images)
         soft: list[Mask] = [self._soft(mask, images, labels) for mask in masks]
-        return _all_mixed(_Shares(params["weight"].view(-1, 1, 1, 1)), images, soft, partners)
+        return _all_mixed(Shares(params["weight"].view(-1, 1, 1, 1)), images, soft, partners)
 
     def _soft(self, mask: Mask, images: list[Tensor], labels: LabelSettings) -> PendingInput:
         if isinstance(mask, PendingSparse):
@@ -629,7 +472,7 @@ class RandomClassMix(MixingAugmentation):
         if not are_numbers([share]) or not 0 < share <= 1:
             raise ValueError(f"share must be a number above 0 and up to 1, got {share!r}")
         num_classes = check_num_classes(num_classes)
-        generator = _ClassGenerator(num_classes, float(share))
+        generator = ClassGenerator(num_classes, float(share))
         super().__init__(generator, same_on_batch, p, keepdim, data_keys, num_classes, ignore_index)
         self.share = float(share)
 
@@ -656,7 +499,7 @@ class RandomClassMix(MixingAugmentation):
         if "classes" not in params:
             params["classes"] = self._choose(areas > 0, params)
         chosen = self._chosen(params, labels.device)
-        return _all_mixed(_Pixels(_are_chosen(labels, chosen, partners)), images, masks, partners)
+        return _all_mixed(Pixels(are_chosen(labels, chosen, partners)), images, masks, partners)
 
     def _blend(
         self, soft: Tensor, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor
@@ -670,8 +513,8 @@ class RandomClassMix(MixingAugmentation):
             params["classes"] = self._choose(soft.detach().amax((2, 3)) > 0, params)
         others = partners != torch.arange(len(partners), device=partners.device)
         chosen = self._chosen(params, soft.device) & to_device(others, soft.device)[:, None]
-        mixed, pasted = _paste_masses(soft, chosen, partners)
-        images, further = _all_mixed(_Shares(pasted), images, masks[1:], partners)
+        mixed, pasted = paste_masses(soft, chosen, partners)
+        images, further = _all_mixed(Shares(pasted), images, masks[1:], partners)
         return images, [replace(cast(PendingInput, masks[0]), value=mixed), *further]
 
     def _choose(self, present: Tensor, params: Params) -> Tensor:
@@ -703,60 +546,6 @@ def _all_mixed(
         return replace(mask, value=share.mix(mask.value, partners))
 
     return [share.mix(image, partners) for image in images], [mixed(mask) for mask in masks]
-
-
-def _boxes(params: Params, size: Size) -> Tensor:
-    """The boxes ``(B, 4)`` of these parameters in an image of (H, W)."""
-    side = params["area"].sqrt()
-    spans = []
-    for length, place in zip(size, (params["down"], params["across"]), strict=True):
-        extent = (side * length).round()
-        start = (place * (length - extent + 1)).floor().clamp(max=length - extent)
-        spans.append((start, start + extent))
-    (y0, y1), (x0, x1) = spans
-    return torch.stack([x0, y0, x1, y1], dim=1).long()
-
-
-def _are_chosen(labels: Tensor, chosen: Tensor, partners: Tensor) -> Tensor:
-    """Where the partner's pixel is of a class ``(B, C)`` that was chosen, ``(B, 1, H, W)``."""
-    table = chosen.to(torch.uint8)
-    selected = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
-    read = _read(partners)
-    theirs = _of_samples(labels, partners) if read is None else labels
-    sources = range(len(labels)) if read is None else read[0]
-    for sample, source in enumerate(sources):
-        selected[sample] = ts.remap_labels(theirs[source], table[sample], ignore_index=0)
-    return selected.view(torch.bool)[:, None]
-
-
-def _of_samples(labels: Tensor, samples: Tensor) -> Tensor:
-    """`index_select`, which PyTorch 2.11 lacks for some types."""
-    if labels.dtype in SIGNED:
-        return _of_samples(labels.view(SIGNED[labels.dtype]), samples).view(labels.dtype)
-    return labels.index_select(0, to_device(samples, labels.device))
-
-
-def _paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen masses of the partner and the rest of one's own, and the share ``(B, 1, H, W)`` that was pasted.
-
-    Shares are summed in single precision at least, and never exceed 1 by a rounding error: no mass becomes negative.
-    """
-    working = torch.promote_types(soft.dtype, torch.float32)
-    read = _read(partners, chosen) if is_eager(soft) else None
-    if read is None:
-        theirs = soft.index_select(0, to_device(partners, soft.device)) * chosen[:, :, None, None].to(soft.dtype)
-        pasted = theirs.sum(1, keepdim=True, dtype=working).clamp(max=1)
-        return torch.addcmul(theirs, soft, (1 - pasted).to(soft.dtype)), pasted
-    out, pasted = _empty_like(soft), soft.new_zeros((len(soft), 1, *soft.shape[2:]), dtype=working)
-    for sample, (partner, row) in enumerate(zip(*read, strict=True)):
-        classes = [index for index, is_chosen in enumerate(row) if is_chosen]
-        for index in classes:
-            pasted[sample, 0] += soft[partner, index]
-        pasted[sample].clamp_(max=1)
-        torch.mul(soft[sample], (1 - pasted[sample]).to(soft.dtype), out=out[sample])
-        for index in classes:
-            out[sample, index] += soft[partner, index]
-    return out, pasted
 
 
 def _check_floating(module: MixingAugmentation, images: list[Tensor]) -> None:

@@ -1,7 +1,7 @@
 """What all modules share: an augmentation that moves the pixels of images and masks alike."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from kornia.constants import Resample
@@ -42,6 +42,14 @@ Params = dict[str, Tensor]
 Flags = dict[str, Any]
 
 
+class ShownMask(NamedTuple):
+    """A mask, and what the modules before one have left to be shown of it."""
+
+    mask: Tensor  # (B, K, H, W)
+    view: View
+    is_soft: bool  # masses, or class ids
+
+
 class ResamplingAugmentation(ModuleHooks):
     """What the modules of this package share: where each position of the output comes from, and the output's size.
 
@@ -70,7 +78,7 @@ class ResamplingAugmentation(ModuleHooks):
         if num_classes is not None:
             if not is_whole_number(num_classes):
                 raise TypeError(f"num_classes must be an int or None, got {num_classes!r}")
-            num_classes = check_num_classes(num_classes)
+            num_classes = check_num_classes(num_classes, ", or None for hard masks")
             if filter is None:
                 raise ValueError(
                     "filter=None is kornia's own sampling, which makes no soft labels: num_classes must be None with "
@@ -124,6 +132,14 @@ class ResamplingAugmentation(ModuleHooks):
     def padding(self, source: Size, params: Params, flags: Flags) -> tuple[bool, Fill]:
         """Whether the output may show what lies outside of the image, and what an image has there."""
         return False, 0.0
+
+    def awaits_labels(self, params: Params) -> bool:
+        """Whether labels must decide (`chosen_by`) before there is a view for these parameters."""
+        return False
+
+    def chosen_by(self, params: Params, masks: Sequence[ShownMask]) -> Params:
+        """What the labels of a call decide, to be added to the parameters: of a batch, or of each sample one."""
+        raise NotImplementedError
 
     def check_mask_options(self, options: Flags) -> None:
         """An error where a caller asks of masks (by `extra_args`, for one) what a filter has no say in."""
@@ -328,6 +344,11 @@ def size_of(image: Tensor | ts.SparseLabels) -> Size:
 
 def are_numbers(values: Any) -> bool:
     return isinstance(values, tuple | list) and all(map(is_number, values))
+
+
+def python_number(value: Any) -> float:
+    """An int or a float, of Python or NumPy, as Python's."""
+    return value if type(value) in (int, float) else float(value)
 
 
 def check_probability(p: Any) -> None:

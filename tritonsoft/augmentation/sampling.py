@@ -22,7 +22,7 @@ def can_be_read(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
-def is_eager(tensor: Tensor) -> bool:
+def is_untransformed(tensor: Tensor) -> bool:
     """Whether an output may be written piece by piece: nobody differentiates along the tensor, or maps over it."""
     if tensor.requires_grad or torch.compiler.is_compiling():
         return False

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonsoft._validation import check_box_values, raise_label_values, raise_unknown_ids
+from tritonsoft._validation import check_box_values, raise_label_values, raise_plane_values, raise_unknown_ids
 from tritonsoft.geometry import Filter
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
@@ -63,6 +63,29 @@ def soft_crop_resize(
         out, labels, boxes, ignore_index, filter, call.validate
     ):
         raise_label_values(labels, num_classes, ignore_index)
+    return out
+
+
+@operator
+def soft_planes(
+    call: Call,
+    planes: Tensor,
+    boxes: Tensor | None,
+    size: Sequence[int],
+    ignore_index: int,
+    filter: Filter,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Planes ``(B, C, H, W)`` of 0 and 1 -> the masses of both ``(B, C, 2, h, w)``, by boxes ``(B, 4)``."""
+    if call.validate:
+        check_box_values(boxes)
+    num_planes = planes.shape[1]
+    out = call.empty((*planes.shape[:2], 2, *size), dtype, planes)
+    of_each = None if boxes is None else boxes.repeat_interleave(num_planes, 0)
+    if call.computes(out) and not call.backend.soft_crop_resize(
+        out.flatten(0, 1), planes.flatten(0, 1), of_each, ignore_index, filter, call.validate
+    ):
+        raise_plane_values(planes, ignore_index)
     return out
 
 

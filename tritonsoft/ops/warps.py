@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonsoft._validation import check_transform_values, check_weight_values, raise_label_values
+from tritonsoft._validation import (
+    check_transform_values,
+    check_weight_values,
+    raise_label_values,
+    raise_plane_values,
+)
 from tritonsoft.geometry import Filter, Reduction
 from tritonsoft.memory import is_channels_last
 from tritonsoft.ops._define import Call, operator
@@ -124,6 +129,28 @@ def soft_warp(
     out = call.empty((labels.shape[0], num_classes, *size), dtype, labels)
     if call.computes(out) and not call.backend.soft_warp(out, labels, transform, ignore_index, filter, call.validate):
         raise_label_values(labels, num_classes, ignore_index)
+    return out
+
+
+@operator
+def warp_planes(
+    call: Call,
+    planes: Tensor,
+    transform: Tensor,
+    size: Sequence[int],
+    ignore_index: int,
+    filter: Filter,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Planes ``(B, C, H, W)`` of 0 and 1 -> the masses of both ``(B, C, 2, h, w)``, by a transform for each sample."""
+    if call.validate:
+        check_transform_values(transform)
+    out = call.empty((*planes.shape[:2], 2, *size), dtype, planes)
+    of_each = transform.repeat_interleave(planes.shape[1], 0)
+    if call.computes(out) and not call.backend.soft_warp(
+        out.flatten(0, 1), planes.flatten(0, 1), of_each, ignore_index, filter, call.validate
+    ):
+        raise_plane_values(planes, ignore_index)
     return out
 
 
