@@ -87,7 +87,10 @@ class ResamplingAugmentation(ModuleHooks):
         ignore_index = check_ignore_index(ignore_index, num_classes)
         if top_k is not None:
             if num_classes is None:
-                raise ValueError(f"top_k must be None where num_classes is, got {top_k}: hard masks keep their pixels")
+                raise ValueError(
+                    f"top_k must be None where num_classes is, got {top_k}: hard masks keep their pixels. Label maps "
+                    "of ids of any numbers are shrunk by tritonsoft.soft_resize(..., num_classes=None, top_k=...)"
+                )
             top_k = check_top_k(top_k, num_classes, "top_k")
             index_type(num_classes)  # refuses more classes than a SparseLabels holds
         self.num_classes, self.ignore_index, self.filter, self.top_k = num_classes, ignore_index, filter, top_k
