@@ -25,6 +25,7 @@ DATA_SETS = pytest.StashKey[list[DataSetTime]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", type=Path, default=floor.RESULTS, help="the folder of the benchmark's CSVs")
+    parser.addoption("--add", action="store_true", help="put the selected cases of test_speed into their CSV")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,7 +84,10 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         if rows:
             report.print_table(rows)
             selectable = sum(len(case.rivals) for case in cases(device))
-            if write(rows, "", selectable, exitstatus, results):
+            if config.getoption("--add") and exitstatus == 0:
+                machine = report.machine(device)
+                report.add_to_csv(report.csv_path(results, machine), rows, machine)
+            elif write(rows, "", selectable, exitstatus, results):
                 write(memory, "-rates", len(memory), exitstatus, results)
         if points:
             report.print_points(points)
