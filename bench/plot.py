@@ -161,10 +161,9 @@ def setting(rows: Sequence[Row], memory: Sequence[Row]) -> str:
     tasks: dict[tuple[str, str], list[str]] = {}
     for each in rows:
         tasks.setdefault((each["commit"], each["date"]), []).append(each["case"].partition(": ")[0])
-    recorded = "; ".join(
-        f"{'' if number == 0 else f'{", ".join(dict.fromkeys(names))}: '}commit {commit}, {day}"
-        for number, ((commit, day), names) in enumerate(tasks.items())
-    )
+    of_tasks = [", ".join(dict.fromkeys(names)) + ": " for names in tasks.values()]
+    of_tasks[0] = ""  # of all others
+    recorded = "; ".join(f"{names}commit {commit}, {day}" for names, (commit, day) in zip(of_tasks, tasks, strict=True))
     return f"{row['device_name']}{threads}; memory, GB/s: {rates}{note}; {versions}; {recorded}."
 
 
