@@ -29,7 +29,8 @@ class Row:
     rival: str
     bytes_read: int  # at least, for the floor
     bytes_written: int
-    # exact, exact for the triangle filter, approximate, hard labels, draws of its own, no answer, WRONG, missing, failed
+    # exact, exact for the triangle filter, approximate, hard labels, draws of its own, no answer, WRONG, missing or
+    # failed
     answer: str = ""
     error: float | None = None  # largest absolute difference to the reference
     milliseconds: float | None = None  # median
