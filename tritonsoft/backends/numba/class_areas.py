@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tritonsoft.backends.numba.elements import LIKE, Array, array_at, borrowed
-from tritonsoft.backends.numba.label_rows import compared_type, line_of_label
+from tritonsoft.backends.numba.label_rows import class_of_label, compared_type
 from tritonsoft.backends.numba.taps import max_area
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 
@@ -29,7 +29,7 @@ def _count_run(
     """Counts the labels of whole pixels, each fourth in the same of the tables."""
     one, size = np.uint32(1), unsigned(counts.size // _TABLES)
     for n in range(count):
-        line = unsigned(line_of_label(labels[unsigned(start + n * stride)], num_classes, ignore, 1))
+        line = unsigned(class_of_label(labels[unsigned(start + n * stride)], num_classes, ignore))
         counts[unsigned(n % _TABLES) * size + line] += one
 
 
@@ -71,7 +71,7 @@ def _bands(
             weight = _covered(row, top, bottom)
             for begin_part, end_part in ((first_column, first_whole), (end_whole, end_column)):
                 for x in range(begin_part, end_part):
-                    line = line_of_label(labels[unsigned(start + x * strides[2])], num_classes, ignore, 1)
+                    line = class_of_label(labels[unsigned(start + x * strides[2])], num_classes, ignore)
                     weighed[line] += weight * _covered(x, left, right)
             begin_run, length = start + first_whole * strides[2], end_whole - first_whole
             _count_run(counts, labels, begin_run, strides[2], length, num_classes, ignore)

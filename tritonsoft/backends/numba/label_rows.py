@@ -32,7 +32,18 @@ from tritonsoft.backends.numba.taps import (
     transpose_taps,
 )
 from tritonsoft.backends.numba.threads import jit, unsigned
-from tritonsoft.backends.numba.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
+from tritonsoft.backends.numba.vectors import (
+    CHUNK,
+    LANES,
+    MASK_BITS,
+    add_difference,
+    all_of,
+    convert,
+    load,
+    mask_of_changes,
+    store,
+    where,
+)
 
 _MARGIN = LINE_BYTES // 4  # elements; one would do, a cache line of float32 keeps the lines aligned
 _SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
@@ -41,15 +52,15 @@ TILE = 256  # output columns per class held in cache: long enough for whole-line
 
 
 @jit
-def line_of_label(label: Any, num_classes: Any, ignore_index: Any, pitch: int) -> Any:
-    """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared.
+def class_of_label(label: Any, num_classes: Any, ignore_index: Any) -> Any:
+    """The class of a pixel; ``ignore_index`` has the dtype in which labels are compared.
 
-    After the lines of the classes come that of ignored pixels and that of labels which are neither.
+    After the classes come that of ignored pixels and that of labels which are neither.
     """
     label = type(ignore_index)(label)
-    line = num_classes + type(ignore_index)(1) if (label < 0) | (label >= num_classes) else label
-    line = num_classes if label == ignore_index else line
-    return np.uint32(np.uint32(line) * pitch)
+    number = num_classes + type(ignore_index)(1) if (label < 0) | (label >= num_classes) else label
+    number = num_classes if label == ignore_index else number
+    return np.uint32(number)
 
 
 @jit
@@ -94,14 +105,15 @@ def _find_pairs(box: int, in_width: int, out_width: int, taps_x: Taps, pairs: An
 
 @jit
 def _add_pixels(
-    mass: Array, line_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any, present: Array
+    masses: Any, class_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any
 ) -> None:
     """Adds the pixels of a tile one by one. At its sides they add to what lies between the lines, too."""
+    mass, present, pitch = masses
     first, here, next_to_it = pairs
     for x in range(left, right):
-        line = unsigned(line_of[x])
-        present[line] = 1
-        place = line + unsigned(np.int64(first[x]) - tile_begin)
+        label = unsigned(class_of[x])
+        present[label] = 1
+        place = label * unsigned(pitch) + unsigned(np.int64(first[x]) - tile_begin)
         mass[place] += row_weight * here[x]
         mass[place + unsigned(1)] += row_weight * next_to_it[x]
 
@@ -149,7 +161,7 @@ class Masses(NamedTuple):
     """A tile of one output row of a soft label, in cache: a line of masses for each class."""
 
     lines: Array  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
-    present: Array  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
+    present: Array  # (C + 2,): whether the class occurs; where it does not, its line is zeros
     pitch: Any
 
 
@@ -170,7 +182,7 @@ class DenseEpilogue(NamedTuple):
             start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(row)
             start = start * unsigned(out_width) + column
             line = label * unsigned(pitch)
-            if present[line]:
+            if present[label]:
                 for n in range(count):
                     finished[n] = downcast(lines[line + n], out)
                 write_line(out, start, finished, count, line_length, to_boundary)
@@ -186,36 +198,25 @@ class TopKEpilogue(NamedTuple):
     rest: Array  # (B, h, w) flat
     shape: Any  # (C, k, h, w)
     best: Array  # (k + 1, tile) scratch: masses, largest first; the last line is the sum of all others
-    best_class: Array  # (k, tile) scratch
-    candidate: Array  # (tile,) scratch
-    candidate_class: Array  # (tile,) scratch
+    best_class: Array  # (k, tile) scratch: as floats, which hold all classes that an index may be of
+    found: Array  # (C,) scratch: the classes of a tile
 
     def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
         num_classes, num_top, out_height, out_width = self.shape
-        best, best_class, candidate, candidate_class = self.best, self.best_class, self.candidate, self.candidate_class
-        pitch, top = unsigned(candidate.size), unsigned(num_top)
+        best, best_class, found = self.best, self.best_class, self.found
+        pitch, top, num_found = unsigned(best.size) // unsigned(num_top + 1), unsigned(num_top), unsigned(0)
+        for label in range(unsigned(num_classes)):
+            if masses.present[label]:
+                found[num_found] = label
+                num_found += unsigned(1)
         best[:] = 0
         best_class[:] = 0
-        for label in range(unsigned(num_classes)):
-            line = label * unsigned(masses.pitch)
-            if not masses.present[line]:
-                continue
-            for n in range(count):
-                candidate[n] = masses.lines[line + n]
-                candidate_class[n] = label
-            # Insertion into a sorted list: the entry that the candidate displaces is the next candidate.
-            for place in range(top):
-                begin = place * pitch
-                for n in range(count):
-                    mass, held = candidate[n], best[begin + n]
-                    label_here, label_held = candidate_class[n], best_class[begin + n]
-                    larger = (mass > held) | ((mass == held) & (label_here < label_held))
-                    best[begin + n] = mass if larger else held
-                    candidate[n] = held if larger else mass
-                    best_class[begin + n] = label_here if larger else label_held
-                    candidate_class[n] = label_held if larger else label_here
-            for n in range(count):
-                best[top * pitch + n] += candidate[n]
+        for n in range(unsigned(0), count, unsigned(LANES)):
+            for number in range(num_found):
+                label = found[number]
+                candidates = convert(load(masses.lines, label * unsigned(masses.pitch) + n, LANES), best)
+                if not all_of(candidates <= 0.0):  # most classes of a tile are not in most of its parts
+                    _insert(best, best_class, n, pitch, top, candidates, np.float32(label))
         for place in range(top):
             start = (unsigned(sample * num_top) + place) * unsigned(out_height) + unsigned(row)
             start = start * unsigned(out_width) + column
@@ -225,6 +226,31 @@ class TopKEpilogue(NamedTuple):
         start = unsigned(sample * out_height + row) * unsigned(out_width) + column
         for n in range(count):
             self.rest[start + n] = downcast(best[top * pitch + n], self.rest)
+
+
+@jit
+def _insert(
+    best: Array, best_class: Array, n: Any, pitch: Any, num_top: Any, candidates: Any, label: Any
+) -> None:
+    """Puts masses of a class into the sorted lists of `LANES` pixels; classes come in ascending order.
+
+    Where a mass is above that of an entry, that entry and all after it move on by one, and the last one to the rest.
+    """
+    one, last = unsigned(1), n + (num_top - unsigned(1)) * pitch
+    here = last
+    held, held_class = load(best, here, LANES), load(best_class, here, LANES)
+    larger = candidates > held
+    rest = last + pitch
+    store(best, rest, load(best, rest, LANES) + where(larger, held, candidates))
+    for _ in range(one, num_top):
+        above = here - pitch
+        mass_above, class_above = load(best, above, LANES), load(best_class, above, LANES)
+        larger_above = candidates > mass_above
+        store(best, here, where(larger_above, mass_above, where(larger, candidates, held)))
+        store(best_class, here, where(larger_above, class_above, where(larger, label, held_class)))
+        here, held, held_class, larger = above, mass_above, class_above, larger_above
+    store(best, here, where(larger, candidates, held))
+    store(best_class, here, where(larger, label, held_class))
 
 
 def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
@@ -261,11 +287,11 @@ def _label_rows(
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
     # A pixel at the left side of a tile may add to what lies before its line.
     mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
-    present = np.zeros(mass.size, np.uint8)
+    present = np.zeros(num_classes + 2, np.uint8)
     # An atomic reference count would wait until all non-temporal stores have drained.
     epilogue, masses = borrowed(epilogue), borrowed(Masses(mass, present, pitch))
     pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
-    line_of = np.empty(in_width, np.uint32)  # where the line of each pixel's class begins
+    class_of = np.empty(in_width, np.uint32)
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     current_box = min(first_row // out_height, last_box)
@@ -315,8 +341,8 @@ def _label_rows(
                         pairs_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
                     if are_pairs:
                         for x in range(left, right):
-                            line_of[x] = line_of_label(pixels[x], num_classes, ignore_index, pitch)
-                        _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)
+                            class_of[x] = class_of_label(pixels[x], num_classes, ignore_index)
+                        _add_pixels(masses, class_of, left, right, row_weight, tile_begin, pairs)
                         row_weight = zero
                         continue
                     _find_runs(pixels, left, right, run_end, right - left)
@@ -333,9 +359,10 @@ def _label_rows(
                     outputs = chunk * chunk_size - unsigned(tile_begin)
                     edges = chunk_weights[chunk] - begin * chunk_size
                     while begin < end:
-                        line = line_of_label(pixels[begin], num_classes, ignore_index, pitch)
+                        label = unsigned(class_of_label(pixels[begin], num_classes, ignore_index))
                         begin_next = min(run_end[run], end)
-                        present[line] = 1
+                        present[label] = 1
+                        line = label * unsigned(pitch)
                         edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
                         add_difference(mass, line + outputs, row_weight, weights, edge, next_edge)
                         begin = begin_next
@@ -348,16 +375,16 @@ def _label_rows(
             if mirrored[box]:
                 for label in range(unsigned(num_classes)):
                     line = label * unsigned(pitch)
-                    if present[line]:
+                    if present[label]:
                         last = line + count - one
                         for n in range(count // unsigned(2)):
                             mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
             apply_epilogue(epilogue, masses, sample, i, column, count)
-            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
+            in_range = in_range and not present[unsigned(num_classes + 1)]
             for label in range(unsigned(num_classes + 2)):
                 line = label * unsigned(pitch)
-                if present[line]:
-                    present[line] = 0
+                if present[label]:
+                    present[label] = 0
                     for n in range(line, line + count):
                         mass[n] = zero
     fence()

@@ -53,16 +53,15 @@ def _top_rows(
     end: int,
 ) -> Any:
     """Rows of the largest classes at these addresses."""
-    num_top, dtype, index_dtype = shape[1], np.float32, like_index.dtype
+    num_classes, num_top, dtype = shape[0], shape[1], np.float32
     epilogue = TopKEpilogue(
         array_at(class_index, 0, like_index),
         array_at(mass, 0, like_mass),
         array_at(rest, 0, like_mass),
         shape,
         np.empty((num_top + 1) * TILE, dtype),
-        np.empty(num_top * TILE, index_dtype),
-        np.empty(TILE, dtype),
-        np.empty(TILE, index_dtype),
+        np.empty(num_top * TILE, dtype),
+        np.empty(num_classes, np.uint64),
     )
     return label_rows_at(epilogue, rows, first, end)
 

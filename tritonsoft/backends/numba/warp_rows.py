@@ -13,9 +13,9 @@ from tritonsoft.backends.numba.label_rows import (
     LabelRows,
     Masses,
     apply_epilogue,
+    class_of_label,
     compared_type,
     label_rows_at,
-    line_of_label,
 )
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
@@ -70,9 +70,9 @@ def _add_points(
             below, beyond = labels[corner + next_y], labels[corner + next_xy]
             if label == right and label == below and label == beyond:
                 if label != current:
-                    line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
-                    lines[line + column + n] += total
-                    present[line] |= total > zero
+                    number = unsigned(class_of_label(current, num_classes, ignore_index))
+                    lines[number * unsigned(pitch) + column + n] += total
+                    present[number] |= total > zero
                     current, total = label, zero
                 total += mass
                 continue
@@ -87,14 +87,14 @@ def _add_points(
             )
             for label, share in corners:
                 if label != current:
-                    line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
-                    lines[line + column + n] += total
-                    present[line] |= total > zero
+                    number = unsigned(class_of_label(current, num_classes, ignore_index))
+                    lines[number * unsigned(pitch) + column + n] += total
+                    present[number] |= total > zero
                     current, total = label, zero
                 total += share
-        line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
-        lines[line + column + n] += total
-        present[line] |= total > zero
+        number = unsigned(class_of_label(current, num_classes, ignore_index))
+        lines[number * unsigned(pitch) + column + n] += total
+        present[number] |= total > zero
 
 
 @jit
@@ -118,7 +118,7 @@ def _warped_rows(
     zero = like.dtype.type(0)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
     lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch), like.dtype)
-    present = np.zeros(lines.size, np.uint8)
+    present = np.zeros(num_classes + 2, np.uint8)
     # An atomic reference count would wait until all non-temporal stores have drained.
     epilogue, masses, span = (
         borrowed(epilogue),
@@ -160,11 +160,11 @@ def _warped_rows(
                     first = end
             count = unsigned(tile_end - tile_begin)
             apply_epilogue(epilogue, masses, sample, i, unsigned(tile_begin), count)
-            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
+            in_range = in_range and not present[unsigned(num_classes + 1)]
             for label in range(unsigned(num_classes + 2)):
                 line = label * unsigned(pitch)
-                if present[line]:
-                    present[line] = 0
+                if present[label]:
+                    present[label] = 0
                     for n in range(line, line + count):
                         lines[n] = zero
     fence()
