@@ -38,6 +38,7 @@ from tritonsoft.backends.numba.vectors import (
     MASK_BITS,
     add_difference,
     all_of,
+    broadcast,
     convert,
     load,
     mask_of_changes,
@@ -46,7 +47,7 @@ from tritonsoft.backends.numba.vectors import (
 )
 
 _MARGIN = LINE_BYTES // 4  # elements; one would do, a cache line of float32 keeps the lines aligned
-_SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
+SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
 _NOT_MIRRORED = np.zeros(1, bool)
 TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 
@@ -64,7 +65,7 @@ def class_of_label(label: Any, num_classes: Any, ignore_index: Any) -> Any:
 
 
 @jit
-def _find_runs(values: Array, begin: int, end: Any, run_end: Array, max_runs: int) -> bool:
+def find_runs(values: Array, begin: int, end: Any, run_end: Array, max_runs: int) -> bool:
     """Writes where each run of equal ``values[begin:end]`` ends; overwrites ``values[end]``.
 
     Returns False, and stops early, once there are more than ``max_runs``.
@@ -105,15 +106,14 @@ def _find_pairs(box: int, in_width: int, out_width: int, taps_x: Taps, pairs: An
 
 @jit
 def _add_pixels(
-    masses: Any, class_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any
+    masses: Any, class_of: Array, line_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any
 ) -> None:
     """Adds the pixels of a tile one by one. At its sides they add to what lies between the lines, too."""
-    mass, present, pitch = masses
+    mass, present = masses.lines, masses.present
     first, here, next_to_it = pairs
     for x in range(left, right):
-        label = unsigned(class_of[x])
-        present[label] = 1
-        place = label * unsigned(pitch) + unsigned(np.int64(first[x]) - tile_begin)
+        present[unsigned(class_of[x])] = 1
+        place = unsigned(line_of[x]) + unsigned(np.int64(first[x]) - tile_begin)
         mass[place] += row_weight * here[x]
         mass[place + unsigned(1)] += row_weight * next_to_it[x]
 
@@ -161,8 +161,44 @@ class Masses(NamedTuple):
     """A tile of one output row of a soft label, in cache: a line of masses for each class."""
 
     lines: Array  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
-    present: Array  # (C + 2,): whether the class occurs; where it does not, its line is zeros
+    present: Array  # (C + 2,) and some: whether the class occurs, 1 or 0; where it does not, its line is zeros
+    eight_present: Array  # the same memory, eight classes in a number
+    found: Array  # (C + 2,) scratch: the classes that occur
     pitch: Any
+
+
+@jit
+def new_masses(lines: Array, num_lines: Any, pitch: Any) -> Any:
+    """With lines that are zeros."""
+    present = np.zeros((np.int64(num_lines) + 7) // 8 * 8, np.uint8)
+    return Masses(lines, present, present.view(np.uint64), np.empty(num_lines, np.uint64), pitch)
+
+
+@jit
+def list_classes(masses: Masses) -> Any:
+    """Writes the classes that occur to ``found``, in ascending order; returns how many there are.
+
+    After them come the lines of pixels without a class, if there are such.
+    """
+    number, one = unsigned(0), unsigned(1)
+    for n in range(unsigned(masses.eight_present.size)):
+        rest = masses.eight_present[n]
+        while rest != 0:  # a bit for each, of the lowest byte first
+            masses.found[number] = n * unsigned(8) + unsigned(trailing_zeros(rest)) // unsigned(8)
+            number += one
+            rest &= rest - one
+    return number
+
+
+@jit
+def clear(masses: Masses, count: Any) -> None:
+    """Makes the first ``count`` masses of each line zeros again."""
+    for number in range(list_classes(masses)):
+        label = masses.found[number]
+        masses.present[label] = 0
+        line = label * unsigned(masses.pitch)
+        for n in range(line, line + count):
+            masses.lines[n] = 0
 
 
 class DenseEpilogue(NamedTuple):
@@ -177,7 +213,7 @@ class DenseEpilogue(NamedTuple):
 
     def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
         out, (num_classes, out_height, out_width), finished, zeros, line_length, to_boundary = self
-        lines, present, pitch = masses
+        lines, present, pitch = masses.lines, masses.present, masses.pitch
         for label in range(unsigned(num_classes)):
             start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(row)
             start = start * unsigned(out_width) + column
@@ -197,60 +233,66 @@ class TopKEpilogue(NamedTuple):
     mass: Array  # (B, k, h, w) flat
     rest: Array  # (B, h, w) flat
     shape: Any  # (C, k, h, w)
-    best: Array  # (k + 1, tile) scratch: masses, largest first; the last line is the sum of all others
-    best_class: Array  # (k, tile) scratch: as floats, which hold all classes that an index may be of
-    found: Array  # (C,) scratch: the classes of a tile
+    best: Array  # (k + 1, tile) scratch: the sum of all others, then masses, largest first
+    best_class: Array  # the same shape: as floats, which hold all classes that an index may be of
 
     def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
         num_classes, num_top, out_height, out_width = self.shape
-        best, best_class, found = self.best, self.best_class, self.found
-        pitch, top, num_found = unsigned(best.size) // unsigned(num_top + 1), unsigned(num_top), unsigned(0)
-        for label in range(unsigned(num_classes)):
-            if masses.present[label]:
-                found[num_found] = label
-                num_found += unsigned(1)
-        best[:] = 0
-        best_class[:] = 0
+        best, best_class, tile = self.best, self.best_class, unsigned(self.best.size) // unsigned(num_top + 1)
+        num_found = list_classes(masses)
+        while num_found > 0 and masses.found[num_found - unsigned(1)] >= unsigned(num_classes):
+            num_found -= unsigned(1)
         for n in range(unsigned(0), count, unsigned(LANES)):
-            for number in range(num_found):
-                label = found[number]
-                candidates = convert(load(masses.lines, label * unsigned(masses.pitch) + n, LANES), best)
-                if not all_of(candidates <= 0.0):  # most classes of a tile are not in most of its parts
-                    _insert(best, best_class, n, pitch, top, candidates, np.float32(label))
-        for place in range(top):
+            _keep_largest(best, best_class, tile, unsigned(num_top), masses, num_found, n)
+        for place in range(unsigned(num_top)):
             start = (unsigned(sample * num_top) + place) * unsigned(out_height) + unsigned(row)
-            start = start * unsigned(out_width) + column
+            start, line = start * unsigned(out_width) + column, (place + unsigned(1)) * tile
             for n in range(count):
-                self.mass[start + n] = downcast(best[place * pitch + n], self.mass)
-                self.class_index[start + n] = best_class[place * pitch + n]
+                self.mass[start + n] = downcast(best[line + n], self.mass)
+                self.class_index[start + n] = best_class[line + n]
         start = unsigned(sample * out_height + row) * unsigned(out_width) + column
         for n in range(count):
-            self.rest[start + n] = downcast(best[top * pitch + n], self.rest)
+            self.rest[start + n] = downcast(best[n], self.rest)
 
 
 @jit
-def _insert(
-    best: Array, best_class: Array, n: Any, pitch: Any, num_top: Any, candidates: Any, label: Any
+def _keep_largest(
+    best: Array, best_class: Array, tile: Any, num_top: Any, masses: Masses, num_found: Any, n: Any
 ) -> None:
-    """Puts masses of a class into the sorted lists of `LANES` pixels; classes come in ascending order.
+    """Makes the sorted lists of `LANES` pixels.
 
-    Where a mass is above that of an entry, that entry and all after it move on by one, and the last one to the rest.
+    Classes come in ascending order. Where a mass is above that of an entry, that entry and all after it move on by one,
+    and what would be one too many is added to the rest.
     """
-    one, last = unsigned(1), n + (num_top - unsigned(1)) * pitch
-    here = last
-    held, held_class = load(best, here, LANES), load(best_class, here, LANES)
-    larger = candidates > held
-    rest = last + pitch
-    store(best, rest, load(best, rest, LANES) + where(larger, held, candidates))
-    for _ in range(one, num_top):
-        above = here - pitch
-        mass_above, class_above = load(best, above, LANES), load(best_class, above, LANES)
-        larger_above = candidates > mass_above
-        store(best, here, where(larger_above, mass_above, where(larger, candidates, held)))
-        store(best_class, here, where(larger_above, class_above, where(larger, label, held_class)))
-        here, held, held_class, larger = above, mass_above, class_above, larger_above
-    store(best, here, where(larger, candidates, held))
-    store(best_class, here, where(larger, label, held_class))
+    nothing, num_kept = broadcast(best.dtype.type(0), LANES), unsigned(0)
+    rest = nothing
+    for number in range(num_found):
+        label = masses.found[number]
+        candidates = convert(load(masses.lines, label * unsigned(masses.pitch) + n, LANES), best)
+        if all_of(candidates <= 0.0):  # most classes of a tile are not in most of its parts
+            continue
+        name = broadcast(best.dtype.type(label), LANES)
+        held, held_class = nothing, nothing
+        if num_kept < num_top:
+            num_kept += unsigned(1)
+        else:
+            held, held_class = load(best, num_kept * tile + n, LANES), load(best_class, num_kept * tile + n, LANES)
+        larger = candidates > held
+        rest = rest + where(larger, held, candidates)
+        here = num_kept * tile + n
+        for _ in range(unsigned(1), num_kept):
+            above = here - tile
+            mass_above, class_above = load(best, above, LANES), load(best_class, above, LANES)
+            larger_above = candidates > mass_above
+            store(best, here, where(larger_above, mass_above, where(larger, candidates, held)))
+            store(best_class, here, where(larger_above, class_above, where(larger, name, held_class)))
+            here, held, held_class, larger = above, mass_above, class_above, larger_above
+        store(best, here, where(larger, candidates, held))
+        store(best_class, here, where(larger, name, held_class))
+    store(best, n, rest)
+    for place in range(num_kept, num_top):
+        store(best, (place + unsigned(1)) * tile + n, nothing)
+        store(best_class, (place + unsigned(1)) * tile + n, nothing)
 
 
 def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
@@ -287,11 +329,12 @@ def _label_rows(
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
     # A pixel at the left side of a tile may add to what lies before its line.
     mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
-    present = np.zeros(num_classes + 2, np.uint8)
+    all_masses = new_masses(mass, num_classes + 2, pitch)
     # An atomic reference count would wait until all non-temporal stores have drained.
-    epilogue, masses = borrowed(epilogue), borrowed(Masses(mass, present, pitch))
+    epilogue, masses = borrowed(epilogue), borrowed(all_masses)
+    present = masses.present
     pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
-    class_of = np.empty(in_width, np.uint32)
+    class_of, line_of = np.empty(in_width, np.uint32), np.empty(in_width, np.uint32)  # where its line begins
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     current_box = min(first_row // out_height, last_box)
@@ -336,16 +379,17 @@ def _label_rows(
                     for x in range(left, right):
                         pixels[x] = labels[base + x * stride_x]
 
-                if not _find_runs(pixels, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
+                if not find_runs(pixels, left, right, run_end, (right - left) // unsigned(SHORT_RUN)):
                     if pairs_box != box:
                         pairs_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
                     if are_pairs:
                         for x in range(left, right):
                             class_of[x] = class_of_label(pixels[x], num_classes, ignore_index)
-                        _add_pixels(masses, class_of, left, right, row_weight, tile_begin, pairs)
+                            line_of[x] = class_of[x] * pitch
+                        _add_pixels(masses, class_of, line_of, left, right, row_weight, tile_begin, pairs)
                         row_weight = zero
                         continue
-                    _find_runs(pixels, left, right, run_end, right - left)
+                    find_runs(pixels, left, right, run_end, right - left)
                 run = unsigned(0)
                 for chunk in chunks:
                     begin, end = chunk_left[chunk], chunk_right[chunk]
@@ -373,20 +417,14 @@ def _label_rows(
             count = unsigned(tile_end - tile_begin)
             column = unsigned(out_width - tile_end if mirrored[box] else tile_begin)
             if mirrored[box]:
-                for label in range(unsigned(num_classes)):
-                    line = label * unsigned(pitch)
-                    if present[label]:
-                        last = line + count - one
-                        for n in range(count // unsigned(2)):
-                            mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
+                for number in range(list_classes(masses)):
+                    line = masses.found[number] * unsigned(pitch)
+                    last = line + count - one
+                    for n in range(count // unsigned(2)):
+                        mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
             apply_epilogue(epilogue, masses, sample, i, column, count)
             in_range = in_range and not present[unsigned(num_classes + 1)]
-            for label in range(unsigned(num_classes + 2)):
-                line = label * unsigned(pitch)
-                if present[label]:
-                    present[label] = 0
-                    for n in range(line, line + count):
-                        mass[n] = zero
+            clear(masses, count)
     fence()
     return in_range
 

@@ -14,8 +14,10 @@ from tritonsoft.backends.numba.label_rows import (
     Masses,
     apply_epilogue,
     class_of_label,
+    clear,
     compared_type,
     label_rows_at,
+    new_masses,
 )
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
@@ -55,7 +57,7 @@ def _add_points(
     column: int,
 ) -> None:
     """Adds a row of points of each pixel of a run to the lines of their classes."""
-    lines, present, pitch = masses
+    lines, present, pitch = masses.lines, masses.present, masses.pitch
     next_x, next_y = neighbours
     place, points = span.place, span.points
     zero, one = lines.dtype.type(0), lines.dtype.type(1)
@@ -118,13 +120,9 @@ def _warped_rows(
     zero = like.dtype.type(0)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
     lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch), like.dtype)
-    present = np.zeros(num_classes + 2, np.uint8)
+    all_masses = new_masses(lines, num_classes + 2, pitch)
     # An atomic reference count would wait until all non-temporal stores have drained.
-    epilogue, masses, span = (
-        borrowed(epilogue),
-        borrowed(Masses(lines, present, pitch)),
-        borrowed(span),
-    )
+    epilogue, masses, span = borrowed(epilogue), borrowed(all_masses), borrowed(span)
     # Where the source has one row or column, the other that a point reads weighs nothing, and is read there as well.
     neighbours = unsigned(label_strides[2] if in_width > 1 else 0), unsigned(label_strides[1] if in_height > 1 else 0)
     current_sample, affine, in_range = -1, False, True
@@ -160,13 +158,8 @@ def _warped_rows(
                     first = end
             count = unsigned(tile_end - tile_begin)
             apply_epilogue(epilogue, masses, sample, i, unsigned(tile_begin), count)
-            in_range = in_range and not present[unsigned(num_classes + 1)]
-            for label in range(unsigned(num_classes + 2)):
-                line = label * unsigned(pitch)
-                if present[label]:
-                    present[label] = 0
-                    for n in range(line, line + count):
-                        lines[n] = zero
+            in_range = in_range and not masses.present[unsigned(num_classes + 1)]
+            clear(masses, count)
     fence()
     return in_range
 
