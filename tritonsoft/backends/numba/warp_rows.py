@@ -117,7 +117,6 @@ def _warped_rows(
     numbers, is_field, filter = transform
     num_classes, in_height, in_width, out_height, out_width = shape
     size, out_size = (in_height, in_width), (out_height, out_width)
-    zero = like.dtype.type(0)
     pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
     lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch), like.dtype)
     all_masses = new_masses(lines, num_classes + 2, pitch)
