@@ -174,6 +174,7 @@ def speed_section() -> str:
         figure = f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})"
         memory = read(path.with_name(f"{path.stem}-rates.csv"))
         parts += [f"## {rows[0]['device_name']}", setting(rows, memory), figure, table(rows)]
+        parts += [text for text in [goals.between(rows)] if text]
     for path, _ in results("-scaling"):
         parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
     for _, rows in results("-overhead"):

@@ -70,14 +70,38 @@ def _bands(
     end: int,
 ) -> None:
     """Bands of `_ROWS` rows of the boxes, one after the other: their areas, and whether all labels are allowed."""
+    size, width = np.int64(shape[0]) + 2, shape[3]  # after the classes ignored pixels, and labels that are neither
+    scratch = (
+        np.zeros(_TABLES * size, np.uint32),
+        np.zeros(size, np.float64),
+        np.empty(width + MASK_BITS + 1, like.dtype),
+        np.empty(width, np.uint64),
+    )
+    _count_bands(partial, in_range, boxes, address, like, strides, shape, bands_per_box, ignore, scratch, first, end)
+
+
+@jit
+def _count_bands(
+    partial: int,
+    in_range: int,
+    boxes: int,
+    address: int,
+    like: Array,
+    strides: Any,
+    shape: Any,
+    bands_per_box: int,
+    ignore: Any,
+    scratch: Any,
+    first: int,
+    end: int,
+) -> None:
+    """The same with scratch memory, which the caller keeps alive."""
     num_classes, num_boxes, height, width = shape
-    size = np.int64(num_classes) + 2  # after the classes ignored pixels, and labels that are neither
+    size = np.int64(num_classes) + 2
     areas = array_at(partial, 0, np.empty(0, np.float64))
     allowed = array_at(in_range, 0, np.empty(0, np.bool_))
     ends, labels = array_at(boxes, 0, np.empty(0, np.float64)), array_at(address, 0, like)
-    counts, weighed = np.zeros(_TABLES * size, np.uint32), np.zeros(size, np.float64)
-    scratch = np.empty(width + MASK_BITS + 1, labels.dtype), np.empty(width, np.uint64)
-    counts, weighed, scratch = borrowed((counts, weighed, scratch))
+    counts, weighed, pixels, run_end = borrowed(scratch)
     for band in range(first, end):
         box = band // bands_per_box
         x0, y0, x1, y1 = ends[4 * box], ends[4 * box + 1], ends[4 * box + 2], ends[4 * box + 3]
@@ -97,7 +121,7 @@ def _bands(
                     line = class_of_label(labels[unsigned(start + x * strides[2])], num_classes, ignore)
                     weighed[line] += weight * _covered(x, left, right)
             begin_run, length = start + first_whole * strides[2], end_whole - first_whole
-            _count_row(counts, labels, begin_run, strides[2], length, num_classes, ignore, scratch)
+            _count_row(counts, labels, begin_run, strides[2], length, num_classes, ignore, (pixels, run_end))
             # Rows that lie wholly in the box are counted together.
             if weight < 1.0 or row == end_row - 1 or _covered(row + 1, top, bottom) < 1.0:
                 for line in range(size):

@@ -168,10 +168,13 @@ class Masses(NamedTuple):
 
 
 @jit
-def new_masses(lines: Array, num_lines: Any, pitch: Any) -> Any:
-    """With lines that are zeros."""
-    present = np.zeros((np.int64(num_lines) + 7) // 8 * 8, np.uint8)
-    return Masses(lines, present, present.view(np.uint64), np.empty(num_lines, np.uint64), pitch)
+def new_masses(num_classes: Any, tile: Any, like: Array) -> Any:
+    """With lines that are zeros. Who borrows them must not be who makes them: nothing else keeps them alive."""
+    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
+    # A pixel at the left side of a tile may add to what lies before its line.
+    lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), like.dtype)[_MARGIN:]
+    present = np.zeros((np.int64(num_classes) + 2 + 7) // 8 * 8, np.uint8)
+    return Masses(lines, present, present.view(np.uint64), np.empty(np.int64(num_classes) + 2, np.uint64), pitch)
 
 
 @jit
@@ -307,6 +310,7 @@ def _(self: Any, masses: Masses, sample: int, row: int, column: int, count: int)
 @jit
 def _label_rows(
     epilogue: Any,
+    masses: Masses,
     labels: Array,
     label_strides: Any,
     shape: Any,
@@ -326,13 +330,9 @@ def _label_rows(
     first_y, begin_y, weight_y, _ = taps_y
     num_classes, in_width, out_height, out_width = shape
     zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
-    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    # A pixel at the left side of a tile may add to what lies before its line.
-    mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
-    all_masses = new_masses(mass, num_classes + 2, pitch)
     # An atomic reference count would wait until all non-temporal stores have drained.
-    epilogue, masses = borrowed(epilogue), borrowed(all_masses)
-    present = masses.present
+    epilogue, masses = borrowed(epilogue), borrowed(masses)
+    mass, present, pitch = masses.lines, masses.present, masses.pitch
     pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
     class_of, line_of = np.empty(in_width, np.uint32), np.empty(in_width, np.uint32)  # where its line begins
     run_end = np.empty(in_width, np.uint64)
@@ -444,8 +444,9 @@ def _(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
 def _rows_of_boxes(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
     address, like, strides, shape, taps_y, like_y, taps_x, like_x, mirrored, ignore_index, tile = arguments
     labels, taps_y, taps_x = array_at(address, 0, like), taps_at(taps_y, like_y), taps_at(taps_x, like_x)
+    masses = new_masses(shape[0], tile, like_y)
     return _label_rows(
-        epilogue, labels, strides, shape, taps_y, taps_x, mirrored, ignore_index, tile, first_row, end_row
+        epilogue, masses, labels, strides, shape, taps_y, taps_x, mirrored, ignore_index, tile, first_row, end_row
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numba.extending import overload
 from torch import Tensor
@@ -102,12 +101,12 @@ def _add_points(
 @jit
 def _warped_rows(
     epilogue: Any,
+    masses: Masses,
     labels: Array,
     label_strides: Any,
     transform: Any,
     shape: Any,
     ignore_index: int,
-    like: Array,
     span: Span,
     tile: int,
     first_row: int,
@@ -117,11 +116,8 @@ def _warped_rows(
     numbers, is_field, filter = transform
     num_classes, in_height, in_width, out_height, out_width = shape
     size, out_size = (in_height, in_width), (out_height, out_width)
-    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch), like.dtype)
-    all_masses = new_masses(lines, num_classes + 2, pitch)
     # An atomic reference count would wait until all non-temporal stores have drained.
-    epilogue, masses, span = borrowed(epilogue), borrowed(all_masses), borrowed(span)
+    epilogue, masses, span = borrowed(epilogue), borrowed(masses), borrowed(span)
     # Where the source has one row or column, the other that a point reads weighs nothing, and is read there as well.
     neighbours = unsigned(label_strides[2] if in_width > 1 else 0), unsigned(label_strides[1] if in_height > 1 else 0)
     current_sample, affine, in_range = -1, False, True
@@ -171,8 +167,8 @@ def _(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
 def _rows_of_transform(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
     address, like_labels, strides, transform, shape, ignore_index, like, like_places, tile = arguments
     labels, numbers = array_at(address, 0, like_labels), transform_at(transform)
-    span = new_span(like, like_places)
-    return _warped_rows(epilogue, labels, strides, numbers, shape, ignore_index, like, span, tile, first_row, end_row)
+    span, masses = new_span(like, like_places), new_masses(shape[0], tile, like)
+    return _warped_rows(epilogue, masses, labels, strides, numbers, shape, ignore_index, span, tile, first_row, end_row)
 
 
 def warped_rows(
