@@ -444,7 +444,7 @@ def _whole(
 def _training(crop_shape: tuple[Any, ...], many: int) -> list[Case]:
     """What kornia's containers and modules do; samples are mixed before the first resample, or blended after it."""
     device, dtype, batch, (height, width), _ = crop_shape
-    few = (device, dtype, batch // 2, *crop_shape[3:])
+    few = (device, dtype, batch // 4, *crop_shape[3:])
     return [
         Case("pipeline", *crop_shape),
         Case("sparse pipeline", *few, many),
