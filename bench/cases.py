@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tritonsoft as ts
-from bench import rivals
+from bench import augmentation_rivals, rivals
 from bench.floor import Traffic
 from bench.rivals import IGNORED, Rival
 from tritonsoft.backends import reference, reference_warping
@@ -28,8 +28,15 @@ Task = Literal[
     "warp image",
     "warp pair",
     "pipeline",
+    "sparse pipeline",
+    "sparse warp pipeline",
+    "class crop",
+    "cut mix",
+    "mix up",
+    "class mix",
     "image gradient",
     "top classes",
+    "mode pooling",
     "remap labels",
     "class areas",
     "pyramid",
@@ -57,6 +64,9 @@ LOSSES = {
 }
 
 
+MIXES = ("cut mix", "mix up", "class mix")
+
+
 @dataclass(frozen=True)
 class Case:
     """One task on one kind of input."""
@@ -82,10 +92,14 @@ class Case:
             f"{self.task}: {self.batch} x {self.source[0]}x{self.source[1]} -> {self.size[0]}x{self.size[1]}",
             "ten boxes each"
             if self.task == "class areas"
+            else "a chosen box each"
+            if self.task == "class crop"
             else "random boxes"
             if self.has_boxes
             else "rotations"
             if self.is_warp
+            else "pairs"
+            if self.task in MIXES
             else f"k = {self.factor:g}",
             "" if self.only_image else f"C = {self.num_classes}",
             "" if self.only_image else f"{name_of(self.label_dtype)} labels",
@@ -96,11 +110,11 @@ class Case:
 
     @property
     def has_boxes(self) -> bool:
-        return self.task.startswith(("crop", "pipeline", "image gradient"))
+        return self.task.startswith(("crop", "pipeline", "sparse pipeline", "class crop", "image gradient"))
 
     @property
     def is_warp(self) -> bool:
-        return self.task.startswith("warp")
+        return self.task.startswith(("warp", "sparse warp"))
 
     @property
     def only_image(self) -> bool:
@@ -121,8 +135,15 @@ class Case:
             "warp image": rivals.WARP_IMAGE,
             "warp pair": rivals.WARP_PAIR,
             "pipeline": rivals.PIPELINE,
+            "sparse pipeline": augmentation_rivals.SPARSE_PIPELINE,
+            "sparse warp pipeline": augmentation_rivals.SPARSE_WARP_PIPELINE,
+            "class crop": augmentation_rivals.CLASS_CROP,
+            "cut mix": augmentation_rivals.CUT_MIX,
+            "mix up": augmentation_rivals.MIX_UP,
+            "class mix": augmentation_rivals.CLASS_MIX,
             "image gradient": rivals.IMAGE_GRADIENT,
             "top classes": rivals.TOP_CLASSES,
+            "mode pooling": rivals.MODE_POOLING,
             "remap labels": rivals.REMAP,
             "class areas": rivals.CLASS_AREAS,
             "pyramid": rivals.PYRAMID,
@@ -149,6 +170,12 @@ class Case:
                 return logits, self._labels()
             soft = self._soft(self.dtype)
             return logits, self._sparse(soft) if self.task == "sparse cross entropy" else soft
+        if self.task == "mode pooling":
+            return self._labels(), self.size
+        if self.task in MIXES:
+            return self._image(), self._labels(), self.num_classes
+        if self.task == "class crop" or self.task.startswith("sparse"):
+            return self._image(), self._labels(), self.size, self.num_classes
         if self.task == "decode":
             return self._logits(), self.source
         if self.task == "remap labels":
@@ -186,6 +213,10 @@ class Case:
             return (rivals.decode_map(winners, self.num_classes),)
         if self.task == "top classes":
             return (rivals.decode_dense(self._soft(self.dtype), self.num_classes),)
+        if self.task in MIXES:
+            return augmentation_rivals.reference_mix(self.task, self._image(), self._labels(), self.num_classes)
+        if self.task == "mode pooling":
+            return rivals.decode_mode(rivals.sorted_mode(self._labels(), self.size), self.num_classes)
         if self.task == "remap labels":
             return (self._table()[self._labels().long()],)
         if self.task == "class areas":
@@ -197,8 +228,12 @@ class Case:
         if self.task == "image gradient":
             slopes, source = self._slopes(), self.source
             return (reference.crop_resize_adjoint(slopes, self._boxes(), source, filter, self.dtype),)
-        if self.is_warp:
-            return self._warped(filter)
+        if self.task.startswith("sparse"):
+            dense = self._warped(filter) if self.is_warp else self._cropped(filter)
+            return augmentation_rivals.decode_dense_chain(dense, self.num_classes)
+        return self._warped(filter) if self.is_warp else self._cropped(filter)
+
+    def _cropped(self, filter: str) -> tuple[Tensor, ...]:
         boxes = self._boxes() if self.has_boxes else None
         results = []
         if not self.task.endswith("labels"):
@@ -244,23 +279,34 @@ class Case:
             boxes = self._many_boxes()
             areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
             return Traffic(int(areas.sum()) * self.label_dtype.itemsize, 4 * self.num_classes * areas.numel())
+        if self.task == "mode pooling":
+            return Traffic(pixels * self.label_dtype.itemsize, cells * self.label_dtype.itemsize)
+        if self.task in MIXES:
+            of_image, of_label = 3 * self.dtype.itemsize, self.label_dtype.itemsize
+            written = self.num_classes * self.dtype.itemsize if self.task == "mix up" else of_label
+            return Traffic(pixels * (of_image + of_label), pixels * (of_image + written))
         if self.task == "top classes":  # an index and a mass each, and what is left
-            kept = rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
-            return Traffic(pixels * self.label_dtype.itemsize, cells * kept)
+            return Traffic(pixels * self.label_dtype.itemsize, cells * self._bytes_kept())
         if self.task == "pyramid":
             cells = self.batch * sum(height * width for height, width in rivals.halved(self.size))
         if self.task == "image gradient":  # zeros outside of the boxes too
             return Traffic(3 * cells * self.dtype.itemsize, 3 * pixels * self.dtype.itemsize)
         if self.has_boxes:
             boxes = self._boxes()
-            pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
+            pixels = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).abs().sum())
         if self.is_warp:  # what of a sample its rotation sees, each pixel once
-            areas = self.size[0] * self.size[1] * torch.linalg.det(self._rotations())
+            areas = self.size[0] * self.size[1] * torch.linalg.det(self._rotations()).abs()
             pixels = int(areas.clamp(max=self.source[0] * self.source[1]).sum())
         channels = 0 if self.task in ("shrink labels", "pyramid") else 3
         label_bytes, classes = (0, 0) if self.only_image else (self.label_dtype.itemsize, self.num_classes)
         of_a_pixel, of_a_cell = channels * self.dtype.itemsize + label_bytes, (channels + classes) * self.dtype.itemsize
+        if self.task.startswith("sparse"):
+            of_a_cell = channels * self.dtype.itemsize + self._bytes_kept()
         return Traffic(pixels * of_a_pixel, cells * of_a_cell)
+
+    def _bytes_kept(self) -> int:
+        """Of an output pixel: classes, masses, and what is left."""
+        return rivals.TOP * (1 + self.dtype.itemsize) + self.dtype.itemsize
 
     def _warped(self, filter: str) -> tuple[Tensor, ...]:
         matrices, results = self._rotations()[:, None], []
@@ -319,9 +365,11 @@ class Case:
         return torch.randn(self.batch, 3, *self.size, generator=_generator()).to(self.device, self.dtype)
 
     def _boxes(self) -> Tensor:  # (B, 4): whole edges, between the size of the output and of the source
-        if self.task == "pipeline":
-            corners = rivals.crop_parameters((self.batch, 3, *self.source), self.size)["src"]
-            return torch.cat((corners[:, 0], corners[:, 2] + 1), 1).to(self.device)
+        if self.task.endswith("pipeline"):
+            boxes = rivals.boxes_of_pipeline((self.batch, 3, *self.source), self.size).to(self.device)
+            return boxes if self.task == "pipeline" else boxes[:, [2, 1, 0, 3]]  # flipped
+        if self.task == "class crop":
+            return augmentation_rivals.chosen_boxes(self._image(), self._labels(), self.size, self.num_classes)
         low, high = torch.tensor(self.size[::-1]), torch.tensor(self.source[::-1])
         spread, place = torch.rand(2, self.batch, 2, generator=_generator())
         extent = (low + spread * (high - low)).round()
@@ -333,6 +381,8 @@ class Case:
         return torch.cat(boxes).view(self.batch, 10, 4)
 
     def _rotations(self) -> Tensor:  # (B, 3, 3): by up to 30 degrees, enlarged 0.5 to 2 times, about the centre
+        if self.task == "sparse warp pipeline":
+            return augmentation_rivals.matrices_of_chain(self._image(), self.size)
         spread = torch.rand(2, self.batch, generator=_generator(), dtype=torch.float64)
         angle, scale = (spread[0] * 2 - 1) * math.pi / 6, 0.5 * 4 ** spread[1]
         step = self.factor / scale
@@ -391,6 +441,21 @@ def _whole(
     return Case("shrink labels", device, dtype, batch, source, factor, num_classes, **others)
 
 
+def _training(crop_shape: tuple[Any, ...], many: int) -> list[Case]:
+    """What kornia's containers and modules do; samples are mixed before the first resample, or blended after it."""
+    device, dtype, batch, (height, width), _ = crop_shape
+    few = (device, dtype, batch // 4, *crop_shape[3:])
+    return [
+        Case("pipeline", *crop_shape),
+        Case("sparse pipeline", *few, many),
+        Case("sparse warp pipeline", *few, many),
+        Case("class crop", *crop_shape),
+        Case("cut mix", device, dtype, batch, (height, width), 1),
+        Case("mix up", device, dtype, batch, (height // 2, width // 2), 1),
+        Case("class mix", device, dtype, batch, (height, width), 1),
+    ]
+
+
 def cases(device: str) -> list[Case]:
     """All cases of a device type."""
     if device == "cpu":
@@ -419,7 +484,8 @@ def cases(device: str) -> list[Case]:
         Case("crop image", *crop_shape),
         Case("warp pair", *crop_shape),
         Case("warp image", *crop_shape),
-        *([Case("pipeline", *crop_shape)] if importlib.util.find_spec("kornia") else []),
+        *(_training(crop_shape, many) if importlib.util.find_spec("kornia") else []),
+        dataclasses.replace(whole(8), task="mode pooling", label_dtype=torch.int64),
         Case("shrink image", *crop_shape),
         Case("image gradient", *crop_shape),
         *(

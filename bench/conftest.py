@@ -1,6 +1,7 @@
 """Collects what the tests measured, and at the end prints the tables and writes them to ``bench/results/``."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ DATA_SETS = pytest.StashKey[list[DataSetTime]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", type=Path, default=floor.RESULTS, help="the folder of the benchmark's CSVs")
+    parser.addoption("--add", action="store_true", help="put the selected cases of test_speed into their CSV")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,7 +85,9 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         if rows:
             report.print_table(rows)
             selectable = sum(len(case.rivals) for case in cases(device))
-            if write(rows, "", selectable, exitstatus, results):
+            if config.getoption("--add"):
+                add(rows, exitstatus, results)
+            elif write(rows, "", selectable, exitstatus, results):
                 write(memory, "-rates", len(memory), exitstatus, results)
         if points:
             report.print_points(points)
@@ -101,6 +105,19 @@ def pytest_terminal_summary(exitstatus: int, config: pytest.Config) -> None:
         print("cpu: not timed, pytest-benchmark is not installed")
     if not torch.cuda.is_available():
         print("cuda: not timed, torch sees no device")
+
+
+def add(rows: Sequence[Row], exitstatus: int, results: Path) -> None:
+    """The cases of which all rows were selected into the CSV, where others stay as they are."""
+    selected = Counter(row.case for row in rows)
+    whole = {case.title for case in cases(rows[0].device) if selected[case.title] == len(case.rivals)}
+    if exitstatus != 0 or not whole:
+        print("not added: the run has failed, or no case was selected with all of its rivals\n")
+        return
+    machine = report.machine(rows[0].device)
+    path = report.csv_path(results, machine)
+    report.add_to_csv(path, [row for row in rows if row.case in whole], machine)
+    print(f"added to {path}: {', '.join(sorted(whole))}\n")
 
 
 def write(rows: Sequence[Any], suffix: str, selectable: int, exitstatus: int, results: Path) -> bool:

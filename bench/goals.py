@@ -1,13 +1,17 @@
-"""The goals of single kernels on an H100, beside what was measured and what the model of costs says of this checkout.
+"""The goals of calls beside others, and of single kernels on an H100, with what was measured.
 
-Each goal is a share of the floor (`bench.floor`) by device time. All numbers come from the CSVs in ``bench/results``:
-measured ones from ``*-kernels.csv`` (`bench.gpu_kernels`), predicted ones from ``kernel-cost.csv``
-(`bench.kernel_cost`), and the model's error from the kernel of ``h100-profiles.csv`` that is most alike
-(`bench.cost_model`). `bench.plot` writes the table into ``docs/gpu.md``.
+`between` holds calls to others that were timed in turns with them (`bench.test_speed`): `bench.plot` writes what came
+of these on each device into ``docs/benchmarks.md``.
+
+Those of kernels stand beside what the model of costs says of this checkout. Each is a share of the floor
+(`bench.floor`) by device time. All numbers come from the CSVs in ``bench/results``: measured ones from
+``*-kernels.csv`` (`bench.gpu_kernels`), predicted ones from ``kernel-cost.csv`` (`bench.kernel_cost`), and the model's
+error from the kernel of ``h100-profiles.csv`` that is most alike (`bench.cost_model`). `bench.plot` writes the table
+into ``docs/gpu.md``.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import cost_model
@@ -24,6 +28,36 @@ class Goal(NamedTuple):
     cost: str  # its kernel in ``kernel-cost.csv``
     profile: str  # the profiled kernel that is most alike
     maps: float = 1.0  # of those that are predicted for, the share that was measured
+
+
+class Between(NamedTuple):
+    """How many times as long as another rival of its case ours may take."""
+
+    task: str
+    other: str
+    most: float
+
+
+_COPY = "a copy of the outputs"
+BETWEEN = (
+    Between("class crop", "tritonsoft's RandomScaleCrop, the same boxes", 1.3),
+    Between("cut mix", _COPY, 1.2),
+    Between("mix up", _COPY, 1.2),
+    Between("class mix", _COPY, 1.2),
+    Between("sparse pipeline", "tritonsoft, the dense chain", 0.5),
+    Between("sparse warp pipeline", "tritonsoft, the dense chain", 0.5),
+)
+
+
+def between(rows: Sequence[Mapping[str, str]]) -> str:
+    """Markdown: these goals, as far as the rows of a device tell; nothing where they tell of none."""
+    lines = ["| call | beside | goal | measured |", "|---|---|---|---|"]
+    for goal in BETWEEN:
+        for row in rows:
+            if row["case"].startswith(f"{goal.task}: ") and row["rival"] == goal.other and row["ratio"]:
+                name = row["case"].partition(", ")[0]
+                lines.append(f"| {name} | {goal.other} | {goal.most:g}x | {1 / float(row['ratio']):.2g}x |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def goals() -> Iterator[Goal]:

@@ -107,6 +107,9 @@ def of_labels(inputs: Inputs) -> Iterator[Call]:
     top = functools.partial(ts.soft_resize, inputs.labels[150], inputs.size(4), 150, dtype=HALF, top_k=4)
     # Four classes and masses, and the rest.
     yield Call("top 4 of C=150 k=4", lambda: top, Traffic(pixels, inputs.cells(4) * 14))
+    ten = inputs.boxes.repeat_interleave(10, 0).view(inputs.batch, 10, 4)
+    areas = functools.partial(ts.class_areas, inputs.labels[19], ten, 19)
+    yield Call("areas of ten boxes", lambda: areas, Traffic(10 * inputs.box_pixels, 10 * inputs.batch * 19 * 4))
     factors = (2, 4, 8, 16)
     pyramid = functools.partial(ts.soft_pyramid, inputs.labels[19], 19, factors, dtype=HALF)
     written = sum(inputs.cells(factor) for factor in factors) * 19 * 2
@@ -184,6 +187,11 @@ def of_losses(inputs: Inputs) -> Iterator[Call]:
             "cross entropy": (lambda z, soft=soft: ts.soft_cross_entropy(z, soft()), with_soft),
             "overlap": (lambda z, soft=soft: ts.soft_dice_loss(z, soft()), with_soft),
             "area": (lambda z, labels=labels: ts.area_cross_entropy(z, labels), with_labels),
+            "smoothed cross entropy": (
+                lambda z, soft=soft: ts.soft_cross_entropy(z, soft(), label_smoothing=0.1),
+                with_soft,
+            ),
+            "binary cross entropy": (lambda z, soft=soft: ts.soft_binary_cross_entropy(z, soft()), with_soft),
         }
         for name, (loss, traffic) in losses.items():
             yield from forward_and_gradient(name, kind, loss, logits, traffic)

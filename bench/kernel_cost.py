@@ -41,6 +41,7 @@ from tritonsoft.kernels import (
     adjoint,
     area_loss,
     areas,
+    binary_loss,
     decoding,
     enlarged_cross_entropy,
     enlarged_overlap,
@@ -494,6 +495,32 @@ def _losses(soft: Tensor, factor: int, platform: str) -> Iterator[Case]:
     launch = soft_overlap.overlap_backward_configuration(logits, grad, slopes, logits, soft, None, *maps, platform)
     name, trips = f"overlap gradient {kind}", [] if launch.arguments["ONE_STEP"] else [steps(launch)] * 2
     yield Case(name, launch, trips, {}, soft, [*inputs, *maps], [soft])
+    if num_classes == 19:
+        yield from _losses_of_other_targets(soft, kind, steps, platform)
+
+
+def _losses_of_other_targets(
+    soft: Tensor, kind: str, steps: Callable[[Launch], float], platform: str
+) -> Iterator[Case]:
+    """The cross-entropy of a smoothed target, and that of each class for itself."""
+    batch, _, height, width = soft.shape
+    pixels, value = _meta((batch, height, width), torch.float32), _meta((), torch.float32)
+    inputs, maps = [soft, soft], [pixels, pixels]
+    options = (soft, soft, None, None, 0.1)
+    launch = soft_cross_entropy.cross_entropy_configuration(value, *maps, *options, None, "mean", platform)
+    written = [launch.arguments["partial"], *maps]
+    yield Case(f"smoothed cross entropy {kind}", launch, [steps(launch)], {}, soft, inputs, written)
+    grad = value.expand(pixels.shape)
+    arguments = (soft, grad, value, *options, pixels, None, pixels)
+    launch = soft_cross_entropy.cross_entropy_backward_configuration(*arguments, platform)
+    yield Case(f"smoothed cross entropy gradient {kind}", launch, [steps(launch)], {}, soft, [*inputs, *maps], [soft])
+    options = (soft, soft, None, None, None)
+    launch = binary_loss.binary_cross_entropy_configuration(value, *options, "mean", platform)
+    written = [launch.arguments["partial"]]
+    yield Case(f"binary cross entropy {kind}", launch, [steps(launch)], {}, soft, inputs, written)
+    arguments = (soft, value.expand(soft.shape), value, *options)
+    launch = binary_loss.binary_cross_entropy_backward_configuration(*arguments, platform)
+    yield Case(f"binary cross entropy gradient {kind}", launch, [steps(launch)], {}, soft, inputs, [soft])
 
 
 def main(

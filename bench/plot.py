@@ -101,6 +101,8 @@ def versus(row: Row | None, ours: Row) -> str:
     if row["answer"] in ("approximate", "hard labels"):
         text += ", hard labels" if row["answer"] == "hard labels" else ""
         text += f", off by up to {float(row['error']):.2g}"
+    if row["answer"] == "draws of its own":
+        text += ", other crops"
     return text
 
 
@@ -145,8 +147,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines[1:])
 
 
-def setting(row: Row, memory: Sequence[Row]) -> str:
+def setting(rows: Sequence[Row], memory: Sequence[Row]) -> str:
     """What the numbers hold for; ``memory`` are the device's rates."""
+    row = rows[0]
     versions = ", ".join(
         f"{name} {row[name.lower()]}"
         for name in ("torch", "Triton", "Numba", "OpenCV", "kornia", "MONAI")
@@ -155,7 +158,12 @@ def setting(row: Row, memory: Sequence[Row]) -> str:
     threads = f", {row['threads']} threads" if row["threads"] else ""
     rates = ", ".join(f"{each['access']} {float(each['gigabytes_per_second']):.4g}" for each in memory)
     note = f" ({memory[0]['note']})" if memory[0]["note"] else ""
-    recorded = f"commit {row['commit']}, {row['date']}"
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for each in rows:
+        tasks.setdefault((each["commit"], each["date"]), []).append(each["case"].partition(": ")[0])
+    of_tasks = [", ".join(dict.fromkeys(names)) + ": " for names in tasks.values()]
+    of_tasks[0] = ""  # of all others
+    recorded = "; ".join(f"{names}commit {commit}, {day}" for names, (commit, day) in zip(of_tasks, tasks, strict=True))
     return f"{row['device_name']}{threads}; memory, GB/s: {rates}{note}; {versions}; {recorded}."
 
 
@@ -165,7 +173,8 @@ def speed_section() -> str:
     for path, rows in results():
         figure = f"![Time of every rival over ours]({relative(path.with_suffix('.png'))})"
         memory = read(path.with_name(f"{path.stem}-rates.csv"))
-        parts += [f"## {rows[0]['device_name']}", setting(rows[0], memory), figure, table(rows)]
+        parts += [f"## {rows[0]['device_name']}", setting(rows, memory), figure, table(rows)]
+        parts += [text for text in [goals.between(rows)] if text]
     for path, _ in results("-scaling"):
         parts.append(f"![Time over number of classes, factor, batch and size]({relative(path.with_suffix('.png'))})")
     for _, rows in results("-overhead"):
@@ -252,6 +261,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "exact, compiled": {"color": "C1"},
     "approximate": {"edgecolors": "C7", "facecolors": "none"},
     "hard labels": {"color": "C7", "marker": "x"},
+    "draws of its own": {"color": "C7", "marker": "+"},
 }
 
 

@@ -29,9 +29,9 @@ class Row:
     rival: str
     bytes_read: int  # at least, for the floor
     bytes_written: int
-    answer: str = (
-        ""  # exact, exact for the triangle filter, approximate, hard labels, no answer, WRONG, missing or failed
-    )
+    # exact, exact for the triangle filter, approximate, hard labels, draws of its own, no answer, WRONG, missing or
+    # failed
+    answer: str = ""
     error: float | None = None  # largest absolute difference to the reference
     milliseconds: float | None = None  # median
     lower_quartile: float | None = None
@@ -229,6 +229,25 @@ def write_csv(path: Path, rows: Sequence[Any], machine: Machine) -> None:
         for row in rows:
             values = {**asdict(row), **asdict(machine)}
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
+
+
+def add_to_csv(path: Path, rows: Sequence[Row], machine: Machine) -> None:
+    """Put the rows of some cases into a file, in the place of those that it has of them; all others stay as they are.
+
+    Every row has the commit and the versions that it holds for.
+    """
+    with path.open(newline="") as file:
+        kept = list(csv.DictReader(file))
+    write_csv(path, rows, machine)
+    with path.open(newline="") as file:
+        added = list(csv.DictReader(file))
+    names = list(dict.fromkeys(row["case"] for row in [*kept, *added]))
+    replaced = {row["case"] for row in added}
+    of_case = [row for row in kept if row["case"] not in replaced] + added
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(added[0]))
+        writer.writeheader()
+        writer.writerows(sorted(of_case, key=lambda row: names.index(row["case"])))
 
 
 def csv_path(directory: Path, machine: Machine, suffix: str = "") -> Path:

@@ -15,6 +15,9 @@ A rival is a plain function of the arguments that its task gets, listed at the e
     a pyramid of three sizes       (labels, size of the largest, num_classes, dtype)
     a loss of a soft label         (logits, soft), soft dense or a SparseLabels    -> a number
     a loss of a label map          (logits, labels)                                -> a number
+    the most frequent id           (labels, size)                                  -> (B, 1, h, w) ids, and the labels
+
+Those of crops that know classes, of mixing and of chains are in `bench.augmentation_rivals`.
 
 Label maps are ``(B, H, W)``, of uint8 or int64, `IGNORED` where nothing is known; a cast that a rival needs is part
 of its call. Boxes ``(B, 4)`` have whole edges inside the image and are never smaller than ``size``, which all rivals
@@ -31,6 +34,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
@@ -43,7 +47,7 @@ IGNORED = 255
 Size = tuple[int, int]
 LabelRival = Callable[[Tensor, Size, int, torch.dtype], Tensor]
 PairResult = tuple[Tensor, Tensor]
-Computes = Literal["area", "triangle", "approximates", "hardens", "fills"]
+Computes = Literal["area", "triangle", "approximates", "hardens", "draws", "fills"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class Rival:
     """A function and what to hold it to.
 
     ``computes`` names the filter whose result it must give. "approximates" is near the area filter's, and its error is
-    printed. "hardens" makes a hard label, which is less work and another answer. "fills" is no rival but the floor's
-    companion: it writes the output and knows nothing of the input.
+    printed. "hardens" makes a hard label, which is less work and another answer. "draws" shows what it draws itself, so
+    that there is nothing to compare it with. "fills" is no rival but the floor's companion: it writes the output and
+    knows nothing of the input.
     """
 
     name: str
@@ -430,6 +435,12 @@ def crop_parameters(shape: tuple[int, ...], size: Size) -> dict[str, Tensor]:
     return parameters
 
 
+def boxes_of_pipeline(shape: tuple[int, ...], size: Size) -> Tensor:
+    """The same as boxes ``(B, 4)``."""
+    corners = crop_parameters(shape, size)["src"]
+    return torch.cat((corners[:, 0], corners[:, 2] + 1), 1)
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 @functools.cache
 def pipeline(kind: str, size: Size, source: Size, num_classes: int) -> Callable[..., PairResult]:
@@ -713,6 +724,72 @@ def decode_top(result: tuple[Tensor, Tensor], num_classes: int) -> Tensor:
 def decode_dense(soft: Tensor, num_classes: int) -> Tensor:
     mass, index = soft.topk(TOP, dim=1)
     return decode_top((index, mass), num_classes)
+
+
+# --- the most frequent id --------------------------------------------------------------------------------------------
+
+
+def our_mode(num_classes: int | None, labels: Tensor, size: Size) -> tuple[ts.SparseLabels, Tensor]:
+    """Every id counts, 255 too: with classes the ids must be below their number."""
+    ignored = None if num_classes is None else -1
+    return ts.soft_resize(labels, size, num_classes, ignore_index=ignored, top_k=1), labels
+
+
+def blocks_of(labels: Tensor, size: Size) -> Tensor:
+    """``(B, h, w, k * k)``"""
+    factor = labels.shape[1] // size[0]
+    return labels.view(len(labels), size[0], factor, size[1], factor).transpose(2, 3).flatten(3)
+
+
+def torch_mode(labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    return blocks_of(labels, size).mode(3).values[:, None], labels
+
+
+def sorted_mode(labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """The ids of a block sorted, and how far each one's run reaches: any number of ids, and no loop."""
+    ids = blocks_of(labels, size).sort(3).values
+    place = torch.arange(ids.shape[3], device=ids.device)
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[..., 1:] = ids[..., 1:] != ids[..., :-1]
+    length = place - torch.where(begins, place, 0).cummax(3).values
+    return ids.gather(3, length.argmax(3, keepdim=True)).movedim(3, 1), labels
+
+
+def counted_mode(num_classes: int, labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    soft = scatter_blocks(labels, size, num_classes, torch.float32)
+    return soft.argmax(1, keepdim=True), labels
+
+
+def tinybrain_mode(labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Halved again and again, as its pyramids are: the most frequent of four that were each of four."""
+    import tinybrain
+
+    times = (labels.shape[1] // size[0]).bit_length() - 1
+    # Its axes are x, y and z, the first of them contiguous.
+    halved = [
+        tinybrain.downsample_segmentation(each.T[..., None], (2, 2, 1), num_mips=times) for each in labels.numpy()
+    ]
+    return torch.stack([torch.from_numpy(each[-1][..., 0].T) for each in halved])[:, None], labels
+
+
+def striding_mode(labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """The k * k strided views of a label map side by side, of which NumPy counts each with each."""
+    blocks = np.ascontiguousarray(blocks_of(labels, size).movedim(3, 0).numpy())
+    best, most = blocks[0].copy(), np.zeros(blocks.shape[1:], np.int16)
+    for candidate in blocks:
+        count = (blocks == candidate).sum(0, dtype=np.int16)
+        np.copyto(best, candidate, where=count > most)
+        np.maximum(most, count, out=most)
+    return torch.from_numpy(best)[:, None], labels
+
+
+def decode_mode(result: tuple[Any, Tensor], num_classes: int) -> tuple[Tensor, Tensor]:
+    """The share of each block that its id covers, and what is said of it: which of equal ones is kept is free."""
+    kept, labels = result
+    index, mass = (kept.index, kept.mass) if isinstance(kept, ts.SparseLabels) else (kept, None)
+    blocks = blocks_of(labels, (index.shape[2], index.shape[3]))
+    share = (blocks == index.movedim(1, 3)).float().mean(3)[:, None]
+    return share, share if mass is None else mass
 
 
 # --- classes of ids --------------------------------------------------------------------------------------------------
@@ -1053,6 +1130,23 @@ TOP_CLASSES = [
         decode=decode_top,
     ),
     Rival("scatter_add of k x k blocks + topk", functools.partial(dense_top, scatter_blocks), decode=decode_top),
+]
+MODE_POOLING = [
+    Rival("tritonsoft", functools.partial(our_mode, None), decode=decode_mode),
+    Rival("tritonsoft, num_classes=256", functools.partial(our_mode, 256), decode=decode_mode),
+    Rival("scatter_add of k x k blocks + argmax, C = 256", functools.partial(counted_mode, 256), decode=decode_mode),
+    Rival("torch.mode of k x k blocks", torch_mode, decode=decode_mode),
+    Rival("sorted k x k blocks, longest runs", sorted_mode, decode=decode_mode),
+    Rival("NumPy, each strided view with each", striding_mode, decode=decode_mode, only_on="cpu"),
+    Rival(
+        "tinybrain downsample_segmentation, halving",
+        tinybrain_mode,
+        "approximates",
+        package="tinybrain",
+        only_on="cpu",
+        decode=decode_mode,
+        usual=True,
+    ),
 ]
 CROSS_ENTROPY = [
     _loss("tritonsoft", ts.soft_cross_entropy),

@@ -5,6 +5,7 @@
 Without a GPU it runs on the CPU, where values are checked: labels and boxes are then fit to be given.
 """
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -42,6 +43,9 @@ def main() -> None:
     image = torch.rand(2, 3, 37, 53, generator=generator).to(device)
     for boxes in some_boxes(device):
         resampled(image, (bytes_, integers), boxes)
+        for labels in (bytes_, integers, integers.mT):
+            for several in (boxes, None if boxes is None else boxes[:, None].expand(2, 3, 4)):
+                ts.class_areas(labels, several, NUM_CLASSES)
         at_full_size(bytes_, boxes)
     for labels in (bytes_, integers, integers.mT):
         for table in ({7: 0, 8: 1}, {7: 0, 10**6: 1}, torch.arange(9, device=device)):
@@ -82,7 +86,15 @@ def aligned(labels: Tensor) -> None:
     for factor in (1, 2, 4):
         soft = ts.soft_resize(labels, (36 // factor, 48 // factor), NUM_CLASSES)
         logits = torch.randn_like(soft).requires_grad_()
-        for loss in (ts.soft_cross_entropy, ts.soft_dice_loss, ts.soft_jaccard_loss):
+        smoothed = functools.partial(ts.soft_cross_entropy, label_smoothing=0.1)
+        losses = (
+            ts.soft_cross_entropy,
+            smoothed,
+            ts.soft_binary_cross_entropy,
+            ts.soft_dice_loss,
+            ts.soft_jaccard_loss,
+        )
+        for loss in losses:
             backward(loss(logits, soft), logits)()
     ts.soft_pyramid(labels, NUM_CLASSES, (1, 2, 4))
 

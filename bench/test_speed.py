@@ -3,6 +3,7 @@
     make bench                                        the CPU, and the GPU where there is one
     PYTHONPATH=. python -m pytest bench               the same; a GPU needs torch, Triton and pytest alone
     PYTHONPATH=. python -m pytest bench -k "pair"     some cases: prints their table, writes no CSV
+    ... bench/test_speed.py -k "class mix" --add      some cases: puts them into the CSV, where others stay
 
 One test is one row. Its speed is only measured once its answer is right, or marked as approximate.
 """

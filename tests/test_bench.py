@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tritonsoft as ts
-from bench import floor, measure, report
+from bench import floor, goals, measure, report
 from bench.cases import Case, cases
 from bench.report import Machine, Row
 from bench.rivals import Rival
@@ -77,6 +77,14 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["ratio"] for row in written] == ["1", "2.5", "", ""]
     assert [row["milliseconds"] for row in written] == ["2", "5", "", ""]
     assert {row["commit"] for row in written} == {"abc"}
+
+    other = Row("cpu", "another case", "tritonsoft", 10**6, 10**7, "exact", 0.0, **timed)
+    report.add_to_csv(path, [other], dataclasses.replace(MACHINE, commit="def"))
+    report.add_to_csv(
+        path, [dataclasses.replace(rows[0], milliseconds=4.0)], dataclasses.replace(MACHINE, commit="ghi")
+    )
+    added = [(row["case"], row["milliseconds"], row["commit"]) for row in csv.DictReader(path.open(newline=""))]
+    assert added == [("a case", "4", "ghi"), ("another case", "2", "def")]
 
     lines = [report.cells(row) for row in rows]
     assert lines[0] == ("tritonsoft", "exact", "2.00", "100%", "", "", "1.00", "7", "50%")
@@ -276,6 +284,15 @@ def test_the_table_holds_the_fastest_right_rival_and_the_usual_way() -> None:
     line = plot.table(rows).splitlines()[-1]
     assert "| a case | 2 ms | 50% | 1 MB | right: 2.5x the time, 1x the memory |" in line
     assert "| near: 1.5x the time, 1x the memory, off by up to 0.25 |" in line
+
+
+def test_goals_beside_other_rows_are_held_against_them() -> None:
+    row = {"case": "mix up: 8 x 2x2 -> 2x2, pairs", "rival": "a copy of the outputs", "ratio": "0.5"}
+    (line,) = goals.between([row, {**row, "rival": "another"}, {**row, "ratio": ""}]).splitlines()[2:]
+    assert line == "| mix up: 8 x 2x2 -> 2x2 | a copy of the outputs | 1.2x | 2x |"
+    assert goals.between([{**row, "case": "dice: 8 x 2x2"}]) == ""
+    known = {(case.task, rival.name) for device in ("cpu", "cuda") for case in cases(device) for rival in case.rivals}
+    assert {(goal.task, goal.other) for goal in goals.BETWEEN} <= known
 
 
 def test_predictions_stand_beside_what_a_gpu_has_measured(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class LossEpilogue(NamedTuple):
             number, num_present = min(group, classes - start), unsigned(0)
             for k in range(number):
                 present[num_present] = k
-                num_present += unsigned(masses.present[(start + k) * pitch])
+                num_present += unsigned(masses.present[start + k])
             lines = load_lines(logits, pixels, start, number, scratch.logits, scratch.pitch, unsigned(scratch.tile))
             shares = Lines(masses.lines, start * pitch, pitch, unsigned(0))
             online_softmax_update(
@@ -120,7 +120,7 @@ class GradientEpilogue(NamedTuple):
         load_saved_statistics(statistics, divisor, mass, known_offset, lse, smoothing, num_classes, start, count)
         for label in range(unsigned(num_classes)):
             lines = load_lines(logits, pixels, label, unsigned(1), line, scratch.pitch, unsigned(scratch.tile))
-            shares, is_present = Lines(masses.lines, label * pitch, pitch, unsigned(0)), masses.present[label * pitch]
+            shares, is_present = Lines(masses.lines, label * pitch, pitch, unsigned(0)), masses.present[label]
             values, place, how = select_store(out, pixels, label, line, line_length, to_boundary)
             write_gradient(
                 values,

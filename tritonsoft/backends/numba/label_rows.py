@@ -32,28 +32,40 @@ from tritonsoft.backends.numba.taps import (
     transpose_taps,
 )
 from tritonsoft.backends.numba.threads import jit, unsigned
-from tritonsoft.backends.numba.vectors import CHUNK, MASK_BITS, add_difference, mask_of_changes
+from tritonsoft.backends.numba.vectors import (
+    CHUNK,
+    LANES,
+    MASK_BITS,
+    add_difference,
+    all_of,
+    broadcast,
+    convert,
+    load,
+    mask_of_changes,
+    store,
+    where,
+)
 
 _MARGIN = LINE_BYTES // 4  # elements; one would do, a cache line of float32 keeps the lines aligned
-_SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
+SHORT_RUN = 4  # pixels; where runs are shorter on average, a row is added pixel by pixel
 _NOT_MIRRORED = np.zeros(1, bool)
 TILE = 256  # output columns per class held in cache: long enough for whole-line stores, short enough for L1
 
 
 @jit
-def line_of_label(label: Any, num_classes: Any, ignore_index: Any, pitch: int) -> Any:
-    """Where the line of a pixel's class begins; ``ignore_index`` has the dtype in which labels are compared.
+def class_of_label(label: Any, num_classes: Any, ignore_index: Any) -> Any:
+    """The class of a pixel; ``ignore_index`` has the dtype in which labels are compared.
 
-    After the lines of the classes come that of ignored pixels and that of labels which are neither.
+    After the classes come that of ignored pixels and that of labels which are neither.
     """
     label = type(ignore_index)(label)
-    line = num_classes + type(ignore_index)(1) if (label < 0) | (label >= num_classes) else label
-    line = num_classes if label == ignore_index else line
-    return np.uint32(np.uint32(line) * pitch)
+    number = num_classes + type(ignore_index)(1) if (label < 0) | (label >= num_classes) else label
+    number = num_classes if label == ignore_index else number
+    return np.uint32(number)
 
 
 @jit
-def _find_runs(values: Array, begin: int, end: Any, run_end: Array, max_runs: int) -> bool:
+def find_runs(values: Array, begin: int, end: Any, run_end: Array, max_runs: int) -> bool:
     """Writes where each run of equal ``values[begin:end]`` ends; overwrites ``values[end]``.
 
     Returns False, and stops early, once there are more than ``max_runs``.
@@ -94,14 +106,14 @@ def _find_pairs(box: int, in_width: int, out_width: int, taps_x: Taps, pairs: An
 
 @jit
 def _add_pixels(
-    mass: Array, line_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any, present: Array
+    masses: Any, class_of: Array, line_of: Array, left: int, right: int, row_weight: Any, tile_begin: Any, pairs: Any
 ) -> None:
     """Adds the pixels of a tile one by one. At its sides they add to what lies between the lines, too."""
+    mass, present = masses.lines, masses.present
     first, here, next_to_it = pairs
     for x in range(left, right):
-        line = unsigned(line_of[x])
-        present[line] = 1
-        place = line + unsigned(np.int64(first[x]) - tile_begin)
+        present[unsigned(class_of[x])] = 1
+        place = unsigned(line_of[x]) + unsigned(np.int64(first[x]) - tile_begin)
         mass[place] += row_weight * here[x]
         mass[place + unsigned(1)] += row_weight * next_to_it[x]
 
@@ -149,8 +161,47 @@ class Masses(NamedTuple):
     """A tile of one output row of a soft label, in cache: a line of masses for each class."""
 
     lines: Array  # (C + 2, pitch) flat: the last two lines, of pixels without a class, are dropped
-    present: Array  # the same shape: at [class * pitch] whether the class occurs; where it does not, its line is zeros
+    present: Array  # (C + 2,) and some: whether the class occurs, 1 or 0; where it does not, its line is zeros
+    eight_present: Array  # the same memory, eight classes in a number
+    found: Array  # (C + 2,) scratch: the classes that occur
     pitch: Any
+
+
+@jit
+def new_masses(num_classes: Any, tile: Any, like: Array) -> Any:
+    """With lines that are zeros. Who borrows them must not be who makes them: nothing else keeps them alive."""
+    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
+    # A pixel at the left side of a tile may add to what lies before its line.
+    lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), like.dtype)[_MARGIN:]
+    present = np.zeros((np.int64(num_classes) + 2 + 7) // 8 * 8, np.uint8)
+    return Masses(lines, present, present.view(np.uint64), np.empty(np.int64(num_classes) + 2, np.uint64), pitch)
+
+
+@jit
+def list_classes(masses: Masses) -> Any:
+    """Writes the classes that occur to ``found``, in ascending order; returns how many there are.
+
+    After them come the lines of pixels without a class, if there are such.
+    """
+    number, one = unsigned(0), unsigned(1)
+    for n in range(unsigned(masses.eight_present.size)):
+        rest = masses.eight_present[n]
+        while rest != 0:  # a bit for each, of the lowest byte first
+            masses.found[number] = n * unsigned(8) + unsigned(trailing_zeros(rest)) // unsigned(8)
+            number += one
+            rest &= rest - one
+    return number
+
+
+@jit
+def clear(masses: Masses, count: Any) -> None:
+    """Makes the first ``count`` masses of each line zeros again."""
+    for number in range(list_classes(masses)):
+        label = masses.found[number]
+        masses.present[label] = 0
+        line = label * unsigned(masses.pitch)
+        for n in range(line, line + count):
+            masses.lines[n] = 0
 
 
 class DenseEpilogue(NamedTuple):
@@ -165,12 +216,12 @@ class DenseEpilogue(NamedTuple):
 
     def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
         out, (num_classes, out_height, out_width), finished, zeros, line_length, to_boundary = self
-        lines, present, pitch = masses
+        lines, present, pitch = masses.lines, masses.present, masses.pitch
         for label in range(unsigned(num_classes)):
             start = (unsigned(sample * num_classes) + label) * unsigned(out_height) + unsigned(row)
             start = start * unsigned(out_width) + column
             line = label * unsigned(pitch)
-            if present[line]:
+            if present[label]:
                 for n in range(count):
                     finished[n] = downcast(lines[line + n], out)
                 write_line(out, start, finished, count, line_length, to_boundary)
@@ -185,46 +236,66 @@ class TopKEpilogue(NamedTuple):
     mass: Array  # (B, k, h, w) flat
     rest: Array  # (B, h, w) flat
     shape: Any  # (C, k, h, w)
-    best: Array  # (k + 1, tile) scratch: masses, largest first; the last line is the sum of all others
-    best_class: Array  # (k, tile) scratch
-    candidate: Array  # (tile,) scratch
-    candidate_class: Array  # (tile,) scratch
+    best: Array  # (k + 1, tile) scratch: the sum of all others, then masses, largest first
+    best_class: Array  # the same shape: as floats, which hold all classes that an index may be of
 
     def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
         num_classes, num_top, out_height, out_width = self.shape
-        best, best_class, candidate, candidate_class = self.best, self.best_class, self.candidate, self.candidate_class
-        pitch, top = unsigned(candidate.size), unsigned(num_top)
-        best[:] = 0
-        best_class[:] = 0
-        for label in range(unsigned(num_classes)):
-            line = label * unsigned(masses.pitch)
-            if not masses.present[line]:
-                continue
-            for n in range(count):
-                candidate[n] = masses.lines[line + n]
-                candidate_class[n] = label
-            # Insertion into a sorted list: the entry that the candidate displaces is the next candidate.
-            for place in range(top):
-                begin = place * pitch
-                for n in range(count):
-                    mass, held = candidate[n], best[begin + n]
-                    label_here, label_held = candidate_class[n], best_class[begin + n]
-                    larger = (mass > held) | ((mass == held) & (label_here < label_held))
-                    best[begin + n] = mass if larger else held
-                    candidate[n] = held if larger else mass
-                    best_class[begin + n] = label_here if larger else label_held
-                    candidate_class[n] = label_held if larger else label_here
-            for n in range(count):
-                best[top * pitch + n] += candidate[n]
-        for place in range(top):
+        best, best_class, tile = self.best, self.best_class, unsigned(self.best.size) // unsigned(num_top + 1)
+        num_found = list_classes(masses)
+        while num_found > 0 and masses.found[num_found - unsigned(1)] >= unsigned(num_classes):
+            num_found -= unsigned(1)
+        for n in range(unsigned(0), count, unsigned(LANES)):
+            _keep_largest(best, best_class, tile, unsigned(num_top), masses, num_found, n)
+        for place in range(unsigned(num_top)):
             start = (unsigned(sample * num_top) + place) * unsigned(out_height) + unsigned(row)
-            start = start * unsigned(out_width) + column
+            start, line = start * unsigned(out_width) + column, (place + unsigned(1)) * tile
             for n in range(count):
-                self.mass[start + n] = downcast(best[place * pitch + n], self.mass)
-                self.class_index[start + n] = best_class[place * pitch + n]
+                self.mass[start + n] = downcast(best[line + n], self.mass)
+                self.class_index[start + n] = best_class[line + n]
         start = unsigned(sample * out_height + row) * unsigned(out_width) + column
         for n in range(count):
-            self.rest[start + n] = downcast(best[top * pitch + n], self.rest)
+            self.rest[start + n] = downcast(best[n], self.rest)
+
+
+@jit
+def _keep_largest(
+    best: Array, best_class: Array, tile: Any, num_top: Any, masses: Masses, num_found: Any, n: Any
+) -> None:
+    """Makes the sorted lists of `LANES` pixels.
+
+    Classes come in ascending order. Where a mass is above that of an entry, that entry and all after it move on by one,
+    and what would be one too many is added to the rest.
+    """
+    nothing, num_kept = broadcast(best.dtype.type(0), LANES), unsigned(0)
+    rest = nothing
+    for number in range(num_found):
+        label = masses.found[number]
+        candidates = convert(load(masses.lines, label * unsigned(masses.pitch) + n, LANES), best)
+        if all_of(candidates <= 0.0):  # most classes of a tile are not in most of its parts
+            continue
+        name = broadcast(best.dtype.type(label), LANES)
+        held, held_class = nothing, nothing
+        if num_kept < num_top:
+            num_kept += unsigned(1)
+        else:
+            held, held_class = load(best, num_kept * tile + n, LANES), load(best_class, num_kept * tile + n, LANES)
+        larger = candidates > held
+        rest = rest + where(larger, held, candidates)
+        here = num_kept * tile + n
+        for _ in range(unsigned(1), num_kept):
+            above = here - tile
+            mass_above, class_above = load(best, above, LANES), load(best_class, above, LANES)
+            larger_above = candidates > mass_above
+            store(best, here, where(larger_above, mass_above, where(larger, candidates, held)))
+            store(best_class, here, where(larger_above, class_above, where(larger, name, held_class)))
+            here, held, held_class, larger = above, mass_above, class_above, larger_above
+        store(best, here, where(larger, candidates, held))
+        store(best_class, here, where(larger, name, held_class))
+    store(best, n, rest)
+    for place in range(num_kept, num_top):
+        store(best, (place + unsigned(1)) * tile + n, nothing)
+        store(best_class, (place + unsigned(1)) * tile + n, nothing)
 
 
 def apply_epilogue(self: Any, masses: Masses, sample: int, row: int, column: int, count: int) -> None:
@@ -239,6 +310,7 @@ def _(self: Any, masses: Masses, sample: int, row: int, column: int, count: int)
 @jit
 def _label_rows(
     epilogue: Any,
+    masses: Masses,
     labels: Array,
     label_strides: Any,
     shape: Any,
@@ -258,14 +330,11 @@ def _label_rows(
     first_y, begin_y, weight_y, _ = taps_y
     num_classes, in_width, out_height, out_width = shape
     zero, one, chunk_size = weight_y.dtype.type(0), unsigned(1), unsigned(CHUNK)
-    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    # A pixel at the left side of a tile may add to what lies before its line.
-    mass = np.zeros(unsigned(num_classes + 2) * unsigned(pitch) + unsigned(_MARGIN), weight_y.dtype)[_MARGIN:]
-    present = np.zeros(mass.size, np.uint8)
     # An atomic reference count would wait until all non-temporal stores have drained.
-    epilogue, masses = borrowed(epilogue), borrowed(Masses(mass, present, pitch))
+    epilogue, masses = borrowed(epilogue), borrowed(masses)
+    mass, present, pitch = masses.lines, masses.present, masses.pitch
     pixels = np.empty(in_width + MASK_BITS + 1, labels.dtype)
-    line_of = np.empty(in_width, np.uint32)  # where the line of each pixel's class begins
+    class_of, line_of = np.empty(in_width, np.uint32), np.empty(in_width, np.uint32)  # where its line begins
     run_end = np.empty(in_width, np.uint64)
     last_box = taps_x.first.size // out_width - 1
     current_box = min(first_row // out_height, last_box)
@@ -310,16 +379,17 @@ def _label_rows(
                     for x in range(left, right):
                         pixels[x] = labels[base + x * stride_x]
 
-                if not _find_runs(pixels, left, right, run_end, (right - left) // unsigned(_SHORT_RUN)):
+                if not find_runs(pixels, left, right, run_end, (right - left) // unsigned(SHORT_RUN)):
                     if pairs_box != box:
                         pairs_box, are_pairs = box, _find_pairs(box, in_width, out_width, taps_x, pairs)
                     if are_pairs:
                         for x in range(left, right):
-                            line_of[x] = line_of_label(pixels[x], num_classes, ignore_index, pitch)
-                        _add_pixels(mass, line_of, left, right, row_weight, tile_begin, pairs, present)
+                            class_of[x] = class_of_label(pixels[x], num_classes, ignore_index)
+                            line_of[x] = class_of[x] * pitch
+                        _add_pixels(masses, class_of, line_of, left, right, row_weight, tile_begin, pairs)
                         row_weight = zero
                         continue
-                    _find_runs(pixels, left, right, run_end, right - left)
+                    find_runs(pixels, left, right, run_end, right - left)
                 run = unsigned(0)
                 for chunk in chunks:
                     begin, end = chunk_left[chunk], chunk_right[chunk]
@@ -333,9 +403,10 @@ def _label_rows(
                     outputs = chunk * chunk_size - unsigned(tile_begin)
                     edges = chunk_weights[chunk] - begin * chunk_size
                     while begin < end:
-                        line = line_of_label(pixels[begin], num_classes, ignore_index, pitch)
+                        label = unsigned(class_of_label(pixels[begin], num_classes, ignore_index))
                         begin_next = min(run_end[run], end)
-                        present[line] = 1
+                        present[label] = 1
+                        line = label * unsigned(pitch)
                         edge, next_edge = edges + begin * chunk_size, edges + begin_next * chunk_size
                         add_difference(mass, line + outputs, row_weight, weights, edge, next_edge)
                         begin = begin_next
@@ -346,20 +417,14 @@ def _label_rows(
             count = unsigned(tile_end - tile_begin)
             column = unsigned(out_width - tile_end if mirrored[box] else tile_begin)
             if mirrored[box]:
-                for label in range(unsigned(num_classes)):
-                    line = label * unsigned(pitch)
-                    if present[line]:
-                        last = line + count - one
-                        for n in range(count // unsigned(2)):
-                            mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
+                for number in range(list_classes(masses)):
+                    line = masses.found[number] * unsigned(pitch)
+                    last = line + count - one
+                    for n in range(count // unsigned(2)):
+                        mass[line + n], mass[last - n] = mass[last - n], mass[line + n]
             apply_epilogue(epilogue, masses, sample, i, column, count)
-            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
-            for label in range(unsigned(num_classes + 2)):
-                line = label * unsigned(pitch)
-                if present[line]:
-                    present[line] = 0
-                    for n in range(line, line + count):
-                        mass[n] = zero
+            in_range = in_range and not present[unsigned(num_classes + 1)]
+            clear(masses, count)
     fence()
     return in_range
 
@@ -379,8 +444,9 @@ def _(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
 def _rows_of_boxes(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
     address, like, strides, shape, taps_y, like_y, taps_x, like_x, mirrored, ignore_index, tile = arguments
     labels, taps_y, taps_x = array_at(address, 0, like), taps_at(taps_y, like_y), taps_at(taps_x, like_x)
+    masses = new_masses(shape[0], tile, like_y)
     return _label_rows(
-        epilogue, labels, strides, shape, taps_y, taps_x, mirrored, ignore_index, tile, first_row, end_row
+        epilogue, masses, labels, strides, shape, taps_y, taps_x, mirrored, ignore_index, tile, first_row, end_row
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numba.extending import overload
 from torch import Tensor
@@ -13,9 +12,11 @@ from tritonsoft.backends.numba.label_rows import (
     LabelRows,
     Masses,
     apply_epilogue,
+    class_of_label,
+    clear,
     compared_type,
     label_rows_at,
-    line_of_label,
+    new_masses,
 )
 from tritonsoft.backends.numba.threads import jit, unsigned
 from tritonsoft.backends.numba.warp_points import (
@@ -55,7 +56,7 @@ def _add_points(
     column: int,
 ) -> None:
     """Adds a row of points of each pixel of a run to the lines of their classes."""
-    lines, present, pitch = masses
+    lines, present, pitch = masses.lines, masses.present, masses.pitch
     next_x, next_y = neighbours
     place, points = span.place, span.points
     zero, one = lines.dtype.type(0), lines.dtype.type(1)
@@ -70,9 +71,9 @@ def _add_points(
             below, beyond = labels[corner + next_y], labels[corner + next_xy]
             if label == right and label == below and label == beyond:
                 if label != current:
-                    line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
-                    lines[line + column + n] += total
-                    present[line] |= total > zero
+                    number = unsigned(class_of_label(current, num_classes, ignore_index))
+                    lines[number * unsigned(pitch) + column + n] += total
+                    present[number] |= total > zero
                     current, total = label, zero
                 total += mass
                 continue
@@ -87,25 +88,25 @@ def _add_points(
             )
             for label, share in corners:
                 if label != current:
-                    line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
-                    lines[line + column + n] += total
-                    present[line] |= total > zero
+                    number = unsigned(class_of_label(current, num_classes, ignore_index))
+                    lines[number * unsigned(pitch) + column + n] += total
+                    present[number] |= total > zero
                     current, total = label, zero
                 total += share
-        line = unsigned(line_of_label(current, num_classes, ignore_index, pitch))
-        lines[line + column + n] += total
-        present[line] |= total > zero
+        number = unsigned(class_of_label(current, num_classes, ignore_index))
+        lines[number * unsigned(pitch) + column + n] += total
+        present[number] |= total > zero
 
 
 @jit
 def _warped_rows(
     epilogue: Any,
+    masses: Masses,
     labels: Array,
     label_strides: Any,
     transform: Any,
     shape: Any,
     ignore_index: int,
-    like: Array,
     span: Span,
     tile: int,
     first_row: int,
@@ -115,16 +116,8 @@ def _warped_rows(
     numbers, is_field, filter = transform
     num_classes, in_height, in_width, out_height, out_width = shape
     size, out_size = (in_height, in_width), (out_height, out_width)
-    zero = like.dtype.type(0)
-    pitch = np.uint32(tile + 16)  # not a power of two, or the lines of all classes would share their cache sets
-    lines = np.zeros(unsigned(num_classes + 2) * unsigned(pitch), like.dtype)
-    present = np.zeros(lines.size, np.uint8)
     # An atomic reference count would wait until all non-temporal stores have drained.
-    epilogue, masses, span = (
-        borrowed(epilogue),
-        borrowed(Masses(lines, present, pitch)),
-        borrowed(span),
-    )
+    epilogue, masses, span = borrowed(epilogue), borrowed(masses), borrowed(span)
     # Where the source has one row or column, the other that a point reads weighs nothing, and is read there as well.
     neighbours = unsigned(label_strides[2] if in_width > 1 else 0), unsigned(label_strides[1] if in_height > 1 else 0)
     current_sample, affine, in_range = -1, False, True
@@ -160,13 +153,8 @@ def _warped_rows(
                     first = end
             count = unsigned(tile_end - tile_begin)
             apply_epilogue(epilogue, masses, sample, i, unsigned(tile_begin), count)
-            in_range = in_range and not present[unsigned(num_classes + 1) * unsigned(pitch)]
-            for label in range(unsigned(num_classes + 2)):
-                line = label * unsigned(pitch)
-                if present[line]:
-                    present[line] = 0
-                    for n in range(line, line + count):
-                        lines[n] = zero
+            in_range = in_range and not masses.present[unsigned(num_classes + 1)]
+            clear(masses, count)
     fence()
     return in_range
 
@@ -179,8 +167,8 @@ def _(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
 def _rows_of_transform(epilogue: Any, arguments: Any, first_row: int, end_row: int) -> Any:
     address, like_labels, strides, transform, shape, ignore_index, like, like_places, tile = arguments
     labels, numbers = array_at(address, 0, like_labels), transform_at(transform)
-    span = new_span(like, like_places)
-    return _warped_rows(epilogue, labels, strides, numbers, shape, ignore_index, like, span, tile, first_row, end_row)
+    span, masses = new_span(like, like_places), new_masses(shape[0], tile, like)
+    return _warped_rows(epilogue, masses, labels, strides, numbers, shape, ignore_index, span, tile, first_row, end_row)
 
 
 def warped_rows(
