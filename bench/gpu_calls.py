@@ -107,6 +107,8 @@ def of_labels(inputs: Inputs) -> Iterator[Call]:
     top = functools.partial(ts.soft_resize, inputs.labels[150], inputs.size(4), 150, dtype=HALF, top_k=4)
     # Four classes and masses, and the rest.
     yield Call("top 4 of C=150 k=4", lambda: top, Traffic(pixels, inputs.cells(4) * 14))
+    modes = functools.partial(ts.soft_resize, inputs.labels[150], inputs.size(8), None, dtype=HALF, top_k=1)
+    yield Call("mode of ids k=8", lambda: modes, Traffic(pixels, inputs.cells(8) * 5))  # an id, its mass, the rest
     ten = inputs.boxes.repeat_interleave(10, 0).view(inputs.batch, 10, 4)
     areas = functools.partial(ts.class_areas, inputs.labels[19], ten, 19)
     yield Call("areas of ten boxes", lambda: areas, Traffic(10 * inputs.box_pixels, 10 * inputs.batch * 19 * 4))

@@ -65,6 +65,7 @@ def resampled(image: Tensor, label_maps: tuple[Tensor, ...], boxes: Tensor | Non
             for dtype in (torch.float16, torch.float64):
                 ts.soft_crop_resize(labels, boxes, size, 40, dtype=dtype, filter=filter)
             ts.soft_crop_resize(labels, boxes, size, NUM_CLASSES, top_k=3, filter=filter)
+            ts.soft_crop_resize(labels, boxes, size, None, top_k=20, filter=filter)
         wanted = image.clone().requires_grad_()
         backward(ts.crop_resize(wanted, boxes, size, filter=filter), wanted)()
         logits = torch.randn(2, NUM_CLASSES, *size, device=image.device, requires_grad=True)
