@@ -31,7 +31,7 @@ LOOKS = {  # the label's name in the file, here, and its colour
 # %%
 # Left, each label at its own best weight decay; right, with 46 pictures, at every weight decay. Hard labels learn the
 # noise of one sample per cell by heart where regularisation is weak; soft labels do not. The loss at full size, which
-# was fitted with 46 pictures alone, is best there: full size is what is scored.
+# was fitted with 46 pictures and two weight decays alone, is best there: full size is what is scored.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
 for labels, (name, colour) in LOOKS.items():
