@@ -42,8 +42,6 @@ def write_data_sets(folder: Path) -> None:
                 image_file.fromarray(pixels).save(file, compress_level=1)
 
 
-# One process runs all pages: they call the same functions of Numba with the same types, which are compiled once then.
-@pytest.mark.xdist_group("documentation")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
 def test_snippets_run_as_printed_one_after_the_other(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
