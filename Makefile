@@ -66,7 +66,7 @@ test-ray: $(INSTALLED)  ## shrinking data sets on a Ray cluster of two workers, 
 	$(BIN)/python -m pytest -q tests/test_shrink_ray.py
 
 # In an environment on top of .venv: beside a torch of another build, a torchvision breaks all that can import it.
-test-recipes: $(INSTALLED)  ## the pages of docs/recipes, which installs Lightning, torchvision and transformers (400 MB) first
+test-recipes: $(INSTALLED)  ## the pages of docs/recipes, which installs Lightning, torchvision and transformers (250 MB) first
 	$(BIN)/python -m venv .venv/recipes
 	cd .venv/recipes && for packages in lib/python*/site-packages; do echo "../../../../$$packages" > $$packages/base.pth; done
 	.venv/recipes/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[recipes]"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tritonsoft as ts
-from tests.cases import RefusesUnsigned
+from tests.cases import RefusesUnsigned, records_in_graphs
 
 K = pytest.importorskip("kornia.augmentation", reason="the augmentations need kornia")
 TA = pytest.importorskip("tritonsoft.augmentation")
@@ -412,6 +412,7 @@ def test_kornia_s_container(image, labels):
         video(torch.rand(2, 3, 4, 8, 8))
 
 
+@records_in_graphs
 @MIXES
 def test_a_container_compiles_to_one_graph(index, image, labels):
     torch._dynamo.reset()

@@ -25,30 +25,33 @@ REFERENCE = "\n".join(page.read_text("utf-8") for page in sorted((DOCS / "refere
 # --- snippets --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folders that pages name, with two pictures of 1024x2048 in Cityscapes' manner, as the current folder."""
+def write_data_sets(folder: Path) -> None:
+    """The folders that pages name, with two pictures of 1024x2048 in Cityscapes' manner."""
     image_file = pytest.importorskip("PIL.Image", reason="the pages about data sets read pictures with Pillow")
     labels = np.zeros((1024, 2048), np.uint8)
     labels[:600], labels[600:, 900:910] = 23, 17  # sky and a pole, ids of `labelIds`
     labels[600:, :900] = 7
-    for root in (tmp_path, tmp_path / "cityscapes"):
+    for root in (folder, folder / "cityscapes"):
         for name in ("0", "1"):
-            for folder, end, pixels in (
+            for kind, end, pixels in (
                 ("leftImg8bit", "leftImg8bit", np.full((1024, 2048, 3), 90, np.uint8)),
                 ("gtFine", "gtFine_labelIds", labels),
             ):
-                file = root / folder / "train" / "aachen" / f"aachen_{name}_{end}.png"
+                file = root / kind / "train" / "aachen" / f"aachen_{name}_{end}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 image_file.fromarray(pixels).save(file, compress_level=1)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
-def test_snippets_run_as_printed_one_after_the_other(page: Path, data_sets: None) -> None:
+def test_snippets_run_as_printed_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipes = ROOT / "tests" / "test_recipes.py"
     if page.parent.name == "recipes" and recipes.exists() and f'run("{page.stem}")' in recipes.read_text("utf-8"):
         pytest.skip("test_recipes.py runs this page, and looks at what comes of it")
+    monkeypatch.chdir(tmp_path)
+    if "leftImg8bit" in page.read_text("utf-8"):
+        write_data_sets(tmp_path)
     sybil = pytest.importorskip("sybil", reason="sybil finds the snippets, and is not installed")
     myst = pytest.importorskip("sybil.parsers.myst")
     document = sybil.Sybil([myst.PythonCodeBlockParser(), myst.SkipParser()], path=str(ROOT)).parse(page)

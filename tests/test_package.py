@@ -82,7 +82,7 @@ def test_extras_bring_what_their_users_need():
 
 def test_what_is_said_to_install_can_be_installed():
     """No index has the package: what names an extra must name the checkout or a wheel, and an extra that is there."""
-    files = [*ROOT.glob("*.md"), ROOT / "Makefile", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py")]
+    files = [*ROOT.glob("*.md"), ROOT / "Makefile", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.py")]
     hints = [
         hint
         for file in files

@@ -156,6 +156,28 @@ def test_distillation() -> None:
     assert names["loss"].requires_grad
 
 
+def test_multi_label() -> None:
+    import_or_skip("kornia")
+    names = run("multi_label")
+    soft, mass, planes = names["soft"], names["mass"], names["planes"]
+    assert (soft.sum(1) > mass.amax(1)).any()  # a marking on the road is both
+    assert (soft <= mass).all()
+    road, _, tree = mass.unbind(1)
+    assert (road < tree).any()  # of what is behind the tree, nobody knows whether it is road
+    known = planes[:, 0] != 255
+    target, weight = (planes[:, 0] == 1).float()[:, None], known.float()[:, None]
+    boxes, ts = names["augment"].boxes, names["ts"]
+    torch.testing.assert_close(soft[:, :1], ts.crop_resize(target, boxes, (16, 32)))
+    torch.testing.assert_close(road[:, None], ts.crop_resize(weight, boxes, (16, 32)))
+    with torch.no_grad():
+        logits = names["network"](names["small"])
+        losses = F.binary_cross_entropy_with_logits(logits, soft / mass.clamp(min=1e-6), mass, reduction="sum")
+        loss = ts.soft_binary_cross_entropy(logits, soft, mass)
+    torch.testing.assert_close(loss, losses / mass.sum())
+    assert names["pos_weight"].argmax() == 1
+    assert names["predicted"].shape == planes.shape
+
+
 def test_rare_classes() -> None:
     import_or_skip("kornia")
     names = run("rare_classes")

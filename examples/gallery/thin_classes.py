@@ -60,6 +60,6 @@ for place, (name, values) in enumerate(in_place.items()):
 axes.set_yticks(range(len(order)), [CLASSES[k] for k in order])
 axes.invert_yaxis()
 axes.set(xlabel="% of the class's area, in place", title=f"three street scenes, shrunk by {FACTOR}")
-axes.legend(loc="lower left")
+figure.legend(loc="outside lower center", ncols=4)
 axes.grid(axis="x", alpha=0.3)
 plt.show()

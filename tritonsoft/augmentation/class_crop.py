@@ -407,5 +407,9 @@ def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 def _full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
     """No autocast, which would round areas to half precision; some devices have none."""
-    has_autocast = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False) if _has_autocast(device_type) else contextlib.nullcontext()
+
+
+@torch.compiler.assume_constant_result  # which PyTorch 2.11 cannot trace
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
