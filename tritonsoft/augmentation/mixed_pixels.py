@@ -30,10 +30,13 @@ class Boxes:
         read = read_numbers(partners, self.boxes) if is_untransformed(images) else None
         if read is None:
             return Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
-        out = _empty_like(images).copy_(images)
+        out = _empty_like(images)
         for sample, (partner, (x0, y0, x1, y1)) in enumerate(zip(*read, strict=True)):
-            if partner != sample:
-                out[sample, :, y0:y1, x0:x1] = images[partner, :, y0:y1, x0:x1]
+            own, theirs, mixed = images[sample], images[partner], out[sample]
+            # Each pixel is written once.
+            mixed[:, :y0], mixed[:, y1:] = own[:, :y0], own[:, y1:]
+            for start, end, source in ((0, x0, own), (x0, x1, theirs), (x1, None, own)):
+                mixed[:, y0:y1, start:end] = source[:, y0:y1, start:end]
         return out
 
     def _inside(self, size: Size, device: torch.device) -> Tensor:

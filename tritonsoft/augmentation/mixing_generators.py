@@ -98,6 +98,7 @@ def boxes_of(params: Params, size: Size) -> Tensor:
     for length, place in zip(size, (params["down"], params["across"]), strict=True):
         extent = (side * length).round()
         start = (place * (length - extent + 1)).floor().clamp(max=length - extent)
-        spans.append((start, start + extent))
+        # Inside of the image whatever somebody has made of the parameters.
+        spans.append([end.long().clamp(0, length) for end in (start, start + extent)])
     (y0, y1), (x0, x1) = spans
-    return torch.stack([x0, y0, x1, y1], dim=1).long()
+    return torch.stack([x0, y0, x1, y1], dim=1)
