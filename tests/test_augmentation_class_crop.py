@@ -487,3 +487,13 @@ def test_labels_out_of_range():
         TA.AugmentationSequential(crop_of(None), data_keys=KEYS)(image_of(labels), labels)
     with pytest.raises(ValueError, match="mask must have 1 channel of class ids"):
         TA.AugmentationSequential(crop_of(None), data_keys=KEYS)(image_of(labels), torch.zeros(8, 3, HEIGHT, WIDTH))
+
+
+def test_masses_that_somebody_differentiates_choose_the_same() -> None:
+    labels, crop = scenes(2), TA.RandomClassCrop((24, 40), num_classes=CLASSES)
+    soft = ts.to_soft(labels, CLASSES)
+    params = crop.forward_parameters((2, 3, HEIGHT, WIDTH))
+    expected = crop.choose(params, soft)
+    made = crop.choose(params, soft.clone().requires_grad_())
+    assert torch.equal(made["src"], expected["src"])
+    assert not made["src"].requires_grad

@@ -15,7 +15,7 @@ from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, c
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
 from tritonsoft.augmentation.resampling import Flags, Params, ShownMask, are_numbers, check_drawn, size_of
-from tritonsoft.augmentation.sampling import can_be_read, sample_soft
+from tritonsoft.augmentation.sampling import can_be_read, is_untransformed, sample_soft
 from tritonsoft.augmentation.view import Size, View, to_device
 from tritonsoft.functional import check_num_classes, is_whole_number, python_int
 from tritonsoft.geometry import Filter
@@ -395,7 +395,7 @@ def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
     Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
     make in an order that differs from call to call.
     """
-    if coarse.device.type == "cpu" and can_be_read(coarse):
+    if coarse.device.type == "cpu" and can_be_read(coarse) and is_untransformed(coarse):
         # By NumPy, which computes so little on this thread alone. PyTorch's operators wait for all of its threads, a
         # tenth of a second where other processes keep one of them from its core.
         lines = coarse.numpy() @ across.numpy().swapaxes(1, 2)[:, None]  # (B, C, h, N)
