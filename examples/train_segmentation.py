@@ -433,6 +433,10 @@ def process_group(arguments: argparse.Namespace) -> Iterator[int]:
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     try:
         yield distributed.get_rank()
+        if distributed.get_world_size() > 1:
+            # Who ends a group joins its threads and holds Python's lock meanwhile. A thread that still has to let go of
+            # the tensors of the last collective needs that lock, and would wait for ever: it gets half a second.
+            time.sleep(0.5)
     finally:
         distributed.destroy_process_group()
 
