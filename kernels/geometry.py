@@ -132,3 +132,13 @@ def footprint(j, box, out_size, in_size, FILTER: tl.constexpr, ACCUMULATOR: tl.c
     inside = _sum_of_weights(first_position, (last - pixel).to(ACCUMULATOR), position, support, FILTER)
     share = tl.where(inside == total, 1.0, inside * inverse_weight_sum)
     return first, last, first_position + (0.5 - position), inverse_weight_sum, share
+
+
+@triton.jit
+def axis_of_outputs(outputs, box, out_size, in_size, FILTER: tl.constexpr, ACCUMULATOR: tl.constexpr):
+    """What outputs see of the source along an axis, those beyond the last one as the last: `footprint`, and half the
+    width of the filter."""
+    outputs = tl.minimum(outputs, out_size - 1)
+    first, last, distance, inverse_weight_sum, share = footprint(outputs, box, out_size, in_size, FILTER, ACCUMULATOR)
+    support = filter_support(box, out_size, FILTER).to(ACCUMULATOR)
+    return first, last, distance, inverse_weight_sum, share, support

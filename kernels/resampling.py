@@ -10,7 +10,7 @@ registers.
 import triton
 import triton.language as tl
 
-from tritonsoft.kernels.geometry import filter_support, footprint, tap_weight
+from tritonsoft.kernels.geometry import axis_of_outputs, tap_weight
 
 
 @triton.jit
@@ -54,9 +54,9 @@ def tile_columns(
             the last, and the number of groups.
         nearest: the weights of the first group of taps from there, see `group_weights`.
     """
-    outputs = tl.minimum(first_column + tl.arange(0, BLOCK_W), out_width - 1)
-    first, last, distance, inverse_weight_sum, share = footprint(outputs, box, out_width, in_width, FILTER, ACCUMULATOR)
-    columns = (first, last, distance, inverse_weight_sum, share, filter_support(box, out_width, FILTER).to(ACCUMULATOR))
+    outputs = first_column + tl.arange(0, BLOCK_W)
+    columns = axis_of_outputs(outputs, box, out_width, in_width, FILTER, ACCUMULATOR)
+    first, last = columns[0], columns[1]
     start, end, num_taps = tl.reduce((first, last, last - first + 1), 0, _widest)
     start = tl.multiple_of(start // 16 * 16, 16)
     extent = (start, tl.cdiv(end + 1 - start, BLOCK_SOURCE), tl.cdiv(num_taps, GROUP))
@@ -69,11 +69,8 @@ def tile_rows(
     first_row, box, out_height, in_height, FILTER: tl.constexpr, BLOCK_H: tl.constexpr, ACCUMULATOR: tl.constexpr
 ):
     """What the rows of a tile of outputs see of the source: the same of them."""
-    outputs = tl.minimum(first_row + tl.arange(0, BLOCK_H), out_height - 1)
-    first, last, distance, inverse_weight_sum, share = footprint(
-        outputs, box, out_height, in_height, FILTER, ACCUMULATOR
-    )
-    return first, last, distance, inverse_weight_sum, share, filter_support(box, out_height, FILTER).to(ACCUMULATOR)
+    outputs = first_row + tl.arange(0, BLOCK_H)
+    return axis_of_outputs(outputs, box, out_height, in_height, FILTER, ACCUMULATOR)
 
 
 @triton.jit

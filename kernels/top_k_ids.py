@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast
-from tritonsoft.kernels.geometry import axis_of_box, filter_support, footprint, tap_weight
+from tritonsoft.kernels.geometry import axis_of_box, axis_of_outputs, tap_weight
 from tritonsoft.kernels.launch import Launch, launch, offset_type, tile_shape
 from tritonsoft.kernels.top_k import MAX_TOP_K
-from tritonsoft.kernels.warp_points import point_taps, points_of_tile
+from tritonsoft.kernels.warp_points import pixels_of_program, point_taps, points_of_tile
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def _walk(
     current,
     labels,  # of this sample
     labels_strides,
-    source,  # `_boxed_source`, or under a transform `points_of_tile` and the size of the source
+    source,  # in boxes `axis_of_outputs` down and across, under a transform `points_of_tile` and the size of the source
     FIRST: tl.constexpr,
     LARGEST: tl.constexpr,  # of the type of ids
     FILTER: tl.constexpr,
@@ -65,26 +65,17 @@ def _walk(
                     )
     else:
         rows, columns = source
-        for step_y in range(0, rows[4]):
-            weight_y = tap_weight(rows[2] + step_y, rows[3], FILTER)
+        most_y, most_x = tl.max(rows[1] - rows[0] + 1, 0), tl.max(columns[1] - columns[0] + 1, 0)
+        for step_y in range(0, most_y):
+            weight_y = tap_weight(rows[2] + step_y, rows[5], FILTER)
             weight_y = tl.where(step_y <= rows[1] - rows[0], weight_y, 0.0)
             line = (rows[0] + step_y).to(OFFSET) * labels_strides[1]
-            for step_x in range(0, columns[4]):
-                weight = weight_y * tap_weight(columns[2] + step_x, columns[3], FILTER)
+            for step_x in range(0, most_x):
+                weight = weight_y * tap_weight(columns[2] + step_x, columns[5], FILTER)
                 weight = tl.where(step_x <= columns[1] - columns[0], weight, 0.0)
                 offsets = line + (columns[0] + step_x).to(OFFSET) * labels_strides[2]
                 sums = _tap(sums, current, labels, offsets, weight, FIRST, LARGEST)
     return sums
-
-
-@triton.jit
-def _boxed_axis(outputs, box, out_size, in_size, FILTER: tl.constexpr):
-    """Of output pixels along an axis: first and last tap, the first one's distance, half the filter's width, the most
-    taps of any, and the factor that makes masses of sums of weights."""
-    outputs = tl.minimum(outputs, out_size - 1)
-    first, last, distance, inverse_weight_sum, _ = footprint(outputs, box, out_size, in_size, FILTER, tl.float32)
-    support = filter_support(box, out_size, FILTER).to(tl.float32)
-    return first, last, distance, support, tl.max(last - first + 1, 0), inverse_weight_sum
 
 
 @triton.jit
@@ -130,14 +121,7 @@ def top_ids_kernel(
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
     ID: tl.constexpr = tl.int64 if LARGEST > 2147483647 else tl.int32
-    tiles_x = tl.cdiv(out_width, BLOCK_W)
-    tiles_y = tl.cdiv(out_height, BLOCK_H)
-    tile = tl.program_id(0)
-    sample = (tile // tiles_x // tiles_y).to(tl.int64)
-    pixel = tl.arange(0, BLOCK_H * BLOCK_W)
-    rows = tile // tiles_x % tiles_y * BLOCK_H + pixel // BLOCK_W
-    columns = tile % tiles_x * BLOCK_W + pixel % BLOCK_W
-    inside = (rows < out_height) & (columns < out_width)
+    sample, rows, columns, inside = pixels_of_program(out_height, out_width, BLOCK_H, BLOCK_W)
     plane_size = out_height.to(tl.int64) * out_width
     place_in_plane = rows.to(tl.int64) * out_width + columns
     factor = 1.0
@@ -149,25 +133,25 @@ def top_ids_kernel(
     else:
         box_y = axis_of_box(boxes, boxes_strides, sample, 1, in_height)
         box_x = axis_of_box(boxes, boxes_strides, sample, 0, in_width)
-        of_rows = _boxed_axis(rows, box_y, out_height, in_height, FILTER)
-        of_columns = _boxed_axis(columns, box_x, out_width, in_width, FILTER)
+        of_rows = axis_of_outputs(rows, box_y, out_height, in_height, FILTER, tl.float32)
+        of_columns = axis_of_outputs(columns, box_x, out_width, in_width, FILTER, tl.float32)
         source = (of_rows, of_columns)
-        factor = of_rows[5] * of_columns[5]
+        factor = of_rows[3] * of_columns[3]
     labels += sample * labels_strides[0]
     masses = ()
     ids = ()
     for _place in tl.static_range(TOP_K):
-        masses = masses + (tl.zeros(pixel.shape, tl.float32),)  # noqa: RUF005
-        ids = ids + (tl.zeros(pixel.shape, ID),)  # noqa: RUF005
+        masses = masses + (tl.zeros(rows.shape, tl.float32),)  # noqa: RUF005
+        ids = ids + (tl.zeros(rows.shape, ID),)  # noqa: RUF005
     kept = (masses, ids)
-    left = tl.zeros(pixel.shape, tl.float32)
+    left = tl.zeros(rows.shape, tl.float32)
     if last_mass is not None:
         # Of this sample and pixel: an id of the launches before has more mass, or as much and no larger number.
         limit = tl.load(last_mass + sample * plane_size + place_in_plane, mask=inside, other=0.0)
         last_place = index + (sample * num_places + tl.maximum(first_place - 1, 0)) * plane_size + place_in_plane
         last_id = tl.load(last_place, mask=inside & (first_place > 0), other=0).to(ID)
-    id = tl.zeros(pixel.shape, ID)
-    is_id = tl.full(pixel.shape, False, tl.int1)
+    id = tl.zeros(rows.shape, ID)
+    is_id = tl.full(rows.shape, False, tl.int1)
     _, id, is_id = _walk((id, is_id), labels, labels_strides, source, True, LARGEST, FILTER, OFFSET)
     while tl.max(is_id.to(tl.int32), 0) > 0:
         sum_of_weights, following, found = _walk(
@@ -208,7 +192,7 @@ def launch_configuration(
     (_, num_places, height, width), (in_height, in_width) = index.shape, labels.shape[1:]
     # A list of 16 ids of eight bytes takes 48 registers of each pixel: a thread has one.
     block_h, block_w = tile_shape(height, min(width, 32), 128)
-    wide = labels.dtype in (torch.int64, torch.uint32, torch.uint64)
+    wide = labels.dtype in (torch.int64, torch.uint32)
     return Launch(
         top_ids_kernel,
         (triton.cdiv(height, block_h) * triton.cdiv(width, block_w) * labels.shape[0],),

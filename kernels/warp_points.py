@@ -372,6 +372,18 @@ def warped_soft_tile(
 
 
 @triton.jit
+def pixels_of_program(out_height, out_width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Sample, rows and columns of this program's output pixels, and which of them exist."""
+    tiles_x = tl.cdiv(out_width, BLOCK_W)
+    tiles_y = tl.cdiv(out_height, BLOCK_H)
+    tile = tl.program_id(0)
+    pixel = tl.arange(0, BLOCK_H * BLOCK_W)
+    rows = tile // tiles_x % tiles_y * BLOCK_H + pixel // BLOCK_W
+    columns = tl.max_contiguous(tile % tiles_x * BLOCK_W + pixel % BLOCK_W, 1)
+    return (tile // tiles_x // tiles_y).to(tl.int64), rows, columns, (rows < out_height) & (columns < out_width)
+
+
+@triton.jit
 def points_of_tile(
     transform, strides, sample, rows, columns, out_height, out_width, FILTER: tl.constexpr, ACCUMULATOR: tl.constexpr
 ):

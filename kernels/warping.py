@@ -19,7 +19,7 @@ from tritonsoft.kernels.area_loss import area_cross_entropy, area_cross_entropy_
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.launch import Launch, accumulator_type, launch, offset_type, tile_shape
 from tritonsoft.kernels.top_k import soft_crop_resize_top
-from tritonsoft.kernels.warp_points import point_taps, points_of_tile, warped_soft_tile
+from tritonsoft.kernels.warp_points import pixels_of_program, point_taps, points_of_tile, warped_soft_tile
 
 
 @triton.jit
@@ -80,18 +80,6 @@ def _image_tile(
             tl.store(plane + offsets, downcast(value, dtype), mask=inside & (first_channel + step < channels))
 
 
-@triton.jit
-def _tile_of_program(out_height, out_width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
-    """Sample, rows and columns of this program's output pixels, and which of them exist."""
-    tiles_x = tl.cdiv(out_width, BLOCK_W)
-    tiles_y = tl.cdiv(out_height, BLOCK_H)
-    tile = tl.program_id(0)
-    pixel = tl.arange(0, BLOCK_H * BLOCK_W)
-    rows = tile // tiles_x % tiles_y * BLOCK_H + pixel // BLOCK_W
-    columns = tl.max_contiguous(tile % tiles_x * BLOCK_W + pixel % BLOCK_W, 1)
-    return (tile // tiles_x // tiles_y).to(tl.int64), rows, columns, (rows < out_height) & (columns < out_width)
-
-
 @triton.jit(
     do_not_specialize=["in_height", "in_width", "out_height", "out_width", "channels", "num_classes", "ignored_class"]
 )
@@ -120,7 +108,7 @@ def warp_kernel(
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,  # the integer that holds an offset inside one plane
 ):
-    sample, rows, columns, inside = _tile_of_program(out_height, out_width, BLOCK_H, BLOCK_W)
+    sample, rows, columns, inside = pixels_of_program(out_height, out_width, BLOCK_H, BLOCK_W)
     here, axes = points_of_tile(
         transform, transform_strides, sample, rows, columns, out_height, out_width, FILTER, ACCUMULATOR
     )
@@ -186,7 +174,7 @@ def warp_adjoint_kernel(
     ACCUMULATOR: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    sample, rows, columns, inside = _tile_of_program(out_height, out_width, BLOCK_H, BLOCK_W)
+    sample, rows, columns, inside = pixels_of_program(out_height, out_width, BLOCK_H, BLOCK_W)
     here, axes = points_of_tile(
         transform, transform_strides, sample, rows, columns, out_height, out_width, FILTER, ACCUMULATOR
     )

@@ -400,8 +400,8 @@ def check_reduced_classes(classes: Any, per_sample: Any) -> None:
 
 
 def tensor_on(values: Tensor, device: torch.device) -> Tensor:
-    """A few numbers of the CPU's on a device, without waiting for it."""
-    if device.type == "cpu" or torch.compiler.is_compiling():
+    """A few numbers of the CPU's, or that are there, on a device, without waiting for it."""
+    if device.type == "cpu" or values.device == device or torch.compiler.is_compiling():
         return values.to(device)
     # From pinned memory the copy is queued like a kernel; from any other the host may have to wait for the device.
     return (values.pin_memory() if device.type != "meta" else values).to(device, non_blocking=True)

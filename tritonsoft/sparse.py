@@ -26,6 +26,7 @@ from tritonsoft._validation import (
     python_int,
     should_validate,
     smallest_label_dtype,
+    tensor_on,
 )
 from tritonsoft.backends import reference
 from tritonsoft.ops import images
@@ -220,16 +221,11 @@ class SparseLabels:
         starts = [
             torch.full((batch,), start, dtype=torch.float64, device=self.device)
             if isinstance(start, int)
-            else start.to(self.device, torch.float64, non_blocking=self._is_on_a_device)
+            else tensor_on(start, self.device).double()
             for start in (columns, rows)
         ]
         boxes = torch.stack([*starts, starts[0] + size[1], starts[1] + size[0]], dim=1)
         return self._of_planes(lambda planes: _windows(planes, boxes, size))
-
-    @property
-    def _is_on_a_device(self) -> bool:
-        """Whether a copy to it may be queued; what comes back to the CPU must be waited for."""
-        return self.device.type != "cpu"
 
     def flip(self, *dims: int | Sequence[int], where: Tensor | Sequence[bool] | None = None) -> "SparseLabels":
         """Mirrored left-right (-1), top-bottom (-2) or both, as `torch.Tensor.flip` does.
@@ -248,7 +244,7 @@ class SparseLabels:
         axes = _flipped_axes(dims, self.ndim)
         if where is None:
             return self._of_each(lambda tensor: _flipped(tensor, axes))
-        chosen = self._per_sample(where, "where", (torch.bool,)).to(self.device, non_blocking=self._is_on_a_device)
+        chosen = tensor_on(self._per_sample(where, "where", (torch.bool,)), self.device)
         return self._of_each(lambda tensor: _flipped(tensor, axes, chosen.view(-1, *[1] * (tensor.ndim - 1))))
 
     def argmax(self, ignore_index: int | None = None) -> Tensor:
