@@ -1,17 +1,21 @@
 """kornia's generators of `RandomResizedCrop` and `Resize`: the same numbers in a fraction of the time.
 
 On a few pixels drawing the parameters takes kornia longer than the resample: its constants are stacked from a tensor
-per number, so that a compiler may trace them. Eager on the CPU, these make them at once; elsewhere they are kornia's.
+per number, so that a compiler may trace them. Eager on the CPU, these make them at once, and reckon in NumPy, which
+rounds as PyTorch does and takes less time for a handful of numbers; elsewhere they are kornia's.
 """
 
 import functools
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tritonsoft.augmentation._kornia import ResizedCropGenerator, ResizeGenerator, adapted_rsampling
 
 Pair = tuple[float, float]
+_Numbers = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 class EagerResizedCropGenerator(ResizedCropGenerator):
@@ -24,31 +28,33 @@ class EagerResizedCropGenerator(ResizedCropGenerator):
             return super().forward(batch_shape, same_on_batch)
         batch, height, width = batch_shape[0], batch_shape[-2], batch_shape[-1]
 
-        def draw(*shape: int) -> Tensor:  # from 0 to 1
-            out = torch.rand((1 if same_on_batch else batch, *shape), dtype=self.dtype)
-            return out.expand(batch, *shape).to(dtype)
+        def draw(*shape: int) -> _Numbers:  # from 0 to 1
+            return as_numbers(torch.rand((1 if same_on_batch else batch, *shape), dtype=self.dtype))
+
+        def as_numbers(drawn: Tensor) -> _Numbers:
+            return drawn.expand(batch, *drawn.shape[1:]).to(dtype).numpy()
 
         # Ten candidates (B, 10), of which the first that fits into the image is taken.
         smallest, extent = _area_range(self.scale, dtype)
         area = (draw(10) * extent + smallest) * height * width
-        aspect = adapted_rsampling((batch, 10), self.log_ratio_sampler, same_on_batch).to(dtype).exp()
-        widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        aspect = as_numbers(adapted_rsampling((batch, 10), self.log_ratio_sampler, same_on_batch).to(dtype).exp())
+        widths, heights = np.sqrt(area * aspect).round(), np.sqrt(area / aspect).round()
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-        # Not `fits.max(1)`: however small, that waits for PyTorch's threads to meet, milliseconds where a core is busy.
-        found, first = fits.any(1, keepdim=True), fits.byte().argmax(1, keepdim=True)
+        found, first = fits.any(1), (np.arange(batch), fits.argmax(1))
         fallback_height, fallback_width = _fallback((height, width), self.ratio, dtype)
-        h = torch.where(found, heights.gather(1, first), fallback_height)[:, 0].clamp(1, height)
-        w = torch.where(found, widths.gather(1, first), fallback_width)[:, 0].clamp(1, width)
+        h = np.where(found, heights[first], fallback_height)
+        w = np.where(found, widths[first], fallback_width)
 
-        x0 = (draw() * (width - w + 1)).floor()
-        y0 = (draw() * (height - h + 1)).floor()
+        x0 = np.floor(draw() * (width - w + 1))
+        y0 = np.floor(draw() * (height - h + 1))
         x1, y1 = x0 + w - 1, y0 + h - 1
+        src = np.stack([x0, y0, x1, y0, x1, y1, x0, y1], axis=1).reshape(batch, 4, 2)
         out_height, out_width = self.output_size
         right, bottom = out_width - 1, out_height - 1
-        target = torch.tensor([[[0, 0], [right, 0], [right, bottom], [0, bottom]]], dtype=dtype)
+        dst = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]], src.dtype).repeat(batch, axis=0)
         return {
-            "src": torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], dim=1).view(batch, 4, 2),
-            "dst": target.repeat(batch, 1, 1),
+            "src": torch.from_numpy(src),
+            "dst": torch.from_numpy(dst),
             "input_size": torch.tensor([height, width]).expand(batch, -1),
             "output_size": torch.tensor([out_height, out_width]).expand(batch, -1),
         }
@@ -106,4 +112,4 @@ def _fallback(size: tuple[int, int], ratio: Pair, dtype: torch.dtype) -> Pair:
         height = (width / min(ratio)).round()
     elif size[1] / size[0] > max(ratio):
         width = (height * max(ratio)).round()
-    return height.item(), width.item()
+    return max(height.item(), 1.0), max(width.item(), 1.0)
