@@ -18,7 +18,7 @@ from tritonsoft.augmentation.generators import EagerResizedCropGenerator
 from tritonsoft.augmentation.geometric import BoxAugmentation, edges, sliced, tells_apart
 from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, python_number, recorded, size_of
 from tritonsoft.augmentation.sampling import pad_by_repeating
-from tritonsoft.augmentation.view import Fill, Size, View, expand_transform, python_size, whole
+from tritonsoft.augmentation.view import Fill, Size, View, python_size, repeat_box, whole
 from tritonsoft.functional import is_whole_number
 from tritonsoft.geometry import Filter
 
@@ -250,8 +250,7 @@ class CenterCrop(BoxAugmentation, K.CenterCrop):
         if h > height or w > width:
             raise ValueError(f"size must not be larger than the picture {source}, got {(h, w)}")
         top, left = (height - h) // 2, (width - w) // 2
-        box = torch.tensor([[left, top, left + w, top + h]], dtype=torch.float64, device="cpu")
-        return expand_transform(box, params["batch_prob"].shape[0], params["batch_prob"].device)
+        return repeat_box((left, top, left + w, top + h), params["batch_prob"])
 
     def only_moves(self, source: Size, params: Params, flags: Flags) -> bool:
         return True

@@ -3,7 +3,6 @@
 from typing import cast
 
 import kornia.augmentation as K
-import torch
 from kornia.constants import Resample
 from torch import Tensor
 
@@ -11,7 +10,7 @@ from tritonsoft.augmentation._kornia import param_generator, set_param_generator
 from tritonsoft.augmentation.generators import EagerResizeGenerator
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.resampling import Flags, Params, recorded
-from tritonsoft.augmentation.view import Size, python_size, whole
+from tritonsoft.augmentation.view import Size, python_size, repeat_box
 from tritonsoft.geometry import Filter
 
 
@@ -133,8 +132,7 @@ class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
     """
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        x0, y0, x1, y1 = whole(source, params["batch_prob"]).unbind(1)
-        return torch.stack([x1, y0, x0, y1], dim=1)
+        return repeat_box((source[1], 0, 0, source[0]), params["batch_prob"])
 
 
 class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
@@ -160,5 +158,4 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
     """
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
-        x0, y0, x1, y1 = whole(source, params["batch_prob"]).unbind(1)
-        return torch.stack([x0, y1, x1, y0], dim=1)
+        return repeat_box((0, source[0], source[1], 0), params["batch_prob"])

@@ -148,14 +148,12 @@ def _composed_boxes(boxes: Tensor, first: View) -> Tensor:
         # Some boxes are chosen where the labels are, others drawn on the CPU.
         device = boxes.device if first.transform.device.type == "cpu" else first.transform.device
         first, boxes = replace(first, transform=to_device(first.transform, device)), to_device(boxes, device)
-    u0, v0, u1, v1 = boxes.unbind(1)
+    across, down = boxes.reshape(-1, 2, 2).unbind(2)  # (B, 2): where a box starts and ends along each axis
     (height, width), (h, w) = first.source, first.size
     if first.transform is None:
-        return torch.stack([u0 * width / w, v0 * height / h, u1 * width / w, v1 * height / h], dim=1)
-    x0, y0, x1, y1 = first.transform.unbind(1)
-    return torch.stack(
-        [x0 + (x1 - x0) * u0 / w, y0 + (y1 - y0) * v0 / h, x0 + (x1 - x0) * u1 / w, y0 + (y1 - y0) * v1 / h], dim=1
-    )
+        return torch.stack([across * width / w, down * height / h], dim=2).flatten(1)
+    x0, y0, x1, y1 = first.transform.split(1, dim=1)
+    return torch.stack([x0 + (x1 - x0) * across / w, y0 + (y1 - y0) * down / h], dim=2).flatten(1)
 
 
 def _inverse_boxes(boxes: Tensor, view: View) -> Tensor:
@@ -168,11 +166,14 @@ def _inverse_boxes(boxes: Tensor, view: View) -> Tensor:
 # --- boxes, matrices and fields --------------------------------------------------------------------------------------
 
 
+def repeat_box(box: tuple[int, int, int, int], like: Tensor) -> Tensor:
+    """One box for each row of ``like``, made where that lies: ``(B, 4)`` float64."""
+    return torch.stack([like.new_full(like.shape[:1], edge, dtype=torch.float64) for edge in box], dim=1)
+
+
 def whole(source: Size, like: Tensor) -> Tensor:
     """The whole image as boxes, one per row of ``like``: ``(B, 4)`` float64."""
-    height, width = source
-    zero = torch.zeros(like.shape[0], dtype=torch.float64, device=like.device)
-    return torch.stack([zero, zero, zero + width, zero + height], dim=1)
+    return repeat_box((0, 0, source[1], source[0]), like)
 
 
 def centres(size: Size, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -208,10 +209,10 @@ def edge_matrix(matrix: Tensor) -> Tensor:
     Inverted, as a transform goes from the output to the image, and between pixel edges, where pixel k lies at k + 1/2:
     ``shift(1/2) @ inverse(matrix) @ shift(-1/2)``.
     """
-    inverse = inverse_matrix(matrix)
-    rows = torch.cat([inverse[:, :2] + 0.5 * inverse[:, 2:], inverse[:, 2:]], dim=1)
-    last = rows[:, :, 2] - 0.5 * (rows[:, :, 0] + rows[:, :, 1])
-    return torch.cat([rows[:, :, :2], last[:, :, None]], dim=2)
+    across, down, depth = inverse_matrix(matrix).unbind(1)
+    rows = torch.stack([across.add(depth, alpha=0.5), down.add(depth, alpha=0.5), depth], dim=1)
+    x, y, one = rows.unbind(2)
+    return torch.stack([x, y, one.sub(x + y, alpha=0.5)], dim=2)
 
 
 def inverse_matrix(matrix: Tensor) -> Tensor:
