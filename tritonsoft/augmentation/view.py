@@ -152,7 +152,7 @@ def _composed_boxes(boxes: Tensor, first: View) -> Tensor:
     (height, width), (h, w) = first.source, first.size
     if first.transform is None:
         return torch.stack([across * width / w, down * height / h], dim=2).flatten(1)
-    x0, y0, x1, y1 = first.transform.split(1, dim=1)
+    x0, y0, x1, y1 = first.transform[:, :, None].unbind(1)
     return torch.stack([x0 + (x1 - x0) * across / w, y0 + (y1 - y0) * down / h], dim=2).flatten(1)
 
 
