@@ -1,6 +1,5 @@
 """A random crop that knows what it will show: of a class that is drawn, and of no class too much."""
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self, cast
@@ -11,7 +10,7 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.augmentation._kornia import set_param_generator
-from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, windows
+from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, window_edges
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
 from tritonsoft.augmentation.resampling import Flags, Params, ShownMask, are_numbers, check_drawn, size_of
@@ -27,6 +26,8 @@ _MIN_AREA: Final = 2.0**-12  # of a pixel, below which a class is not there: sum
 _PARTS: Final = 2.0**40  # of which the largest of several weights counts so many: sums of whole numbers are exact
 _DRAWN: Final = ("scale", "across", "down", "cell", "class")
 _WEIGHTS: Final = ("inverse_area", "any")
+
+Array = Any  # NumPy's or a tensor: no type says what the two have in common (see "what is chosen")
 
 
 class _ClassCropGenerator(ScaleCropGenerator):
@@ -213,17 +214,22 @@ class RandomClassCrop(RandomScaleCrop):
     def chosen_by(self, params: Params, masks: Sequence[ShownMask]) -> Params:
         """The boxes that are chosen of what was drawn."""
         check_drawn(self, params, ("batch_prob", *_DRAWN))
-        coarse, source = torch.cat([self._coarse_label(*mask) for mask in masks]), masks[0].view.size
-        batch = params["batch_prob"].numel()
-        drawn = {name: to_device(params[name], coarse.device) for name in _DRAWN}
-        if self.same_on_batch and batch > 0:
-            coarse = coarse.sum(0, keepdim=True)
-            drawn = {name: numbers[:1] for name, numbers in drawn.items()}
-        weights = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
-        wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
+        labels, source = [self._coarse_label(*mask) for mask in masks], masks[0].view.size
+        coarse = labels[0] if len(labels) == 1 else torch.cat(labels)
+        batch, dtype = params["batch_prob"].numel(), params["scale"].dtype
+        numbers = {name: to_device(params[name], coarse.device).double() for name in _DRAWN}
+        if self.class_weights is not None:
+            numbers["weights"] = to_device(self.class_weights, coarse.device)
         with torch.no_grad():
-            chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
-        return {name: numbers.expand(batch, *numbers.shape[1:]) for name, numbers in chosen.items()}
+            given = _readable({"coarse": coarse, **numbers})
+            coarse, weights = given.pop("coarse"), given.pop("weights", None)
+            if self.same_on_batch and batch > 0:
+                coarse, given = coarse.sum(0)[None], {name: drawn[:1] for name, drawn in given.items()}
+            wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
+            chosen = _choose(coarse, source, self.output_size(source, self.flags), given, wish)
+            box, drawn_class, index = (torch.as_tensor(array) for array in chosen)
+        results = {"src": corners(box).to(dtype), "drawn_class": drawn_class, "chosen": index}
+        return {name: result.expand(batch, *result.shape[1:]) for name, result in results.items()}
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         if "src" in params:
@@ -255,11 +261,14 @@ class RandomClassCrop(RandomScaleCrop):
 
 
 # --- what is chosen --------------------------------------------------------------------------------------------------
+#
+# By functions that NumPy and PyTorch have under one name, in float64: NumPy does these hundred small steps on the CPU,
+# in a tenth of the time and on this thread alone, and PyTorch wherever nothing can be read.
 
 
 class _Wish(NamedTuple):
     draws_by: str
-    weights: Tensor | None  # (C,)
+    weights: Array | None  # (C,)
     max_share: float
     min_pixels: float  # of the output
 
@@ -286,130 +295,138 @@ def _checked_weights(weights: Tensor | None, num_classes: int) -> Tensor | None:
     return numbers.clone()
 
 
-def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish) -> Params:
-    """The box of each sample, by numbers that were drawn; nothing here reads a value on the host.
+def _readable(tensors: Params) -> dict[str, Array]:
+    """The tensors as arrays of NumPy if all of them lie on the CPU with values to read, else as they are."""
+    if all(each.device.type == "cpu" and can_be_read(each) and is_untransformed(each) for each in tensors.values()):
+        return {name: each.numpy() for name, each in tensors.items()}
+    return dict(tensors)
+
+
+def _namespace(array: Array) -> Any:
+    return np if isinstance(array, np.ndarray) else torch
+
+
+def _range(length: int, like: Array) -> Array:
+    """0, 1, ..., where another array is."""
+    return np.arange(length) if isinstance(like, np.ndarray) else torch.arange(length, device=like.device)
+
+
+def _choose(
+    coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wish: _Wish
+) -> tuple[Array, Array, Array]:
+    """The box of each sample ``(B, 4)``, its class, -1 if none was drawn, and which box it is, each ``(B,)``.
+
+    By numbers that were drawn; nothing here reads a value on the host.
 
     Args:
         coarse: masses ``(B, C, cells, cells)`` of images of (H, W).
         source: (H, W).
         size: (h, w) of the crop.
-        drawn: what `_ClassCropGenerator` draws.
+        drawn: what `_ClassCropGenerator` draws, in float64.
         wish: what is asked for.
     """
+    xp, samples = _namespace(coarse), _range(len(coarse), coarse)
+    # Neither do areas come in halves then, where autocast would round them, nor in TF32.
+    coarse = xp.asarray(coarse, dtype=xp.float64)
     cells = (coarse.shape[2], coarse.shape[3])
     area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
-    everything = (coarse.new_ones(len(coarse), 1, cells[0]), coarse.new_ones(len(coarse), 1, cells[1]))
-    of_classes = _areas(coarse, *everything)[:, 0]
-    drawn_class, wished = _draw_class(of_classes * area_of_cell, drawn["class"], wish)
-    masses = coarse.gather(1, drawn_class[:, None, None, None].expand(-1, 1, *cells))[:, 0]  # (B, cells, cells)
+    drawn_class, wished = _draw_class(coarse.sum((2, 3)) * area_of_cell, drawn["class"], wish)
+    masses = coarse[samples, drawn_class]  # (B, cells, cells)
 
-    boxes = windows(drawn, size, source)  # (B, N, 4)
-    candidates = boxes.shape[1] - _ANCHORED
-    around = {name: drawn[name][:, candidates:] for name in ("scale", "across", "down")}
-    anchored = _around_cells(_draw(masses.flatten(1), drawn["cell"]), around, cells, size, source)
-    boxes = torch.cat([boxes[:, :candidates], anchored], dim=1)
-
-    ends_y, ends_x = (
-        boxes[..., 1::2].double() * (cells[0] / source[0]),
-        boxes[..., 0::2].double() * (cells[1] / source[1]),
+    candidates = drawn["scale"].shape[1] - _ANCHORED
+    random, around = (
+        {name: drawn[name][:, part] for name in ("scale", "across", "down")}
+        for part in (slice(candidates), slice(candidates, None))
     )
-    down, across = _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1])
-    areas = _areas(coarse, down, across)  # (B, N, C), in cells
-    within = (areas.amax(2) <= wish.max_share * areas.sum(2)) & (areas.amax(2) > 0)
-    if wish.max_share == 1:
-        within = torch.ones_like(within)
+    cell = _draw(masses.reshape(len(masses), cells[0] * cells[1]), drawn["cell"])
+    both = window_edges(random, size, source), _edges_around(cell, around, cells, size, source)
+    boxes = xp.concatenate([xp.stack(edges, -1) for edges in both], 1)  # (B, N, 4)
+
+    ends_y, ends_x = boxes[..., 1::2] * (cells[0] / source[0]), boxes[..., 0::2] * (cells[1] / source[1])
+    areas = _areas(coarse, _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1]))  # (B, C, N), in cells
+    largest = xp.amax(areas, 1)
+    within = ((largest <= wish.max_share * areas.sum(1)) & (largest > 0)) | (wish.max_share == 1)
     inside = (_whole_cells(ends_y, cells[0], source[0]), _whole_cells(ends_x, cells[1], source[1]))
-    shown = _areas(masses[:, None], *inside)[..., 0] * area_of_cell * drawn["scale"].square()  # in pixels of the output
+    shown = _areas(masses[:, None], *inside)[:, 0] * area_of_cell * drawn["scale"] ** 2  # in pixels of the output
+    index = _range(boxes.shape[1], boxes)
     holds = shown >= max(wish.min_pixels, _MIN_AREA)
-    is_anchored = torch.arange(boxes.shape[1], device=boxes.device) >= candidates
-    holds = torch.where(wished[:, None], holds | is_anchored, ~is_anchored)
+    holds = xp.where(wished[:, None], holds | (index >= candidates), index < candidates)
 
     # The first that both holds the class and keeps the share; else the first that holds it.
-    rank = (2 * holds.long() + (holds & within).long()) * len(is_anchored)
-    chosen = (rank - torch.arange(len(is_anchored), device=boxes.device)).argmax(1)
-    box = boxes.gather(1, chosen[:, None, None].expand(-1, 1, 4))[:, 0]
-    return {"src": corners(box), "drawn_class": torch.where(wished, drawn_class, -1), "chosen": chosen}
+    rank = 2 * holds + (holds & within)
+    chosen = (rank * len(index) - index).argmax(1)
+    return boxes[samples, chosen], xp.where(wished, drawn_class, -1), chosen
 
 
-def _draw_class(areas: Tensor, uniform: Tensor, wish: _Wish) -> tuple[Tensor, Tensor]:
+def _draw_class(areas: Array, uniform: Array, wish: _Wish) -> tuple[Array, Array]:
     """A class for each row of areas ``(B, C)``, and whether there is one to wish for, each ``(B,)``."""
-    weights = (areas > _MIN_AREA).to(areas)
+    xp = _namespace(areas)
+    weights = xp.asarray(areas > _MIN_AREA, dtype=xp.float64)
     if wish.draws_by == "inverse_area":
-        weights = weights / areas.clamp(min=_MIN_AREA)
+        weights = weights / xp.clip(areas, _MIN_AREA, None)
     elif wish.draws_by == "any":
-        weights = torch.zeros_like(weights)
+        weights = xp.zeros_like(weights)
     elif wish.weights is not None:
         weights = weights * wish.weights
-    return _draw(weights, uniform[:, None])[:, 0], weights.amax(1) > 0
+    return _draw(weights, uniform[:, None])[:, 0], xp.amax(weights, 1) > 0
 
 
-def _draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """An index into each row of weights ``(B, n)``, at least 0, for each number ``(B, k)`` from 0 to 1: ``(B, k)``.
+def _draw(weights: Array, uniform: Array) -> Array:
+    """An index into each row of weights ``(B, n)`` for each number ``(B, k)`` from 0 to 1: ``(B, k)``.
 
     Any index where all are 0.
     """
-    largest = weights.amax(1, keepdim=True).double()
+    xp = _namespace(weights)
+    largest = xp.amax(weights, 1)[:, None]
     # Whole numbers: sums of floats along an axis are made in an order that differs from call to call on some GPUs.
-    parts = (weights.double() / torch.where(largest > 0, largest, 1.0) * _PARTS).long()
-    ends = parts.cumsum(1)
+    parts = xp.asarray(weights / xp.where(largest > 0, largest, 1.0) * _PARTS, dtype=xp.int64)
+    ends = xp.cumsum(parts, 1)
     total = ends[:, -1:]
-    place = torch.minimum((uniform.double() * total).long(), total - 1)
-    return torch.searchsorted(ends, place, right=True).clamp(max=weights.shape[1] - 1)
+    place = xp.minimum(xp.asarray(uniform * total, dtype=xp.int64), total - 1)
+    return (ends[:, None, :-1] <= place[..., None]).sum(-1)  # all but the last end, which no place reaches
 
 
-def _around_cells(cell: Tensor, drawn: Params, cells: Size, size: Size, source: Size) -> Tensor:
-    """Boxes that hold these cells ``(B, N)`` and, as `windows`, lie inside of the image or around it: ``(B, N, 4)``."""
-    starts = []
+def _edges_around(
+    cell: Array, drawn: dict[str, Array], cells: Size, size: Size, source: Size
+) -> tuple[Array, Array, Array, Array]:
+    """Boxes that hold these cells ``(B, N)`` and, as `window_edges`, lie inside of the image or around it."""
+    xp, ends = _namespace(cell), []
     for index, number, length, side, place in (
         (cell % cells[1], cells[1], source[1], size[1], drawn["across"]),
         (cell // cells[1], cells[0], source[0], size[0], drawn["down"]),
     ):
         side_of_box = side / drawn["scale"]
         # Whole pixels: a cell may hold no more of its class than a part of one.
-        first, end = (index * (length / number)).floor(), ((index + 1) * (length / number)).ceil()
+        first, end = index * length // number, ((index + 1) * length + number - 1) // number
         free = length - side_of_box
-        low = torch.maximum(free.clamp(max=0), end - side_of_box)
-        high = torch.minimum(free.clamp(min=0), first)
+        low = xp.maximum(xp.clip(free, None, 0), end - side_of_box)
+        high = xp.minimum(xp.clip(free, 0, None), first)
         # Where the box is smaller, it lies in the cell.
-        low, high = torch.minimum(low, high), torch.maximum(low, high)
-        starts.append(low + place * (high - low))
-    x0, y0 = (start.to(drawn["scale"]) for start in starts)
-    return torch.stack([x0, y0, x0 + size[1] / drawn["scale"], y0 + size[0] / drawn["scale"]], dim=-1)
+        low, high = xp.minimum(low, high), xp.maximum(low, high)
+        start = low + place * (high - low)
+        ends.append((start, start + side_of_box))
+    (x0, x1), (y0, y1) = ends
+    return x0, y0, x1, y1
 
 
-def _overlap(ends: Tensor, cells: int) -> Tensor:
+def _overlap(ends: Array, cells: int) -> Array:
     """How much of each cell of an axis lies between ends ``(B, N, 2)``: ``(B, N, cells)``."""
-    cell = torch.arange(cells, dtype=ends.dtype, device=ends.device)
-    return (torch.minimum(ends[..., 1:], cell + 1) - torch.maximum(ends[..., :1], cell)).clamp(min=0).float()
+    xp, cell = _namespace(ends), _range(cells, ends)
+    return xp.clip(xp.minimum(ends[..., 1:], cell + 1) - xp.maximum(ends[..., :1], cell), 0, None)
 
 
-def _whole_cells(ends: Tensor, cells: int, length: int) -> Tensor:
+def _whole_cells(ends: Array, cells: int, length: int) -> Array:
     """Which cells of an axis lie wholly between ends, as 1 and 0: ``(B, N, cells)``."""
-    cell, slack = torch.arange(cells, dtype=ends.dtype, device=ends.device), _SLACK * cells / length
-    return ((ends[..., :1] <= cell + slack) & (cell + 1 <= ends[..., 1:] + slack)).float()
+    xp, cell, slack = _namespace(ends), _range(cells, ends), _SLACK * cells / length
+    return xp.asarray((ends[..., :1] - slack <= cell) & (cell + 1 <= ends[..., 1:] + slack), dtype=xp.float64)
 
 
-def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """``sum_y sum_x down_y across_x coarse_yx``, ``(B, N, C)``, of ``(B, C, h, w)``, ``(B, N, h)`` and ``(B, N, w)``.
+def _areas(coarse: Array, down: Array, across: Array) -> Array:
+    """``sum_y sum_x down_y across_x coarse_yx``, ``(B, C, N)``, of ``(B, C, h, w)``, ``(B, N, h)`` and ``(B, N, w)``.
 
     Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
-    make in an order that differs from call to call.
+    make in an order that differs from call to call. A matrix of each class alone: NumPy's BLAS would share larger ones
+    among threads, and wait for those that have no core.
     """
-    if coarse.device.type == "cpu" and can_be_read(coarse) and is_untransformed(coarse):
-        # By NumPy, which computes so little on this thread alone. PyTorch's operators wait for all of its threads, a
-        # tenth of a second where other processes keep one of them from its core.
-        lines = coarse.numpy() @ across.numpy().swapaxes(1, 2)[:, None]  # (B, C, h, N)
-        return torch.from_numpy(np.einsum("bchn,bnh->bnc", lines, down.numpy()))
-    with _full_precision(coarse.device.type):
-        lines = (coarse.flatten(1, 2) @ across.mT).view(*coarse.shape[:3], across.shape[1])  # (B, C, h, N)
-    return (lines * down.mT[:, None]).sum(2).mT
-
-
-def _full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """No autocast, which would round areas to half precision; some devices have none."""
-    return torch.autocast(device_type, enabled=False) if _has_autocast(device_type) else contextlib.nullcontext()
-
-
-@torch.compiler.assume_constant_result  # which PyTorch 2.11 cannot trace
-def _has_autocast(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type)
+    rows = down[:, None] @ coarse  # (B, C, N, w)
+    return _namespace(coarse).einsum("bcnw,bnw->bcn", rows, across)

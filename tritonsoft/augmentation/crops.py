@@ -1,7 +1,8 @@
 """kornia's crops, resampled by tritonsoft, and the one that kornia lacks."""
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import kornia.augmentation as K
 import torch
@@ -385,14 +386,19 @@ def windows(drawn: Params, size: Size, source: Size) -> Tensor:
 
     Where the scaled image of (H, W) is larger than the window, the window lies inside it, else the image in the window.
     """
+    return torch.stack(window_edges(drawn, size, source), dim=-1)
+
+
+def window_edges(drawn: Mapping[str, Any], size: Size, source: Size) -> tuple[Any, Any, Any, Any]:
+    """`windows` as x0, y0, x1 and y1, of tensors or of NumPy's arrays."""
     (h, w), (height, width) = size, source
     across, down = w / drawn["scale"], h / drawn["scale"]
     x0, y0 = drawn["across"] * (width - across), drawn["down"] * (height - down)
-    return torch.stack([x0, y0, x0 + across, y0 + down], dim=-1)
+    return x0, y0, x0 + across, y0 + down
 
 
 def corners(boxes: Tensor) -> Tensor:
     """Boxes ``(B, 4)`` as kornia's crops have them, by the pixels in their corners: ``(B, 4, 2)``."""
     x0, y0, x1, y1 = boxes.unbind(1)
     x1, y1 = x1 - 1, y1 - 1
-    return torch.stack([torch.stack(corner, dim=1) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], dim=1)
+    return torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], dim=1).view(-1, 4, 2)
