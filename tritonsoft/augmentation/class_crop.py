@@ -1,20 +1,21 @@
 """A random crop that knows what it will show: of a class that is drawn, and of no class too much."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.augmentation._kornia import set_param_generator
-from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, window_edges
+from tritonsoft.augmentation.arrays import Array, arange, computes_by_numpy, namespace, to_numpy
+from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, windows
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
 from tritonsoft.augmentation.resampling import Flags, Params, ShownMask, are_numbers, check_drawn, size_of
-from tritonsoft.augmentation.sampling import can_be_read, is_untransformed, sample_soft
+from tritonsoft.augmentation.sampling import sample_soft
 from tritonsoft.augmentation.view import Size, View, to_device
 from tritonsoft.functional import check_num_classes, is_whole_number, python_int
 from tritonsoft.geometry import Filter
@@ -26,8 +27,6 @@ _MIN_AREA: Final = 2.0**-12  # of a pixel, below which a class is not there: sum
 _PARTS: Final = 2.0**40  # of which the largest of several weights counts so many: sums of whole numbers are exact
 _DRAWN: Final = ("scale", "across", "down", "cell", "class")
 _WEIGHTS: Final = ("inverse_area", "any")
-
-Array = Any  # NumPy's or a tensor: no type says what the two have in common (see "what is chosen")
 
 
 class _ClassCropGenerator(ScaleCropGenerator):
@@ -211,25 +210,27 @@ class RandomClassCrop(RandomScaleCrop):
         """Not if the boxes are among the parameters, nor if none is needed, as the batch is not cropped."""
         return "src" not in params and (self.always_applies or bool((params["batch_prob"] > 0.5).any()))
 
+    @torch.no_grad()
     def chosen_by(self, params: Params, masks: Sequence[ShownMask]) -> Params:
         """The boxes that are chosen of what was drawn."""
         check_drawn(self, params, ("batch_prob", *_DRAWN))
         labels, source = [self._coarse_label(*mask) for mask in masks], masks[0].view.size
-        coarse = labels[0] if len(labels) == 1 else torch.cat(labels)
-        batch, dtype = params["batch_prob"].numel(), params["scale"].dtype
-        numbers = {name: to_device(params[name], coarse.device).double() for name in _DRAWN}
-        if self.class_weights is not None:
-            numbers["weights"] = to_device(self.class_weights, coarse.device)
-        with torch.no_grad():
-            given = _readable({"coarse": coarse, **numbers})
-            coarse, weights = given.pop("coarse"), given.pop("weights", None)
-            if self.same_on_batch and batch > 0:
-                coarse, given = coarse.sum(0)[None], {name: drawn[:1] for name, drawn in given.items()}
-            wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
-            chosen = _choose(coarse, source, self.output_size(source, self.flags), given, wish)
-            box, drawn_class, index = (torch.as_tensor(array) for array in chosen)
-        results = {"src": corners(box).to(dtype), "drawn_class": drawn_class, "chosen": index}
-        return {name: result.expand(batch, *result.shape[1:]) for name, result in results.items()}
+        coarse: Array = labels[0].detach() if len(labels) == 1 else torch.cat(labels)
+        drawn: dict[str, Array] = {name: to_device(params[name], coarse.device) for name in _DRAWN}
+        weights: Array = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
+        if computes_by_numpy(coarse):
+            coarse, drawn = to_numpy(coarse), {name: to_numpy(numbers) for name, numbers in drawn.items()}
+            weights = None if weights is None else to_numpy(weights)
+        batch = params["batch_prob"].numel()
+        is_shared = self.same_on_batch and batch > 0
+        if is_shared:
+            coarse, drawn = coarse.sum(0)[None], {name: numbers[:1] for name, numbers in drawn.items()}
+        wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
+        chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
+        results = {name: torch.as_tensor(each) for name, each in chosen.items()}
+        if is_shared:
+            return {name: each.expand(batch, *each.shape[1:]) for name, each in results.items()}
+        return results
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         if "src" in params:
@@ -261,9 +262,6 @@ class RandomClassCrop(RandomScaleCrop):
 
 
 # --- what is chosen --------------------------------------------------------------------------------------------------
-#
-# By functions that NumPy and PyTorch have under one name, in float64: NumPy does these hundred small steps on the CPU,
-# in a tenth of the time and on this thread alone, and PyTorch wherever nothing can be read.
 
 
 class _Wish(NamedTuple):
@@ -295,52 +293,28 @@ def _checked_weights(weights: Tensor | None, num_classes: int) -> Tensor | None:
     return numbers.clone()
 
 
-def _readable(tensors: Params) -> dict[str, Array]:
-    """The tensors as arrays of NumPy if all of them lie on the CPU with values to read, else as they are."""
-    if all(each.device.type == "cpu" and can_be_read(each) and is_untransformed(each) for each in tensors.values()):
-        return {name: each.numpy() for name, each in tensors.items()}
-    return dict(tensors)
-
-
-def _namespace(array: Array) -> Any:
-    return np if isinstance(array, np.ndarray) else torch
-
-
-def _range(length: int, like: Array) -> Array:
-    """0, 1, ..., where another array is."""
-    return np.arange(length) if isinstance(like, np.ndarray) else torch.arange(length, device=like.device)
-
-
-def _choose(
-    coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wish: _Wish
-) -> tuple[Array, Array, Array]:
-    """The box of each sample ``(B, 4)``, its class, -1 if none was drawn, and which box it is, each ``(B,)``.
-
-    By numbers that were drawn; nothing here reads a value on the host.
+def _choose(coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wish: _Wish) -> dict[str, Array]:
+    """The box of each sample, by numbers that were drawn; nothing here reads a value on the host.
 
     Args:
-        coarse: masses ``(B, C, cells, cells)`` of images of (H, W).
+        coarse: masses ``(B, C, cells, cells)`` of images of (H, W), in float32.
         source: (H, W).
         size: (h, w) of the crop.
-        drawn: what `_ClassCropGenerator` draws, in float64.
+        drawn: what `_ClassCropGenerator` draws.
         wish: what is asked for.
     """
-    xp, samples = _namespace(coarse), _range(len(coarse), coarse)
-    # Neither do areas come in halves then, where autocast would round them, nor in TF32.
-    coarse = xp.asarray(coarse, dtype=xp.float64)
+    xp, samples, dtype = namespace(coarse), arange(len(coarse), coarse), drawn["scale"].dtype
+    drawn = {name: xp.asarray(numbers, dtype=xp.float64) for name, numbers in drawn.items()}
     cells = (coarse.shape[2], coarse.shape[3])
     area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
     drawn_class, wished = _draw_class(coarse.sum((2, 3)) * area_of_cell, drawn["class"], wish)
     masses = coarse[samples, drawn_class]  # (B, cells, cells)
 
-    candidates = drawn["scale"].shape[1] - _ANCHORED
-    random, around = (
-        {name: drawn[name][:, part] for name in ("scale", "across", "down")}
-        for part in (slice(candidates), slice(candidates, None))
-    )
+    boxes = windows(drawn, size, source)  # (B, N, 4)
+    candidates = boxes.shape[1] - _ANCHORED
+    around = {name: drawn[name][:, candidates:] for name in ("scale", "across", "down")}
     cell = _draw(masses.reshape(len(masses), cells[0] * cells[1]), drawn["cell"])
-    both = window_edges(random, size, source), _edges_around(cell, around, cells, size, source)
-    boxes = xp.concatenate([xp.stack(edges, -1) for edges in both], 1)  # (B, N, 4)
+    boxes = xp.concatenate([boxes[:, :candidates], _around_cells(cell, around, cells, size, source)], 1)
 
     ends_y, ends_x = boxes[..., 1::2] * (cells[0] / source[0]), boxes[..., 0::2] * (cells[1] / source[1])
     areas = _areas(coarse, _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1]))  # (B, C, N), in cells
@@ -348,19 +322,19 @@ def _choose(
     within = ((largest <= wish.max_share * areas.sum(1)) & (largest > 0)) | (wish.max_share == 1)
     inside = (_whole_cells(ends_y, cells[0], source[0]), _whole_cells(ends_x, cells[1], source[1]))
     shown = _areas(masses[:, None], *inside)[:, 0] * area_of_cell * drawn["scale"] ** 2  # in pixels of the output
-    index = _range(boxes.shape[1], boxes)
-    holds = shown >= max(wish.min_pixels, _MIN_AREA)
+    holds, index = shown >= max(wish.min_pixels, _MIN_AREA), arange(boxes.shape[1], boxes)
     holds = xp.where(wished[:, None], holds | (index >= candidates), index < candidates)
 
     # The first that both holds the class and keeps the share; else the first that holds it.
     rank = 2 * holds + (holds & within)
     chosen = (rank * len(index) - index).argmax(1)
-    return boxes[samples, chosen], xp.where(wished, drawn_class, -1), chosen
+    src = xp.asarray(corners(boxes[samples, chosen]), dtype=dtype)
+    return {"src": src, "drawn_class": xp.where(wished, drawn_class, -1), "chosen": chosen}
 
 
 def _draw_class(areas: Array, uniform: Array, wish: _Wish) -> tuple[Array, Array]:
     """A class for each row of areas ``(B, C)``, and whether there is one to wish for, each ``(B,)``."""
-    xp = _namespace(areas)
+    xp = namespace(areas)
     weights = xp.asarray(areas > _MIN_AREA, dtype=xp.float64)
     if wish.draws_by == "inverse_area":
         weights = weights / xp.clip(areas, _MIN_AREA, None)
@@ -376,7 +350,8 @@ def _draw(weights: Array, uniform: Array) -> Array:
 
     Any index where all are 0.
     """
-    xp = _namespace(weights)
+    xp = namespace(weights)
+    weights = xp.asarray(weights, dtype=xp.float64)
     largest = xp.amax(weights, 1)[:, None]
     # Whole numbers: sums of floats along an axis are made in an order that differs from call to call on some GPUs.
     parts = xp.asarray(weights / xp.where(largest > 0, largest, 1.0) * _PARTS, dtype=xp.int64)
@@ -386,11 +361,9 @@ def _draw(weights: Array, uniform: Array) -> Array:
     return (ends[:, None, :-1] <= place[..., None]).sum(-1)  # all but the last end, which no place reaches
 
 
-def _edges_around(
-    cell: Array, drawn: dict[str, Array], cells: Size, size: Size, source: Size
-) -> tuple[Array, Array, Array, Array]:
-    """Boxes that hold these cells ``(B, N)`` and, as `window_edges`, lie inside of the image or around it."""
-    xp, ends = _namespace(cell), []
+def _around_cells(cell: Array, drawn: dict[str, Array], cells: Size, size: Size, source: Size) -> Array:
+    """Boxes that hold these cells ``(B, N)`` and, as `windows`, lie inside of the image or around it: ``(B, N, 4)``."""
+    xp, starts, ends = namespace(cell), [], []
     for index, number, length, side, place in (
         (cell % cells[1], cells[1], source[1], size[1], drawn["across"]),
         (cell // cells[1], cells[0], source[0], size[0], drawn["down"]),
@@ -403,22 +376,22 @@ def _edges_around(
         high = xp.minimum(xp.clip(free, 0, None), first)
         # Where the box is smaller, it lies in the cell.
         low, high = xp.minimum(low, high), xp.maximum(low, high)
-        start = low + place * (high - low)
-        ends.append((start, start + side_of_box))
-    (x0, x1), (y0, y1) = ends
-    return x0, y0, x1, y1
+        starts.append(low + place * (high - low))
+        ends.append(starts[-1] + side_of_box)
+    return xp.stack([*starts, *ends], -1)
 
 
 def _overlap(ends: Array, cells: int) -> Array:
     """How much of each cell of an axis lies between ends ``(B, N, 2)``: ``(B, N, cells)``."""
-    xp, cell = _namespace(ends), _range(cells, ends)
-    return xp.clip(xp.minimum(ends[..., 1:], cell + 1) - xp.maximum(ends[..., :1], cell), 0, None)
+    xp, cell = namespace(ends), arange(cells, ends)
+    shares = xp.clip(xp.minimum(ends[..., 1:], cell + 1) - xp.maximum(ends[..., :1], cell), 0, None)
+    return xp.asarray(shares, dtype=xp.float32)
 
 
 def _whole_cells(ends: Array, cells: int, length: int) -> Array:
     """Which cells of an axis lie wholly between ends, as 1 and 0: ``(B, N, cells)``."""
-    xp, cell, slack = _namespace(ends), _range(cells, ends), _SLACK * cells / length
-    return xp.asarray((ends[..., :1] - slack <= cell) & (cell + 1 <= ends[..., 1:] + slack), dtype=xp.float64)
+    xp, cell, slack = namespace(ends), arange(cells, ends), _SLACK * cells / length
+    return xp.asarray((ends[..., :1] <= cell + slack) & (cell + 1 <= ends[..., 1:] + slack), dtype=xp.float32)
 
 
 def _areas(coarse: Array, down: Array, across: Array) -> Array:
@@ -428,5 +401,17 @@ def _areas(coarse: Array, down: Array, across: Array) -> Array:
     make in an order that differs from call to call. A matrix of each class alone: NumPy's BLAS would share larger ones
     among threads, and wait for those that have no core.
     """
-    rows = down[:, None] @ coarse  # (B, C, N, w)
-    return _namespace(coarse).einsum("bcnw,bnw->bcn", rows, across)
+    with _full_precision(coarse):
+        rows = down[:, None] @ coarse  # (B, C, N, w)
+        return namespace(coarse).einsum("bcnw,bnw->bcn", rows, across)
+
+
+def _full_precision(array: Array) -> contextlib.AbstractContextManager[object]:
+    """No autocast, which would round areas to half precision; NumPy and some devices have none."""
+    has_autocast = isinstance(array, Tensor) and _has_autocast(array.device.type)
+    return torch.autocast(array.device.type, enabled=False) if has_autocast else contextlib.nullcontext()
+
+
+@torch.compiler.assume_constant_result  # which PyTorch 2.11 cannot trace
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
