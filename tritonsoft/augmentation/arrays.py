@@ -1,8 +1,8 @@
 """Arithmetic of a few numbers, written once for NumPy's arrays and PyTorch's tensors.
 
-On the CPU a hundred small steps are NumPy's: each takes a tenth of the time of a PyTorch operator, and stays on the
-calling thread. Everywhere else, on devices, in compiled graphs and under `torch.func`, they are PyTorch's. Code for both
-uses operators, indices and the functions that the two have under one name, with their axis in the same place:
+On the CPU a hundred small steps are NumPy's, whose functions cost less than PyTorch's operators and stay on the calling
+thread. Everywhere else, on devices, in compiled graphs and under `torch.func`, they are PyTorch's. Code for both uses
+operators, indices and the functions that the two have under one name, with their axis in the same place:
 
     xp = namespace(areas)
     largest = xp.amax(areas, 1)

@@ -317,11 +317,12 @@ def _choose(coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wi
     boxes = xp.concatenate([boxes[:, :candidates], _around_cells(cell, around, cells, size, source)], 1)
 
     ends_y, ends_x = boxes[..., 1::2] * (cells[0] / source[0]), boxes[..., 0::2] * (cells[1] / source[1])
-    areas = _areas(coarse, _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1]))  # (B, C, N), in cells
+    down, across = _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1])
+    areas = _areas(coarse, down, across)  # (B, C, N), in cells
     largest = xp.amax(areas, 1)
     within = ((largest <= wish.max_share * areas.sum(1)) & (largest > 0)) | (wish.max_share == 1)
-    inside = (_whole_cells(ends_y, cells[0], source[0]), _whole_cells(ends_x, cells[1], source[1]))
-    shown = _areas(masses[:, None], *inside)[:, 0] * area_of_cell * drawn["scale"] ** 2  # in pixels of the output
+    whole = (down >= 1 - _SLACK * cells[0] / source[0], across >= 1 - _SLACK * cells[1] / source[1])
+    shown = _areas(masses[:, None], *whole)[:, 0] * area_of_cell * drawn["scale"] ** 2  # in pixels of the output
     holds, index = shown >= max(wish.min_pixels, _MIN_AREA), arange(boxes.shape[1], boxes)
     holds = xp.where(wished[:, None], holds | (index >= candidates), index < candidates)
 
@@ -337,7 +338,7 @@ def _draw_class(areas: Array, uniform: Array, wish: _Wish) -> tuple[Array, Array
     xp = namespace(areas)
     weights = xp.asarray(areas > _MIN_AREA, dtype=xp.float64)
     if wish.draws_by == "inverse_area":
-        weights = weights / xp.clip(areas, _MIN_AREA, None)
+        weights = weights / areas.clip(_MIN_AREA, None)
     elif wish.draws_by == "any":
         weights = xp.zeros_like(weights)
     elif wish.weights is not None:
@@ -372,10 +373,8 @@ def _around_cells(cell: Array, drawn: dict[str, Array], cells: Size, size: Size,
         # Whole pixels: a cell may hold no more of its class than a part of one.
         first, end = index * length // number, ((index + 1) * length + number - 1) // number
         free = length - side_of_box
-        low = xp.maximum(xp.clip(free, None, 0), end - side_of_box)
-        high = xp.minimum(xp.clip(free, 0, None), first)
-        # Where the box is smaller, it lies in the cell.
-        low, high = xp.minimum(low, high), xp.maximum(low, high)
+        # Of a box that is smaller than the cell, low is more than high, and anywhere between them it lies in the cell.
+        low, high = xp.maximum(free.clip(None, 0), end - side_of_box), xp.minimum(free.clip(0, None), first)
         starts.append(low + place * (high - low))
         ends.append(starts[-1] + side_of_box)
     return xp.stack([*starts, *ends], -1)
@@ -384,14 +383,7 @@ def _around_cells(cell: Array, drawn: dict[str, Array], cells: Size, size: Size,
 def _overlap(ends: Array, cells: int) -> Array:
     """How much of each cell of an axis lies between ends ``(B, N, 2)``: ``(B, N, cells)``."""
     xp, cell = namespace(ends), arange(cells, ends)
-    shares = xp.clip(xp.minimum(ends[..., 1:], cell + 1) - xp.maximum(ends[..., :1], cell), 0, None)
-    return xp.asarray(shares, dtype=xp.float32)
-
-
-def _whole_cells(ends: Array, cells: int, length: int) -> Array:
-    """Which cells of an axis lie wholly between ends, as 1 and 0: ``(B, N, cells)``."""
-    xp, cell, slack = namespace(ends), arange(cells, ends), _SLACK * cells / length
-    return xp.asarray((ends[..., :1] <= cell + slack) & (cell + 1 <= ends[..., 1:] + slack), dtype=xp.float32)
+    return (xp.minimum(ends[..., 1:], cell + 1) - xp.maximum(ends[..., :1], cell)).clip(0, None)
 
 
 def _areas(coarse: Array, down: Array, across: Array) -> Array:
@@ -401,9 +393,11 @@ def _areas(coarse: Array, down: Array, across: Array) -> Array:
     make in an order that differs from call to call. A matrix of each class alone: NumPy's BLAS would share larger ones
     among threads, and wait for those that have no core.
     """
+    xp = namespace(coarse)
+    down, across = (xp.asarray(shares, dtype=coarse.dtype) for shares in (down, across))
     with _full_precision(coarse):
         rows = down[:, None] @ coarse  # (B, C, N, w)
-        return namespace(coarse).einsum("bcnw,bnw->bcn", rows, across)
+        return xp.einsum("bcnw,bnw->bcn", rows, across)
 
 
 def _full_precision(array: Array) -> contextlib.AbstractContextManager[object]:
