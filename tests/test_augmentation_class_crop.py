@@ -325,6 +325,38 @@ def test_a_module_of_halves_draws_by_the_same_weights(convert):
     assert set(expected["drawn_class"].tolist()) <= {0, 1}
 
 
+@pytest.mark.parametrize("batch", [0, 1, 5])
+@pytest.mark.parametrize("same_on_batch", [False, True])
+@pytest.mark.parametrize("max_share", [0.6, 1.0])
+@pytest.mark.parametrize(
+    "weights", [None, "inverse_area", "any", torch.tensor([0.0, 0, 0, 1, 3, 5])], ids=["even", "rare", "any", "own"]
+)
+def test_numpy_and_pytorch_choose_the_same(weights, max_share, same_on_batch, batch, monkeypatch):
+    labels = scenes(batch)[:, :-3, :-7]  # cells that are no whole pixels
+    for size in ((24, 40), (4, 4), (200, 80)):
+        crop = TA.RandomClassCrop(
+            size, (0.5, 8.0), CLASSES, class_weights=weights, max_share=max_share, same_on_batch=same_on_batch
+        )
+        drawn = crop.forward_parameters((batch, 3, *labels.shape[1:]))
+        by_numpy = crop.choose(drawn, labels)
+        with monkeypatch.context() as patch:
+            patch.setattr("tritonsoft.augmentation.class_crop.computes_by_numpy", lambda _: False)
+            by_torch = crop.choose(drawn, labels)
+        for name in ("src", "drawn_class", "chosen"):
+            assert by_numpy[name].dtype == by_torch[name].dtype
+            assert torch.equal(by_numpy[name], by_torch[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_parameters_of_other_types(dtype):
+    labels, crop = scenes(), crop_of(None)
+    drawn = crop.forward_parameters((8, 3, HEIGHT, WIDTH))
+    numbers = {name: each.to(dtype) for name, each in drawn.items() if each.is_floating_point()}
+    params = crop.choose({**drawn, **numbers}, labels)
+    shown = ts.class_areas(labels, chosen_boxes(params), CLASSES).gather(1, params["drawn_class"][:, None])
+    assert (shown > 0).all()
+
+
 # --- nobody waits ----------------------------------------------------------------------------------------------------
 
 

@@ -5,17 +5,17 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.augmentation._kornia import set_param_generator
+from tritonsoft.augmentation.arrays import Array, arange, computes_by_numpy, namespace, to_numpy
 from tritonsoft.augmentation.crops import RandomScaleCrop, ScaleCropGenerator, corners, windows
 from tritonsoft.augmentation.geometric import BoxAugmentation
 from tritonsoft.augmentation.masks import batched, looks_soft, resample_to_soft, unmarked
 from tritonsoft.augmentation.resampling import Flags, Params, ShownMask, are_numbers, check_drawn, size_of
-from tritonsoft.augmentation.sampling import can_be_read, is_untransformed, sample_soft
+from tritonsoft.augmentation.sampling import sample_soft
 from tritonsoft.augmentation.view import Size, View, to_device
 from tritonsoft.functional import check_num_classes, is_whole_number, python_int
 from tritonsoft.geometry import Filter
@@ -210,20 +210,27 @@ class RandomClassCrop(RandomScaleCrop):
         """Not if the boxes are among the parameters, nor if none is needed, as the batch is not cropped."""
         return "src" not in params and (self.always_applies or bool((params["batch_prob"] > 0.5).any()))
 
+    @torch.no_grad()
     def chosen_by(self, params: Params, masks: Sequence[ShownMask]) -> Params:
         """The boxes that are chosen of what was drawn."""
         check_drawn(self, params, ("batch_prob", *_DRAWN))
-        coarse, source = torch.cat([self._coarse_label(*mask) for mask in masks]), masks[0].view.size
+        labels, source = [self._coarse_label(*mask) for mask in masks], masks[0].view.size
+        coarse: Array = labels[0].detach() if len(labels) == 1 else torch.cat(labels)
+        drawn: dict[str, Array] = {name: to_device(params[name], coarse.device) for name in _DRAWN}
+        weights: Array = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
+        if computes_by_numpy(coarse):
+            coarse, drawn = to_numpy(coarse), {name: to_numpy(numbers) for name, numbers in drawn.items()}
+            weights = None if weights is None else to_numpy(weights)
         batch = params["batch_prob"].numel()
-        drawn = {name: to_device(params[name], coarse.device) for name in _DRAWN}
-        if self.same_on_batch and batch > 0:
-            coarse = coarse.sum(0, keepdim=True)
-            drawn = {name: numbers[:1] for name, numbers in drawn.items()}
-        weights = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
+        is_shared = self.same_on_batch and batch > 0
+        if is_shared:
+            coarse, drawn = coarse.sum(0)[None], {name: numbers[:1] for name, numbers in drawn.items()}
         wish = _Wish(self.draws_by, weights, self.max_share, self.min_pixels)
-        with torch.no_grad():
-            chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
-        return {name: numbers.expand(batch, *numbers.shape[1:]) for name, numbers in chosen.items()}
+        chosen = _choose(coarse, source, self.output_size(source, self.flags), drawn, wish)
+        results = {name: torch.as_tensor(each) for name, each in chosen.items()}
+        if is_shared:
+            return {name: each.expand(batch, *each.shape[1:]) for name, each in results.items()}
+        return results
 
     def boxes(self, source: Size, params: Params, flags: Flags) -> Tensor | None:
         if "src" in params:
@@ -259,7 +266,7 @@ class RandomClassCrop(RandomScaleCrop):
 
 class _Wish(NamedTuple):
     draws_by: str
-    weights: Tensor | None  # (C,)
+    weights: Array | None  # (C,)
     max_share: float
     min_pixels: float  # of the output
 
@@ -286,128 +293,117 @@ def _checked_weights(weights: Tensor | None, num_classes: int) -> Tensor | None:
     return numbers.clone()
 
 
-def _choose(coarse: Tensor, source: Size, size: Size, drawn: Params, wish: _Wish) -> Params:
+def _choose(coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wish: _Wish) -> dict[str, Array]:
     """The box of each sample, by numbers that were drawn; nothing here reads a value on the host.
 
     Args:
-        coarse: masses ``(B, C, cells, cells)`` of images of (H, W).
+        coarse: masses ``(B, C, cells, cells)`` of images of (H, W), in float32.
         source: (H, W).
         size: (h, w) of the crop.
         drawn: what `_ClassCropGenerator` draws.
         wish: what is asked for.
     """
+    xp, samples, dtype = namespace(coarse), arange(len(coarse), coarse), drawn["scale"].dtype
+    drawn = {name: xp.asarray(numbers, dtype=xp.float64) for name, numbers in drawn.items()}
     cells = (coarse.shape[2], coarse.shape[3])
     area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
-    everything = (coarse.new_ones(len(coarse), 1, cells[0]), coarse.new_ones(len(coarse), 1, cells[1]))
-    of_classes = _areas(coarse, *everything)[:, 0]
-    drawn_class, wished = _draw_class(of_classes * area_of_cell, drawn["class"], wish)
-    masses = coarse.gather(1, drawn_class[:, None, None, None].expand(-1, 1, *cells))[:, 0]  # (B, cells, cells)
+    drawn_class, wished = _draw_class(coarse.sum((2, 3)) * area_of_cell, drawn["class"], wish)
+    masses = coarse[samples, drawn_class]  # (B, cells, cells)
 
     boxes = windows(drawn, size, source)  # (B, N, 4)
     candidates = boxes.shape[1] - _ANCHORED
     around = {name: drawn[name][:, candidates:] for name in ("scale", "across", "down")}
-    anchored = _around_cells(_draw(masses.flatten(1), drawn["cell"]), around, cells, size, source)
-    boxes = torch.cat([boxes[:, :candidates], anchored], dim=1)
+    cell = _draw(masses.reshape(len(masses), cells[0] * cells[1]), drawn["cell"])
+    boxes = xp.concatenate([boxes[:, :candidates], _around_cells(cell, around, cells, size, source)], 1)
 
-    ends_y, ends_x = (
-        boxes[..., 1::2].double() * (cells[0] / source[0]),
-        boxes[..., 0::2].double() * (cells[1] / source[1]),
-    )
+    ends_y, ends_x = boxes[..., 1::2] * (cells[0] / source[0]), boxes[..., 0::2] * (cells[1] / source[1])
     down, across = _overlap(ends_y, cells[0]), _overlap(ends_x, cells[1])
-    areas = _areas(coarse, down, across)  # (B, N, C), in cells
-    within = (areas.amax(2) <= wish.max_share * areas.sum(2)) & (areas.amax(2) > 0)
-    if wish.max_share == 1:
-        within = torch.ones_like(within)
-    inside = (_whole_cells(ends_y, cells[0], source[0]), _whole_cells(ends_x, cells[1], source[1]))
-    shown = _areas(masses[:, None], *inside)[..., 0] * area_of_cell * drawn["scale"].square()  # in pixels of the output
-    holds = shown >= max(wish.min_pixels, _MIN_AREA)
-    is_anchored = torch.arange(boxes.shape[1], device=boxes.device) >= candidates
-    holds = torch.where(wished[:, None], holds | is_anchored, ~is_anchored)
+    areas = _areas(coarse, down, across)  # (B, C, N), in cells
+    largest = xp.amax(areas, 1)
+    within = ((largest <= wish.max_share * areas.sum(1)) & (largest > 0)) | (wish.max_share == 1)
+    whole = (down >= 1 - _SLACK * cells[0] / source[0], across >= 1 - _SLACK * cells[1] / source[1])
+    shown = _areas(masses[:, None], *whole)[:, 0] * area_of_cell * drawn["scale"] ** 2  # in pixels of the output
+    holds, index = shown >= max(wish.min_pixels, _MIN_AREA), arange(boxes.shape[1], boxes)
+    holds = xp.where(wished[:, None], holds | (index >= candidates), index < candidates)
 
     # The first that both holds the class and keeps the share; else the first that holds it.
-    rank = (2 * holds.long() + (holds & within).long()) * len(is_anchored)
-    chosen = (rank - torch.arange(len(is_anchored), device=boxes.device)).argmax(1)
-    box = boxes.gather(1, chosen[:, None, None].expand(-1, 1, 4))[:, 0]
-    return {"src": corners(box), "drawn_class": torch.where(wished, drawn_class, -1), "chosen": chosen}
+    rank = 2 * holds + (holds & within)
+    chosen = (rank * len(index) - index).argmax(1)
+    src = xp.asarray(corners(boxes[samples, chosen]), dtype=dtype)
+    return {"src": src, "drawn_class": xp.where(wished, drawn_class, -1), "chosen": chosen}
 
 
-def _draw_class(areas: Tensor, uniform: Tensor, wish: _Wish) -> tuple[Tensor, Tensor]:
+def _draw_class(areas: Array, uniform: Array, wish: _Wish) -> tuple[Array, Array]:
     """A class for each row of areas ``(B, C)``, and whether there is one to wish for, each ``(B,)``."""
-    weights = (areas > _MIN_AREA).to(areas)
+    xp = namespace(areas)
+    weights = xp.asarray(areas > _MIN_AREA, dtype=xp.float64)
     if wish.draws_by == "inverse_area":
-        weights = weights / areas.clamp(min=_MIN_AREA)
+        weights = weights / areas.clip(_MIN_AREA, None)
     elif wish.draws_by == "any":
-        weights = torch.zeros_like(weights)
+        weights = xp.zeros_like(weights)
     elif wish.weights is not None:
         weights = weights * wish.weights
-    return _draw(weights, uniform[:, None])[:, 0], weights.amax(1) > 0
+    return _draw(weights, uniform[:, None])[:, 0], xp.amax(weights, 1) > 0
 
 
-def _draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """An index into each row of weights ``(B, n)``, at least 0, for each number ``(B, k)`` from 0 to 1: ``(B, k)``.
+def _draw(weights: Array, uniform: Array) -> Array:
+    """An index into each row of weights ``(B, n)`` for each number ``(B, k)`` from 0 to 1: ``(B, k)``.
 
     Any index where all are 0.
     """
-    largest = weights.amax(1, keepdim=True).double()
+    xp = namespace(weights)
+    weights = xp.asarray(weights, dtype=xp.float64)
+    largest = xp.amax(weights, 1)[:, None]
     # Whole numbers: sums of floats along an axis are made in an order that differs from call to call on some GPUs.
-    parts = (weights.double() / torch.where(largest > 0, largest, 1.0) * _PARTS).long()
-    ends = parts.cumsum(1)
+    parts = xp.asarray(weights / xp.where(largest > 0, largest, 1.0) * _PARTS, dtype=xp.int64)
+    ends = xp.cumsum(parts, 1)
     total = ends[:, -1:]
-    place = torch.minimum((uniform.double() * total).long(), total - 1)
-    return torch.searchsorted(ends, place, right=True).clamp(max=weights.shape[1] - 1)
+    place = xp.minimum(xp.asarray(uniform * total, dtype=xp.int64), total - 1)
+    return (ends[:, None, :-1] <= place[..., None]).sum(-1)  # all but the last end, which no place reaches
 
 
-def _around_cells(cell: Tensor, drawn: Params, cells: Size, size: Size, source: Size) -> Tensor:
+def _around_cells(cell: Array, drawn: dict[str, Array], cells: Size, size: Size, source: Size) -> Array:
     """Boxes that hold these cells ``(B, N)`` and, as `windows`, lie inside of the image or around it: ``(B, N, 4)``."""
-    starts = []
+    xp, starts, ends = namespace(cell), [], []
     for index, number, length, side, place in (
         (cell % cells[1], cells[1], source[1], size[1], drawn["across"]),
         (cell // cells[1], cells[0], source[0], size[0], drawn["down"]),
     ):
         side_of_box = side / drawn["scale"]
         # Whole pixels: a cell may hold no more of its class than a part of one.
-        first, end = (index * (length / number)).floor(), ((index + 1) * (length / number)).ceil()
+        first, end = index * length // number, ((index + 1) * length + number - 1) // number
         free = length - side_of_box
-        low = torch.maximum(free.clamp(max=0), end - side_of_box)
-        high = torch.minimum(free.clamp(min=0), first)
-        # Where the box is smaller, it lies in the cell.
-        low, high = torch.minimum(low, high), torch.maximum(low, high)
+        # Of a box that is smaller than the cell, low is more than high, and anywhere between them it lies in the cell.
+        low, high = xp.maximum(free.clip(None, 0), end - side_of_box), xp.minimum(free.clip(0, None), first)
         starts.append(low + place * (high - low))
-    x0, y0 = (start.to(drawn["scale"]) for start in starts)
-    return torch.stack([x0, y0, x0 + size[1] / drawn["scale"], y0 + size[0] / drawn["scale"]], dim=-1)
+        ends.append(starts[-1] + side_of_box)
+    return xp.stack([*starts, *ends], -1)
 
 
-def _overlap(ends: Tensor, cells: int) -> Tensor:
+def _overlap(ends: Array, cells: int) -> Array:
     """How much of each cell of an axis lies between ends ``(B, N, 2)``: ``(B, N, cells)``."""
-    cell = torch.arange(cells, dtype=ends.dtype, device=ends.device)
-    return (torch.minimum(ends[..., 1:], cell + 1) - torch.maximum(ends[..., :1], cell)).clamp(min=0).float()
+    xp, cell = namespace(ends), arange(cells, ends)
+    return (xp.minimum(ends[..., 1:], cell + 1) - xp.maximum(ends[..., :1], cell)).clip(0, None)
 
 
-def _whole_cells(ends: Tensor, cells: int, length: int) -> Tensor:
-    """Which cells of an axis lie wholly between ends, as 1 and 0: ``(B, N, cells)``."""
-    cell, slack = torch.arange(cells, dtype=ends.dtype, device=ends.device), _SLACK * cells / length
-    return ((ends[..., :1] <= cell + slack) & (cell + 1 <= ends[..., 1:] + slack)).float()
-
-
-def _areas(coarse: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """``sum_y sum_x down_y across_x coarse_yx``, ``(B, N, C)``, of ``(B, C, h, w)``, ``(B, N, h)`` and ``(B, N, w)``.
+def _areas(coarse: Array, down: Array, across: Array) -> Array:
+    """``sum_y sum_x down_y across_x coarse_yx``, ``(B, C, N)``, of ``(B, C, h, w)``, ``(B, N, h)`` and ``(B, N, w)``.
 
     Products of matrices and not an integral image, whose differences cancel, and whose sums along an axis some GPUs
-    make in an order that differs from call to call.
+    make in an order that differs from call to call. A matrix of each class alone: NumPy's BLAS would share larger ones
+    among threads, and wait for those that have no core.
     """
-    if coarse.device.type == "cpu" and can_be_read(coarse) and is_untransformed(coarse):
-        # By NumPy, which computes so little on this thread alone. PyTorch's operators wait for all of its threads, a
-        # tenth of a second where other processes keep one of them from its core.
-        lines = coarse.numpy() @ across.numpy().swapaxes(1, 2)[:, None]  # (B, C, h, N)
-        return torch.from_numpy(np.einsum("bchn,bnh->bnc", lines, down.numpy()))
-    with _full_precision(coarse.device.type):
-        lines = (coarse.flatten(1, 2) @ across.mT).view(*coarse.shape[:3], across.shape[1])  # (B, C, h, N)
-    return (lines * down.mT[:, None]).sum(2).mT
+    xp = namespace(coarse)
+    down, across = (xp.asarray(shares, dtype=coarse.dtype) for shares in (down, across))
+    with _full_precision(coarse):
+        rows = down[:, None] @ coarse  # (B, C, N, w)
+        return xp.einsum("bcnw,bnw->bcn", rows, across)
 
 
-def _full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """No autocast, which would round areas to half precision; some devices have none."""
-    return torch.autocast(device_type, enabled=False) if _has_autocast(device_type) else contextlib.nullcontext()
+def _full_precision(array: Array) -> contextlib.AbstractContextManager[object]:
+    """No autocast, which would round areas to half precision; NumPy and some devices have none."""
+    has_autocast = isinstance(array, Tensor) and _has_autocast(array.device.type)
+    return torch.autocast(array.device.type, enabled=False) if has_autocast else contextlib.nullcontext()
 
 
 @torch.compiler.assume_constant_result  # which PyTorch 2.11 cannot trace

@@ -1,6 +1,7 @@
 """kornia's crops, resampled by tritonsoft, and the one that kornia lacks."""
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import kornia.augmentation as K
@@ -14,6 +15,7 @@ from tritonsoft.augmentation._kornia import (
     adapted_rsampling,
     set_param_generator,
 )
+from tritonsoft.augmentation.arrays import Array, namespace
 from tritonsoft.augmentation.generators import EagerResizedCropGenerator
 from tritonsoft.augmentation.geometric import BoxAugmentation, edges, sliced, tells_apart
 from tritonsoft.augmentation.resampling import Flags, Params, are_numbers, fill_of, python_number, recorded, size_of
@@ -379,7 +381,7 @@ class RandomScaleCrop(BoxAugmentation):
         return True, fill_of(flags)
 
 
-def windows(drawn: Params, size: Size, source: Size) -> Tensor:
+def windows(drawn: Mapping[str, Array], size: Size, source: Size) -> Array:
     """Boxes ``(..., 4)`` of windows of (h, w), at scales and places that `ScaleCropGenerator` has drawn.
 
     Where the scaled image of (H, W) is larger than the window, the window lies inside it, else the image in the window.
@@ -387,11 +389,10 @@ def windows(drawn: Params, size: Size, source: Size) -> Tensor:
     (h, w), (height, width) = size, source
     across, down = w / drawn["scale"], h / drawn["scale"]
     x0, y0 = drawn["across"] * (width - across), drawn["down"] * (height - down)
-    return torch.stack([x0, y0, x0 + across, y0 + down], dim=-1)
+    return namespace(x0).stack([x0, y0, x0 + across, y0 + down], -1)
 
 
-def corners(boxes: Tensor) -> Tensor:
+def corners(boxes: Array) -> Array:
     """Boxes ``(B, 4)`` as kornia's crops have them, by the pixels in their corners: ``(B, 4, 2)``."""
-    x0, y0, x1, y1 = boxes.unbind(1)
-    x1, y1 = x1 - 1, y1 - 1
-    return torch.stack([torch.stack(corner, dim=1) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], dim=1)
+    x0, y0, x1, y1 = boxes[:, 0], boxes[:, 1], boxes[:, 2] - 1, boxes[:, 3] - 1
+    return namespace(boxes).stack([x0, y0, x1, y0, x1, y1, x0, y1], 1).reshape(-1, 4, 2)
