@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tritonsoft.backends.numba.elements import (
     LIKE,
+    LINE_BYTES,
     Array,
     array_at,
     borrowed,
@@ -15,6 +17,7 @@ from tritonsoft.backends.numba.elements import (
     downcast,
     fence,
     flat,
+    prefetch,
     streaming,
     upcast,
     write_line,
@@ -31,7 +34,7 @@ from tritonsoft.backends.numba.label_rows import (
     new_masses,
 )
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
-from tritonsoft.backends.numba.vectors import MASK_BITS
+from tritonsoft.backends.numba.vectors import LANES, MASK_BITS, load, store
 from tritonsoft.memory import is_channels_last
 
 _COPY, _BLEND = 0.12, 0.2  # nanoseconds of a byte of the output
@@ -54,11 +57,29 @@ def _lines_of(images: Tensor) -> tuple[Any, Any]:
 
 
 @jit
-def _read_line(line: Array, images: Array, start: int, pixel_stride: int, inner: int, begin: Any, end: Any) -> None:
-    """Pixels from ``begin`` to ``end`` of a line."""
+def _fetch(images: Array, start: int, count: int) -> None:
+    """Elements that will be read soon: of a line with parts of several, the hardware foresees none."""
+    for n in range(unsigned(0), unsigned(count), unsigned(LINE_BYTES // images.itemsize)):
+        prefetch(images, unsigned(start) + n)
+
+
+@jit
+def _read_line(
+    line: Array, images: Array, start: int, ahead: int, pixel_stride: int, inner: int, begin: Any, end: Any, width: Any
+) -> None:
+    """Pixels from ``begin`` to ``end`` of a line; those so many elements ``ahead`` are fetched for the next row.
+
+    Some pixels after ``end`` are written too, of which the next span of the line has better ones.
+    """
     if pixel_stride == inner:
-        for n in range(unsigned(begin * inner), unsigned(end * inner)):
-            line[n] = images[unsigned(start) + n]
+        _fetch(images, start + ahead + begin * inner, (end - begin) * inner)
+        place, last, limit = unsigned(begin * inner), unsigned(end * inner), unsigned(width * inner)
+        first, lanes = unsigned(start), unsigned(LANES)
+        while place < last and place + lanes <= limit:
+            store(line, place, load(images, first + place, LANES))
+            place += lanes
+        for n in range(place, last):
+            line[n] = images[first + n]
         return
     for x in range(begin, end):
         for channel in range(inner):
@@ -75,42 +96,42 @@ def _partner_of(partners: Array, sample: int) -> int:
 
 
 @jit
-def _spans_of_box(box: Array, row: int, width: int, span_end: Array) -> Any:
-    """Writes where spans of a row end, in turns of one's own and the partner's; returns how many there are."""
-    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
-    begin, end = min(max(x0, 0), width), min(max(x1, 0), width)
-    if row < y0 or row >= y1 or begin >= end:
-        span_end[0] = width
-        return 1
-    span_end[0], span_end[1], span_end[2] = begin, end, width
-    return 3
+def _is_chosen(label: Any, mask: int, chosen: Array) -> Any:
+    """Without a branch: the last entry, 0, is that of what is no class."""
+    return chosen[min(unsigned(np.int64(label) & mask), unsigned(chosen.size) - unsigned(1))] != 0
 
 
 @jit
-def _is_chosen(label: int, chosen: Array) -> bool:
-    return 0 <= label < chosen.size and chosen[unsigned(label)] != 0
+def _mark_chosen(labels: Array, width: int, mask: int, chosen: Array, inner: int, run_end: Array, marks: Array) -> Any:
+    """Sets all bits of the elements of a line whose label is chosen, and none of the others; whether there are such."""
+    end, some, bits, none = unsigned(width), False, ~marks.dtype.type(0), marks.dtype.type(0)
+    if find_runs(labels, unsigned(0), end, run_end, end // unsigned(SHORT_RUN)):
+        begin, run = unsigned(0), 0
+        while begin < end:
+            is_chosen = _is_chosen(labels[begin], mask, chosen)
+            some |= is_chosen
+            for x in range(begin, run_end[run]):
+                marks[x] = bits if is_chosen else none
+            begin = run_end[run]
+            run += 1
+    else:
+        for x in range(end):
+            is_chosen = _is_chosen(labels[x], mask, chosen)
+            some |= is_chosen
+            marks[x] = bits if is_chosen else none
+    if inner > 1:
+        for x in range(width - 1, -1, -1):
+            for channel in range(inner):
+                marks[unsigned(x * inner + channel)] = marks[unsigned(x)]
+    return some
 
 
 @jit
-def _spans_of_classes(
-    labels: Array, mask: int, chosen: Array, width: int, run_end: Array, span_end: Array, selected: Array
-) -> Any:
-    """The same by a row of labels; -1 where runs are short: then it is written which pixels are ``selected``."""
-    end = unsigned(width)
-    if not find_runs(labels, unsigned(0), end, run_end, end // unsigned(SHORT_RUN)):
-        for x in range(width):
-            selected[x] = _is_chosen(np.int64(labels[x]) & mask, chosen)
-        return -1
-    number, begin, run, theirs = 0, unsigned(0), 0, False
-    while begin < end:
-        if _is_chosen(np.int64(labels[begin]) & mask, chosen) != theirs:
-            span_end[number] = begin
-            number += 1
-            theirs = not theirs
-        begin = run_end[run]
-        run += 1
-    span_end[number] = end
-    return number + 1
+def _select(line: Array, own: Array, first: int, theirs: Array, other: int, marks: Array) -> None:
+    first, other = unsigned(first), unsigned(other)
+    for n in range(unsigned(line.size)):
+        mine = own[first + n]
+        line[n] = mine ^ ((mine ^ theirs[other + n]) & marks[n])
 
 
 @jit
@@ -135,64 +156,54 @@ def _paste_rows(
     """Rows of all samples."""
     _, inner, _, width = shape
     memory = array_at(address_out, 0, like), array_at(address_images, 0, like), array_at(address_labels, 0, like_labels)
-    lines = np.empty(width * inner, like.dtype), np.empty(width * inner, like.dtype)
     row_of_labels = np.empty(width + MASK_BITS + 1, like_labels.dtype)
-    of_row = row_of_labels, np.empty(width, np.uint64), np.empty(width + 3, np.int64), np.empty(width, np.uint8)
+    scratch = np.empty((4, width * inner), like.dtype), row_of_labels, np.empty(width, np.uint64)
     where = partners, boxes, mask, label_strides, chosen
-    _paste_rows_by(memory, strides, shape, where, (line_length, to_boundary), lines, of_row, first, end)
+    _paste_rows_by(memory, strides, shape, where, (line_length, to_boundary), scratch, first, end)
     return True
 
 
 @jit
 def _paste_rows_by(
-    memory: Any, strides: Any, shape: Any, where: Any, streams: Any, scratch: Any, of_row: Any, first: int, end: int
+    memory: Any, strides: Any, shape: Any, where: Any, streams: Any, scratch: Any, first: int, end: int
 ) -> None:
-    """The same, with memory for two lines, and for what is found out of a row."""
+    """The same, with memory for four lines, and for a row of labels and the ends of its runs."""
     (lines, inner, height, width), (line_length, to_boundary) = shape, streams
     out, images, labels = memory
     partners, boxes, mask, label_strides, chosen = borrowed(where)
-    own, theirs = borrowed(scratch)
-    row_of_labels, run_end, span_end, selected = borrowed(of_row)
+    four_lines, row_of_labels, run_end = borrowed(scratch)
+    own, theirs, mixed, marks = four_lines[0], four_lines[1], four_lines[2], four_lines[3]
     for place in range(first, end):
         sample, row = place // height, place % height
-        partner, num_spans = _partner_of(partners, sample), 1
-        if partner == sample:
-            span_end[0] = width
-        elif boxes.size > 0:
-            num_spans = _spans_of_box(boxes[4 * sample : 4 * sample + 4], row, width, span_end)
-        else:
+        partner = _partner_of(partners, sample)
+        x0, x1, is_marked = 0, 0, False
+        if boxes.size > 0:
+            if boxes[4 * sample + 1] <= row < boxes[4 * sample + 3]:
+                x0 = min(max(boxes[4 * sample], 0), width)
+                x1 = min(max(boxes[4 * sample + 2], x0), width)
+        elif partner != sample:
             start = partner * label_strides[0] + row * label_strides[1]
-            _read_line(row_of_labels, labels, start, label_strides[2], 1, 0, width)
-            num_classes = chosen.size // partners.size
-            classes = chosen[sample * num_classes : (sample + 1) * num_classes]
-            num_spans = _spans_of_classes(row_of_labels, mask, classes, width, run_end, span_end, selected)
+            _read_line(row_of_labels, labels, start, label_strides[1], label_strides[2], 1, 0, width, width)
+            entries = chosen.size // partners.size
+            classes = chosen[sample * entries : (sample + 1) * entries]
+            is_marked = _mark_chosen(row_of_labels, width, mask, classes, inner, run_end, marks)
         for line in range(lines):
             mine = sample * strides[0] + line * strides[1] + row * strides[2]
             other = mine + (partner - sample) * strides[0]
-            if num_spans < 0:
-                _read_line(own, images, mine, strides[3], inner, 0, width)
-                _read_line(theirs, images, other, strides[3], inner, 0, width)
-                _select(own, theirs, selected, inner)
+            if not is_marked:
+                for begin, stop, start in ((0, x0, mine), (x0, x1, other), (x1, width, mine)):
+                    _read_line(mixed, images, start, strides[2], strides[3], inner, begin, stop, width)
+            elif strides[3] == inner:
+                _fetch(images, mine + strides[2], width * inner)
+                _fetch(images, other + strides[2], width * inner)
+                _select(mixed, images, mine, images, other, marks)
             else:
-                begin = 0
-                for span in range(num_spans):
-                    start = other if span % 2 == 1 else mine
-                    _read_line(own, images, start, strides[3], inner, begin, span_end[span])
-                    begin = span_end[span]
+                _read_line(own, images, mine, strides[2], strides[3], inner, 0, width, width)
+                _read_line(theirs, images, other, strides[2], strides[3], inner, 0, width, width)
+                _select(mixed, own, 0, theirs, 0, marks)
             place_of_line = unsigned(((sample * lines + line) * height + row) * width * inner)
-            write_line(out, place_of_line, own, unsigned(width * inner), unsigned(line_length), unsigned(to_boundary))
+            write_line(out, place_of_line, mixed, unsigned(width * inner), unsigned(line_length), unsigned(to_boundary))
     fence()
-
-
-@jit
-def _select(own: Array, theirs: Array, selected: Array, inner: int) -> None:
-    if inner == 1:
-        for x in range(selected.size):
-            own[x] = theirs[x] if selected[x] else own[x]
-        return
-    for x in range(selected.size):
-        for n in range(unsigned(x * inner), unsigned((x + 1) * inner)):
-            own[n] = theirs[n] if selected[x] else own[n]
 
 
 def paste(
@@ -219,13 +230,26 @@ def paste(
         _NO_LABELS if labels is None else _BITS[labels.itemsize],
         256**labels.itemsize - 1 if labels is not None and is_unsigned else -1,
         (0, 0, 0) if labels is None else labels.stride(),
-        _NO_CLASSES if chosen is None else flat(chosen.view(torch.uint8)),
+        _NO_CLASSES if chosen is None else flat(F.pad(chosen.view(torch.uint8), (0, 1))),
         *streaming(out),
     )
     pool.run(lambda first, end: _paste_rows(*arguments, first, end), len(images) * size[0], _COPY * out.nbytes)
 
 
 # --- blending --------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _blend_line(line: Array, own: Array, first: int, theirs: Array, other: int, share: Any) -> None:
+    one, first, other = type(share)(1), unsigned(first), unsigned(other)
+    if share < 0.5:
+        for n in range(unsigned(line.size)):
+            mine, foreign = upcast(own[first + n]), upcast(theirs[other + n])
+            line[n] = downcast(mine + share * (foreign - mine), line)
+        return
+    for n in range(unsigned(line.size)):
+        mine, foreign = upcast(own[first + n]), upcast(theirs[other + n])
+        line[n] = downcast(foreign - (one - share) * (foreign - mine), line)
 
 
 @jit
@@ -259,24 +283,21 @@ def _blend_rows_by(
     out, images = memory
     partners, weight = borrowed(mixed_with)
     own, theirs = borrowed(scratch)
-    one = weight.dtype.type(1)
     for place in range(first, end):
         sample, row = place // height, place % height
         partner, share = _partner_of(partners, sample), weight[sample]
         for line in range(lines):
             mine = sample * strides[0] + line * strides[1] + row * strides[2]
-            _read_line(own, images, mine, strides[3], inner, 0, width)
-            if partner != sample:
-                other = mine + (partner - sample) * strides[0]
-                _read_line(theirs, images, other, strides[3], inner, 0, width)
-                if share < 0.5:
-                    for n in range(unsigned(own.size)):
-                        difference = upcast(theirs[n]) - upcast(own[n])
-                        own[n] = downcast(upcast(own[n]) + share * difference, out)
-                else:
-                    for n in range(unsigned(own.size)):
-                        difference = upcast(theirs[n]) - upcast(own[n])
-                        own[n] = downcast(upcast(theirs[n]) - (one - share) * difference, out)
+            other = mine + (partner - sample) * strides[0]
+            if partner != sample and strides[3] == inner:
+                _fetch(images, mine + strides[2], width * inner)
+                _fetch(images, other + strides[2], width * inner)
+                _blend_line(own, images, mine, images, other, share)
+            else:
+                _read_line(own, images, mine, strides[2], strides[3], inner, 0, width, width)
+                if partner != sample:
+                    _read_line(theirs, images, other, strides[2], strides[3], inner, 0, width, width)
+                    _blend_line(own, own, 0, theirs, 0, share)
             place_of_line = unsigned(((sample * lines + line) * height + row) * width * inner)
             write_line(out, place_of_line, own, unsigned(width * inner), unsigned(line_length), unsigned(to_boundary))
     fence()
