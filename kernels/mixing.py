@@ -17,6 +17,7 @@ from tritonsoft.memory import is_channels_last
 
 _INT32_LIMIT = 2**31
 _WARPS = 4
+_PASTING_WARPS = 1  # whose elements are often all of one sample
 
 
 @triton.jit
@@ -24,6 +25,12 @@ def _partner_of(partners, sample, batch):
     """That of a sample; what is none of the batch is the sample itself."""
     partner = tl.load(partners + sample)
     return tl.where((partner >= 0) & (partner < batch), partner, sample)
+
+
+@triton.jit
+def _edge(boxes, place, length):
+    """That of a box inside of the image, as an int32."""
+    return tl.minimum(tl.maximum(tl.load(boxes + place), 0), length).to(tl.int32)
 
 
 @triton.jit
@@ -66,16 +73,17 @@ def paste_kernel(
     partner = _partner_of(partners, sample, batch)
     pixels = elements // INNER
     if boxes is not None:
-        x0, y0 = tl.load(boxes + 4 * sample), tl.load(boxes + 4 * sample + 1)
-        x1, y1 = tl.load(boxes + 4 * sample + 2), tl.load(boxes + 4 * sample + 3)
+        x0, x1 = _edge(boxes, 4 * sample, width), _edge(boxes, 4 * sample + 2, width)
+        y0, y1 = _edge(boxes, 4 * sample + 1, height), _edge(boxes, 4 * sample + 3, height)
         pasted = (row >= y0) & (row < y1) & (pixels >= x0) & (pixels < x1)
     else:
         pasted = _is_chosen(labels, labels_strides, chosen, sample, partner, row, pixels, exists, num_classes, OFFSET)
     start = line.to(tl.int64) * strides[1] + row.to(tl.int64) * strides[2]
     offsets = pixels.to(OFFSET) * strides[3] + elements % INNER
-    # What stays and what is pasted are read under masks, so that of each pixel one is read.
-    own = tl.load(images + sample * strides[0] + start + offsets, mask=exists & (pasted == 0), other=0)
-    theirs = tl.load(images + partner * strides[0] + start + offsets, mask=exists & pasted, other=0)
+    # Who has no pixel here is not read. A mask of each pixel would take its loads apart.
+    some, every = tl.max(pasted.to(tl.int32)) > 0, tl.min((pasted | (exists == 0)).to(tl.int32)) > 0
+    own = tl.load(images + sample * strides[0] + start + offsets, mask=exists & (every == 0), other=0)
+    theirs = tl.load(images + partner * strides[0] + start + offsets, mask=exists & some, other=0)
     place = number.to(tl.int64) * width * INNER
     tl.store(out + place + elements, tl.where(pasted, theirs, own), mask=exists)
 
@@ -187,10 +195,10 @@ def _lines(images: Tensor) -> dict[str, Any]:
     }
 
 
-def _block(length: int, *tensors: Tensor) -> int:
-    """Elements of a program: of the widest type 32 bytes for a thread, and no more than a line has."""
-    size = max(tensor.element_size() for tensor in tensors)
-    return min(triton.next_power_of_2(length), 32 * _WARPS * 32 // size)
+def _block(lines: dict[str, Any], images: Tensor, num_warps: int) -> int:
+    """Elements of a program: 32 bytes for each of its threads, and no more than a line has."""
+    length: int = triton.next_power_of_2(lines["width"] * lines["INNER"])
+    return min(length, num_warps * 32 * 32 // images.element_size())
 
 
 def _grid(lines: dict[str, Any], block: int) -> tuple[int]:
@@ -209,7 +217,7 @@ def paste_configuration(
 ) -> Launch:
     """What `paste` launches."""
     lines = _lines(images)
-    block = _block(lines["width"] * lines["INNER"], images)
+    block = _block(lines, images, _PASTING_WARPS)
     if labels is not None and labels.shape[2] * labels.stride(2) >= _INT32_LIMIT:
         lines["OFFSET"] = tl.int64
     return Launch(
@@ -227,7 +235,7 @@ def paste_configuration(
             "BLOCK": block,
             **lines,
         },
-        {"num_warps": _WARPS},
+        {"num_warps": _PASTING_WARPS},
     )
 
 
@@ -250,7 +258,7 @@ def paste(
 def blend_configuration(out: Tensor, images: Tensor, partners: Tensor, weight: Tensor, platform: str) -> Launch:
     """What `blend` launches."""
     lines = _lines(images)
-    block = _block(lines["width"] * lines["INNER"], images)
+    block = _block(lines, images, _WARPS)
     return Launch(
         blend_kernel,
         _grid(lines, block),

@@ -35,7 +35,8 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def names_of(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(map(name_of, dtypes[:-1])) + f" or {name_of(dtypes[-1])}"
+    *others, last = map(name_of, dtypes)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def is_int(value: Any) -> bool:

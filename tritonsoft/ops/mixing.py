@@ -70,7 +70,7 @@ class _BlendGradient:
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         partners, weight = ctx.saved_tensors
-        share = weight.to(grad.dtype)[:, None, None, None]
+        share: Tensor = weight.to(grad.dtype)[:, None, None, None]
         return ((1 - share) * grad).index_add(0, partners, share * grad)
 
     @staticmethod

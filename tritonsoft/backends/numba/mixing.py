@@ -347,9 +347,10 @@ def _blend_label_rows(
         unsigned(line_length),
         unsigned(to_boundary),
     )
-    return _blend_label_rows_by(
+    in_range: bool = _blend_label_rows_by(
         epilogue, masses, labels, label_strides, shape, (partners, weight), ignore_index, tile, first, end
     )
+    return in_range
 
 
 @jit

@@ -124,7 +124,8 @@ def _chunks(
     if labels.itemsize == 1:
         _table_of_bytes(scratch[1], scratch[2], mask, ids, classes, first_id, ignore_index)
     numbers = first_id, ignore_index, checks, line_length, to_boundary
-    return _chunks_by(out, labels, mask, strides, size, ids, classes, numbers, scratch, first, end)
+    all_known: bool = _chunks_by(out, labels, mask, strides, size, ids, classes, numbers, scratch, first, end)
+    return all_known
 
 
 @jit
