@@ -9,7 +9,7 @@ BIN := .venv/bin
 VENV := .venv/pyvenv.cfg
 RUNNABLE := .venv/runnable# stamps: what the demo needs is installed,
 INSTALLED := .venv/installed# and all that the library is developed with
-DOCUMENTED := $(addprefix tritonsoft/,functional.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
+DOCUMENTED := $(addprefix tritonsoft/,functional.py mixing.py losses.py full_resolution.py sparse.py metrics.py memory.py augmentation data)
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder# in the order of tests/conftest.py
 
 .PHONY: demo test bench cost figures evidence docs gallery lint types test-backends test-kernels test-ray test-recipes gpu format clean

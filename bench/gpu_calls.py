@@ -112,10 +112,29 @@ def of_labels(inputs: Inputs) -> Iterator[Call]:
     ten = inputs.boxes.repeat_interleave(10, 0).view(inputs.batch, 10, 4)
     areas = functools.partial(ts.class_areas, inputs.labels[19], ten, 19)
     yield Call("areas of ten boxes", lambda: areas, Traffic(10 * inputs.box_pixels, 10 * inputs.batch * 19 * 4))
+    yield from mixed(inputs)
     factors = (2, 4, 8, 16)
     pyramid = functools.partial(ts.soft_pyramid, inputs.labels[19], 19, factors, dtype=HALF)
     written = sum(inputs.cells(factor) for factor in factors) * 19 * 2
     yield Call("pyramid C=19", lambda: pyramid, Traffic(pixels, written))
+
+
+def mixed(inputs: Inputs) -> Iterator[Call]:
+    """Samples mixed with the next ones: of images one pixel is read for each that is written, or two."""
+    image, labels, batch = inputs.image, inputs.labels[19], inputs.batch
+    device, pixels = image.device, labels.numel()
+    partners, weight = torch.arange(batch, device=device).roll(1), torch.rand(batch, device=device)
+    height, width = labels.shape[1:]
+    boxes = torch.tensor([[width // 5, height // 5, 4 * width // 5, 4 * height // 5]], device=device).expand(batch, 4)
+    chosen = (torch.arange(19, device=device) % 2 == 0).expand(batch, 19)
+    cut = functools.partial(ts.cut_mix, image, partners, boxes)
+    yield Call("cut mix of images", lambda: cut, Traffic(image.nbytes, image.nbytes))
+    classes = functools.partial(ts.class_mix, image, partners, labels, chosen)
+    yield Call("class mix of images", lambda: classes, Traffic(image.nbytes + pixels, image.nbytes))
+    blend = functools.partial(ts.mix_up, image, partners, weight)
+    yield Call("mix up of images", lambda: blend, Traffic(image.nbytes, image.nbytes))
+    masses = functools.partial(ts.mix_up_labels, labels, partners, weight, 19, dtype=HALF)
+    yield Call("mix up of labels C=19", lambda: masses, Traffic(pixels, pixels * 19 * 2))
 
 
 def of_images(inputs: Inputs) -> Iterator[Call]:

@@ -47,6 +47,7 @@ from tritonsoft.kernels import (
     enlarged_overlap,
     enlarging,
     forward,
+    mixing,
     remapping,
     soft_cross_entropy,
     soft_overlap,
@@ -199,6 +200,7 @@ def cases(platform: str) -> Iterator[Case]:
             odd = " odd width" if size[1] % 2 == 1 else ""
             yield Case(f"soft C={num_classes} k={factor}{odd} street", launch, trips, shares, soft, [labels], [soft])
     yield from _remapped(labels, platform)
+    yield from _mixed(labels, platform)
     yield _areas(labels, platform)
     yield from _in_boxes(labels, boxes, platform)
     yield from _warped(labels, platform)
@@ -231,6 +233,24 @@ def _remapped(labels: Tensor, platform: str) -> Iterator[Case]:
     ids, classes = _meta((100,), torch.int64), _meta((100,), torch.int32)
     launch = remapping.remap_configuration(out, wide, ids, classes, 0, 255, platform)
     yield Case("remap int32 searched", launch, {"while step > 0": 7}, {}, out, [wide], [out], blind_to=hits)
+
+
+def _mixed(labels: Tensor, platform: str) -> Iterator[Case]:
+    """Images mixed with others, of which one is read for each pixel that is pasted; and soft labels of 19 classes."""
+    batch, height, width = labels.shape
+    image, soft = _meta((batch, 3, height, width), torch.float16), _meta((batch, 19, height, width), torch.float16)
+    partners, weight = _meta((batch,), torch.int64), _meta((batch,), torch.float32)
+    where = (_meta((batch, 4), torch.int64), None, None)
+    launch = mixing.paste_configuration(image, image, partners, *where, platform)
+    yield Case("paste boxes", launch, {}, {}, image, [image], [image])
+    chosen = _meta((batch, 19), torch.uint8)
+    launch = mixing.paste_configuration(image, image, partners, None, labels, chosen, platform)
+    hits = "loads that find their line in the first-level cache"
+    yield Case("paste classes", launch, {}, {}, image, [image, labels], [image], blind_to=hits)
+    launch = mixing.blend_configuration(image, image, partners, weight, platform)
+    yield Case("blend", launch, {}, {}, image, [image], [image])
+    launch = mixing.blend_labels_configuration(soft, labels, partners, weight, 255, platform)
+    yield Case("blend labels", launch, {"index in range(num_classes)": 19}, {}, soft, [labels], [soft])
 
 
 def _areas(labels: Tensor, platform: str) -> Case:

@@ -50,10 +50,27 @@ def main() -> None:
     for labels in (bytes_, integers, integers.mT):
         for table in ({7: 0, 8: 1}, {7: 0, 10**6: 1}, torch.arange(9, device=device)):
             ts.remap_labels(labels, table)
+    mixed(image, bytes_, integers)
     aligned(bytes_[:, :36, :48].contiguous())
     if device == "cuda":
         torch.cuda.synchronize()
     print("every kernel has run")
+
+
+def mixed(image: Tensor, *label_maps: Tensor) -> None:
+    """Two samples, each with pixels of the other."""
+    device = image.device
+    partners, weight = torch.tensor([1, 0], device=device), torch.tensor([0.25, 0.75], device=device)
+    chosen = torch.ones(2, NUM_CLASSES, dtype=torch.bool, device=device)
+    boxes = torch.tensor([[-20, -9, 30, 20], [50, 30, 99, 99]], device=device)
+    for pixels in (image, image.contiguous(memory_format=torch.channels_last), image.mT):
+        wanted = pixels.clone().requires_grad_()
+        backward(ts.cut_mix(wanted, partners, boxes), wanted)()
+        backward(ts.mix_up(wanted, partners, weight), wanted)()
+    for labels in label_maps:
+        ts.class_mix(image, partners, labels, chosen)
+        ts.class_mix(labels[:, None], partners, labels, chosen)
+        ts.mix_up_labels(labels.clamp(0, NUM_CLASSES - 1), partners, weight, NUM_CLASSES)
 
 
 def resampled(image: Tensor, label_maps: tuple[Tensor, ...], boxes: Tensor | None) -> None:

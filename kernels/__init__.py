@@ -8,6 +8,7 @@ from tritonsoft.kernels.decoding import confusion_matrix, decode
 from tritonsoft.kernels.enlarged_cross_entropy import upsampled_cross_entropy, upsampled_cross_entropy_backward
 from tritonsoft.kernels.enlarged_overlap import upsampled_overlap_loss, upsampled_overlap_loss_backward
 from tritonsoft.kernels.forward import crop_resize, crop_resize_pair, soft_crop_resize
+from tritonsoft.kernels.mixing import blend, blend_labels, paste
 from tritonsoft.kernels.pyramid import soft_pyramid
 from tritonsoft.kernels.remapping import remap_labels
 from tritonsoft.kernels.soft_cross_entropy import cross_entropy, cross_entropy_backward
@@ -29,6 +30,8 @@ __all__ = [
     "area_cross_entropy_backward",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
+    "blend",
+    "blend_labels",
     "class_areas",
     "confusion_matrix",
     "crop_resize",
@@ -39,6 +42,7 @@ __all__ = [
     "decode",
     "overlap_loss",
     "overlap_loss_backward",
+    "paste",
     "remap_labels",
     "soft_crop_resize",
     "soft_crop_resize_top",

@@ -108,6 +108,20 @@ def test_areas_of_classes(box):
     ts.class_areas(labels.mT, boxes, NUM_CLASSES, backend="triton")
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_samples_that_are_mixed(channels_last):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.rand(2, 3, 5, 9).contiguous(memory_format=layout)
+    partners, weight = torch.tensor([1, 0]), torch.tensor([0.25, 0.75])
+    ts.cut_mix(images, partners, torch.tensor([[-5, -5, 99, 3], [3, 2, 4, 99]]), backend="triton")
+    ts.mix_up(images, partners, weight, backend="triton")
+    labels = torch.tensor([0, 255, -(2**40), 2**40, NUM_CLASSES - 1]).repeat(18).view(2, 5, 9)
+    chosen = torch.ones(2, NUM_CLASSES, dtype=torch.bool)
+    for some in (labels, labels.mT.contiguous().mT):
+        ts.class_mix(images, partners, some, chosen, backend="triton")
+    ts.mix_up_labels(torch.randint(NUM_CLASSES, (2, 5, 9)), partners, weight, NUM_CLASSES, backend="triton")
+
+
 def test_labels_whose_ids_are_looked_up():
     labels = torch.tensor([-(2**31), -1, 0, 4, 5, 2**31 - 1], dtype=torch.int32).view(1, 2, 3)
     for table in ({0: 1, 4: 2}, {0: 1, 4: 2, 10**6: 3}, torch.arange(5)):

@@ -58,6 +58,7 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         enlarged_overlap,
         enlarging,
         forward,
+        mixing,
         pyramid,
         remapping,
         soft_cross_entropy,
@@ -131,6 +132,18 @@ def launches(platform: str) -> Iterator[tuple[str, Any]]:
         source, number = empty((batch, height, width), labels), 1 if some_boxes is None else 10
         launch = areas.class_areas_configuration(source, some_boxes, number, num_classes, 255, platform)
         yield f"areas C={num_classes} {name(labels)}", launch
+    partners, whole_boxes = empty((batch,), torch.int64), empty((batch, 4), torch.int64)
+    for dtype, channels_last, labels in ((single, False, byte), (half, True, torch.int64)):
+        images = empty((batch, 3, height, width), dtype, channels_last)
+        source, suffix = empty((batch, height, width), labels), f"{name(dtype)}{' channels_last' * channels_last}"
+        in_classes = (None, source, empty((batch, 19), byte))
+        for where, how in (((whole_boxes, None, None), "boxes"), (in_classes, "classes")):
+            launch = mixing.paste_configuration(images, images, partners, *where, platform)
+            yield f"paste {how} {suffix}", launch
+        weight = empty((batch,), single)
+        yield f"blend {suffix}", mixing.blend_configuration(images, images, partners, weight, platform)
+        mass = empty((batch, 19, height, width), dtype)
+        yield f"blend labels {suffix}", mixing.blend_labels_configuration(mass, source, partners, weight, 255, platform)
     matrix, field = empty((batch, 3, 3), single), empty((batch, 256, 512, 2), single)
     result, mass = empty((batch, 3, 256, 512), half), empty((batch, 19, 256, 512), half)
     image, label_map = empty((batch, 3, height, width), half), empty((batch, height, width), byte)

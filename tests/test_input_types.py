@@ -336,6 +336,16 @@ NOTED = {
         image, mask, MATRIX.as_subclass(_Boxes), (3, 4), 2, **REFERENCE
     ),
     "matrix": lambda image, mask, boxes, soft, scores: ts.box_to_matrix(boxes, (3, 4)),
+    "mixed": lambda image, mask, boxes, soft, scores: ts.class_mix(
+        image,
+        torch.zeros(len(image), dtype=torch.int64).as_subclass(_Boxes),
+        mask,
+        torch.ones(len(image), 2, dtype=torch.bool).as_subclass(_Boxes),
+        **REFERENCE,
+    ),
+    "blended": lambda image, mask, boxes, soft, scores: ts.mix_up(
+        image.float(), torch.arange(len(image)), torch.ones(len(image)).as_subclass(_Boxes), **REFERENCE
+    ),
     "remapped": lambda image, mask, boxes, soft, scores: ts.remap_labels(mask, {0: 1, 1: 0}, **REFERENCE),
     "remapped by a tensor": lambda image, mask, boxes, soft, scores: ts.remap_labels(
         mask, torch.tensor([1, 0]).as_subclass(_Boxes), **REFERENCE

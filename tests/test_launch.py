@@ -90,6 +90,7 @@ def _kernels() -> list[Any]:
         enlarged_overlap,
         enlarging,
         forward,
+        mixing,
         pyramid,
         remapping,
         soft_cross_entropy,
@@ -100,7 +101,7 @@ def _kernels() -> list[Any]:
     )
 
     of_full_size = (decoding, enlarged_cross_entropy, enlarged_gradient, enlarged_overlap, enlarging)
-    labels = (areas, forward, pyramid, remapping, top_k, top_k_ids)
+    labels = (areas, forward, mixing, pyramid, remapping, top_k, top_k_ids)
     modules = (adjoint, area_loss, binary_loss, *labels, soft_cross_entropy, soft_overlap, sums, *of_full_size)
     return [value for module in modules for value in vars(module).values() if isinstance(value, JITFunction)]
 
@@ -134,6 +135,13 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "top ids": lambda: kernels.top_ids(index(), f(2, 2, 8, 8), f(*maps), labels(), f(*box), None, "area"),
         "pyramid": lambda: kernels.soft_pyramid([f(2, 19, 16, 16), f(*logits)], labels(), 255, False),
         "areas": lambda: kernels.class_areas(f(2, 3, 19), labels(), f(2, 3, 4), 255, False),
+        "paste": lambda: kernels.paste(
+            f(2, 3, 32, 32), f(2, 3, 32, 32), torch.tensor([1, 0]), None, labels(), torch.ones(2, 19, dtype=torch.bool)
+        ),
+        "blend": lambda: kernels.blend(f(2, 3, 8, 8), f(2, 3, 8, 8), torch.tensor([1, 0]), f(2)),
+        "blend labels": lambda: kernels.blend_labels(
+            f(2, 19, 32, 32), labels(), torch.tensor([1, 0]), f(2), 255, False
+        ),
         "remap": lambda: kernels.remap_labels(
             labels(), labels(), torch.tensor([3, 10**6]), torch.zeros(2, dtype=torch.int32), 0, 255, False
         ),
@@ -184,6 +192,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
 
 NAMES = [
     *("image", "adjoint", "soft", "pair", "top", "pyramid", "areas", "remap", "cross entropy"),
+    *("paste", "blend", "blend labels"),
     *("cross entropy backward",),
     *("area cross entropy", "area cross entropy backward", "overlap", "overlap backward"),
     *("binary cross entropy", "binary cross entropy backward"),

@@ -116,6 +116,18 @@ def _class_areas(backend, labels, boxes):
     ]
 
 
+def _mixing(backend, image, labels, boxes, weight):
+    partners = torch.arange(len(image), device=image.device).flip(0)
+    chosen = (weight > weight.mean()).expand(len(image), len(weight))
+    share = boxes[:, 0].abs() % 1
+    return [
+        ts.cut_mix(image, partners, boxes.long(), backend=backend),
+        ts.class_mix(image, partners, labels, chosen, backend=backend),
+        ts.mix_up(image, partners, share, backend=backend),
+        ts.mix_up_labels(labels, partners, share, NUM_CLASSES, backend=backend),
+    ]
+
+
 def _remap(backend, labels, table):
     return [
         ts.remap_labels(labels, table, backend=backend),
@@ -202,6 +214,7 @@ CALLS = [
     _soft_crop_resize,
     _soft_resize,
     _class_areas,
+    _mixing,
     _remap,
     _top_k,
     _soft_labels,

@@ -12,6 +12,7 @@ import tritonsoft as ts
 from tests.cases import assert_close
 from tritonsoft.ops import images
 from tritonsoft.ops import labels as label_ops
+from tritonsoft.ops import mixing as mixing_ops
 
 BOXES = torch.tensor([[0.5, 0.0, 9.0, 8.25], [7.5, -2.0, 1.0, 6.0]])
 
@@ -21,6 +22,17 @@ def _inputs(device="cpu", dtype=torch.float64):
     image = torch.rand(2, 3, 8, 9, dtype=torch.float64, generator=generator).to(device, dtype)
     labels = torch.randint(5, (2, 8, 9), generator=generator).to(device)
     return image, labels, BOXES.to(device)
+
+
+def _mixing(image, labels):
+    """Operators that mix samples, and their arguments."""
+    batch, device = len(image), image.device
+    partners, weight = torch.arange(batch, device=device).roll(1), torch.rand(batch, device=device)
+    whole, chosen = torch.ones(batch, 4, dtype=torch.int64, device=device), torch.ones(batch, 5, device=device) > 0
+    yield mixing_ops.paste, (image, partners, whole, None, None)
+    yield mixing_ops.paste, (image, partners, None, labels, chosen)
+    yield mixing_ops.blend, (image, partners, weight)
+    yield mixing_ops.blend_labels, (labels, partners, weight, 5, 255, torch.float32)
 
 
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -43,6 +55,7 @@ def test_opcheck(target, boxed, memory_format):
         (label_ops.class_areas, (labels, None if boxes is None else boxes[:, None], 5, 255)),
         (label_ops.remap_labels, (labels, None, torch.arange(5, device=device), 0, 255, True, torch.int64)),
         (label_ops.crop_resize_pair, (image, labels, boxes, [3, 4], 5, 255, "area", 0.5, double, single)),
+        *_mixing(image, labels),
     ):
         opcheck(operator.overload, (*how, *arguments), test_utils=OPCHECKS)
 

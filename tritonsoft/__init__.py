@@ -33,6 +33,7 @@ from tritonsoft.losses import (
     soft_dice_loss,
     soft_jaccard_loss,
 )
+from tritonsoft.mixing import class_mix, cut_mix, mix_up, mix_up_labels
 from tritonsoft.remapping import LabelTable, remap_labels
 from tritonsoft.sparse import SparseLabels
 from tritonsoft.version import __version__
@@ -53,10 +54,14 @@ __all__ = [
     "backend_info",
     "box_to_matrix",
     "class_areas",
+    "class_mix",
     "crop_resize",
     "crop_resize_pair",
+    "cut_mix",
     "decode",
     "memory",
+    "mix_up",
+    "mix_up_labels",
     "normalize",
     "remap_labels",
     "resize",

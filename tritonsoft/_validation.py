@@ -35,7 +35,8 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def names_of(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(map(name_of, dtypes[:-1])) + f" or {name_of(dtypes[-1])}"
+    *others, last = map(name_of, dtypes)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def is_int(value: Any) -> bool:
@@ -467,6 +468,20 @@ def check_transform_values(transform: Tensor) -> None:
 
 
 MIN_WEIGHT, MAX_WEIGHT = 1e-20, 1e20
+
+
+def check_partner_values(partners: Tensor) -> None:
+    """That each sample ``(B,)`` has one of the batch for its partner."""
+    numbers = partners.tolist()
+    if not all(0 <= number < len(numbers) for number in numbers):
+        raise ValueError(f"partners must lie in 0..{len(numbers) - 1}, numbers of samples, got {numbers}")
+
+
+def check_share_values(weight: Tensor) -> None:
+    """That each partner's share ``(B,)`` is one."""
+    shares = weight.tolist()
+    if not all(0 <= share <= 1 for share in shares):  # NaN is not
+        raise ValueError(f"weight must lie in 0..1, the share of the partner, got {shares}")
 
 
 def check_weight_values(weight: Tensor | None, argument: str = "weight") -> None:

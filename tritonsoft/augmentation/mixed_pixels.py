@@ -1,7 +1,6 @@
-"""The pixels of two samples: those of a box, a share of all, or those of some classes, of any type and layout.
+"""The pixels of two samples: those of a box, those of some classes, or shares of all, of any layout.
 
-Nothing here knows modules or parameters. On a CPU outputs are written sample by sample, in memory of earlier ones; on a
-device, under a compiler and where somebody differentiates, as a whole.
+Nothing here knows modules or parameters.
 """
 
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft import memory
-from tritonsoft.augmentation.resampling import size_of
 from tritonsoft.augmentation.sampling import can_be_read, is_untransformed
-from tritonsoft.augmentation.view import Size, to_device
-from tritonsoft.functional import SIGNED
+from tritonsoft.augmentation.view import to_device
 
 
 @dataclass(frozen=True)
@@ -25,50 +22,44 @@ class Boxes:
     boxes: Tensor
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        if images.dtype in SIGNED:  # the same bits, in a type that PyTorch 2.11 can select and fill
-            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = read_numbers(partners, self.boxes) if is_untransformed(images) else None
-        if read is None:
-            return Pixels(self._inside(size_of(images), images.device)).mix(images, partners)
-        out = _empty_like(images)
-        for sample, (partner, (x0, y0, x1, y1)) in enumerate(zip(*read, strict=True)):
-            own, theirs, mixed = images[sample], images[partner], out[sample]
-            # Each pixel is written once.
-            mixed[:, :y0], mixed[:, y1:] = own[:, :y0], own[:, y1:]
-            for start, end, source in ((0, x0, own), (x0, x1, theirs), (x1, None, own)):
-                mixed[:, y0:y1, start:end] = source[:, y0:y1, start:end]
-        return out
-
-    def _inside(self, size: Size, device: torch.device) -> Tensor:
-        """``(B, 1, H, W)``"""
-        x0, y0, x1, y1 = to_device(self.boxes, device)[:, :, None].unbind(1)
-        ys, xs = (torch.arange(length, device=device) for length in size)
-        down, across = (ys >= y0) & (ys < y1), (xs >= x0) & (xs < x1)  # (B, H) and (B, W)
-        return (down[:, :, None] & across[:, None])[:, None]
+        return ts.cut_mix(images, to_device(partners, images.device), to_device(self.boxes, images.device))
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """The partner's pixels where ``selected`` ``(B, 1, H, W)``."""
+class Classes:
+    """The partner's pixels of classes that are ``chosen (B, C)``, as its label map ``(B, H, W)`` has them."""
 
-    selected: Tensor
+    labels: Tensor
+    chosen: Tensor
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
-        if images.dtype in SIGNED:  # as above
-            return self.mix(images.view(SIGNED[images.dtype]), partners).view(images.dtype)
-        read = read_numbers(partners) if images.device.type == "cpu" and is_untransformed(images) else None
-        if read is None:
-            theirs = images.index_select(0, to_device(partners, images.device))
-            return torch.where(self.selected, theirs, images)
-        out = _empty_like(images)
-        for sample, partner in enumerate(read[0]):
-            torch.where(self.selected[sample], images[partner], images[sample], out=out[sample])
-        return out
+        numbers = (to_device(tensor, images.device) for tensor in (partners, self.labels, self.chosen))
+        return ts.class_mix(images, *numbers)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A share ``(B,)`` of all of the partner's pixels."""
+
+    weight: Tensor
+
+    def mix(self, images: Tensor, partners: Tensor) -> Tensor:
+        return ts.mix_up(images, *self._on(images.device, partners))
+
+    def mix_labels(
+        self, labels: Tensor, partners: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype
+    ) -> Tensor:
+        """The soft label of label maps ``(B, H, W)``."""
+        numbers = self._on(labels.device, partners)
+        return ts.mix_up_labels(labels, *numbers, num_classes, ignore_index=ignore_index, dtype=dtype)
+
+    def _on(self, device: torch.device, partners: Tensor) -> tuple[Tensor, Tensor]:
+        return to_device(partners, device), to_device(self.weight, device)
 
 
 @dataclass(frozen=True)
 class Shares:
-    """A share of the partner's pixels: of all of a sample ``(B, 1, 1, 1)``, or of each pixel ``(B, 1, H, W)``."""
+    """A share of each of the partner's pixels ``(B, 1, H, W)``."""
 
     weight: Tensor
 
@@ -86,7 +77,7 @@ class Shares:
         return out
 
 
-Share = Boxes | Pixels | Shares
+Share = Boxes | Classes | Weights | Shares
 
 
 def _empty_like(images: Tensor) -> Tensor:
@@ -99,28 +90,6 @@ def read_numbers(*tensors: Tensor) -> list[Any] | None:
     if all(tensor.device.type == "cpu" and can_be_read(tensor) for tensor in tensors):
         return [tensor.tolist() for tensor in tensors]
     return None
-
-
-# --- some classes ----------------------------------------------------------------------------------------------------
-
-
-def are_chosen(labels: Tensor, chosen: Tensor, partners: Tensor) -> Tensor:
-    """Where the partner's pixel is of a class ``(B, C)`` that was chosen, ``(B, 1, H, W)``."""
-    table = chosen.to(torch.uint8)
-    selected = torch.empty(labels.shape, dtype=torch.uint8, device=labels.device)
-    read = read_numbers(partners)
-    theirs = _of_samples(labels, partners) if read is None else labels
-    sources = range(len(labels)) if read is None else read[0]
-    for sample, source in enumerate(sources):
-        selected[sample] = ts.remap_labels(theirs[source], table[sample], ignore_index=0)
-    return selected.view(torch.bool)[:, None]
-
-
-def _of_samples(labels: Tensor, samples: Tensor) -> Tensor:
-    """`index_select`, which PyTorch 2.11 lacks for some types."""
-    if labels.dtype in SIGNED:
-        return _of_samples(labels.view(SIGNED[labels.dtype]), samples).view(labels.dtype)
-    return labels.index_select(0, to_device(samples, labels.device))
 
 
 def paste_masses(soft: Tensor, chosen: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:

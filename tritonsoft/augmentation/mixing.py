@@ -22,10 +22,10 @@ from tritonsoft.augmentation._kornia import MixHooks, set_param_generator
 from tritonsoft.augmentation.masks import SoftLabel, batched, label_map, map_planes, restore_rank
 from tritonsoft.augmentation.mixed_pixels import (
     Boxes,
-    Pixels,
+    Classes,
     Share,
     Shares,
-    are_chosen,
+    Weights,
     paste_masses,
     read_numbers,
 )
@@ -391,21 +391,25 @@ class RandomMixUp(MixingAugmentation):
         self, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor, labels: LabelSettings
     ) -> tuple[list[Tensor], list[Mask]]:
         _check_floating(self, images)
-        soft: list[Mask] = [self._soft(mask, images, labels) for mask in masks]
-        return _all_mixed(Shares(params["weight"].view(-1, 1, 1, 1)), images, soft, partners)
+        share = Weights(params["weight"])
+        blended: list[Mask] = [self._blended(mask, images, share, partners, labels) for mask in masks]
+        return [share.mix(image, partners) for image in images], blended
 
-    def _soft(self, mask: Mask, images: list[Tensor], labels: LabelSettings) -> PendingInput:
+    def _blended(
+        self, mask: Mask, images: list[Tensor], share: Weights, partners: Tensor, labels: LabelSettings
+    ) -> PendingInput:
+        """Masses, of a label map too."""
         if isinstance(mask, PendingSparse):
             self._refuse(mask, "a tensor")
         if mask.kind == "label map":
             num_classes = self._classes(labels)
             dtype = labels.dtype_of_soft(mask.value, images[0] if images else None)
             ids = label_map(mask.value, num_classes)
-            soft = ts.to_soft(ids, num_classes, ignore_index=labels.ignore_index, dtype=dtype)
+            soft = share.mix_labels(ids, partners, num_classes, labels.ignore_index, dtype)
             return replace(mask, value=soft, kind="soft label")
         if not mask.value.is_floating_point():
             self._refuse(mask, "a label map (B, 1, H, W), or floats that can be averaged")
-        return mask
+        return replace(mask, value=share.mix(mask.value, partners))
 
 
 class RandomClassMix(MixingAugmentation):
@@ -499,7 +503,7 @@ class RandomClassMix(MixingAugmentation):
         if "classes" not in params:
             params["classes"] = self._choose(areas > 0, params)
         chosen = self._chosen(params, labels.device)
-        return _all_mixed(Pixels(are_chosen(labels, chosen, partners)), images, masks, partners)
+        return _all_mixed(Classes(labels, chosen), images, masks, partners)
 
     def _blend(
         self, soft: Tensor, images: list[Tensor], masks: list[Mask], params: Params, partners: Tensor

@@ -52,6 +52,43 @@ def class_areas(out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index:
     return True
 
 
+def paste(
+    out: Tensor,
+    images: Tensor,
+    partners: Tensor,
+    boxes: Tensor | None,
+    labels: Tensor | None,
+    chosen: Tensor | None,
+) -> None:
+    partners = _samples(partners)
+    pasted = reference.pasted_pixels(partners, images.shape[2:], boxes, labels, chosen)
+    # The same bits, in a type that every PyTorch can select.
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]
+    with torch.no_grad():
+        out.view(bits).copy_(reference.paste(images.view(bits), partners, pasted))
+
+
+def blend(out: Tensor, images: Tensor, partners: Tensor, weight: Tensor) -> None:
+    with torch.no_grad():
+        out.copy_(reference.blend(images, _samples(partners), weight))
+
+
+def blend_labels(
+    out: Tensor, labels: Tensor, partners: Tensor, weight: Tensor, ignore_index: int, validate: bool
+) -> bool:
+    num_classes = out.shape[1]
+    if validate and not labels_in_range(labels, num_classes, ignore_index):
+        return False
+    out.copy_(reference.blend_labels(labels, _samples(partners), weight, num_classes, ignore_index, out.dtype))
+    return True
+
+
+def _samples(partners: Tensor) -> Tensor:
+    """Those that are samples of the batch; what is none is the sample itself."""
+    samples = torch.arange(len(partners), device=partners.device)
+    return torch.where((partners >= 0) & (partners < len(partners)), partners, samples)
+
+
 def soft_crop_resize(
     out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
 ) -> bool:

@@ -46,6 +46,29 @@ class Backend(Protocol):
     def class_areas(self, out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, validate: bool) -> bool:
         """``out (B, N, C)``, contiguous float32, is the area of each class in boxes ``(B, N, 4)``, in source pixels."""
 
+    def paste(
+        self,
+        out: Tensor,
+        images: Tensor,
+        partners: Tensor,
+        boxes: Tensor | None,
+        labels: Tensor | None,
+        chosen: Tensor | None,
+    ) -> None:
+        """``out (B, K, H, W)``, dense, is images of any type with pixels of ``partners (B,)``, int64.
+
+        Those inside of ``boxes (B, 4)``, int64, or where the partner's label is a class that is ``chosen (B, C)``,
+        bool. Both are contiguous. A partner that is no sample of the batch is the sample itself.
+        """
+
+    def blend(self, out: Tensor, images: Tensor, partners: Tensor, weight: Tensor) -> None:
+        """``out (B, K, H, W)``, dense, is floating images and their partners, these by ``weight (B,)``, contiguous."""
+
+    def blend_labels(
+        self, out: Tensor, labels: Tensor, partners: Tensor, weight: Tensor, ignore_index: int, validate: bool
+    ) -> bool:
+        """``out (B, C, H, W)``, contiguous, is `blend` of the one-hot masses of label maps ``(B, H, W)``."""
+
     def soft_crop_resize(
         self, out: Tensor, labels: Tensor, boxes: Tensor | None, ignore_index: int, filter: Filter, validate: bool
     ) -> bool:

@@ -150,6 +150,53 @@ def soft_crop_resize(
     return crop_resize(mass, boxes, size, filter, 0.0, dtype)
 
 
+def pasted_pixels(
+    partners: Tensor, size: Sequence[int], boxes: Tensor | None, labels: Tensor | None, chosen: Tensor | None
+) -> Tensor:
+    """Which pixels of its partner each sample gets, ``(B, H, W)``.
+
+    Those inside of boxes ``(B, 4)`` of whole edges, which may reach beyond the image; or those whose label in the
+    partner's map ``(B, H, W)`` is a class that was ``chosen (B, C)`` for the sample. What is no class is never pasted.
+    """
+    if boxes is not None:
+        x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+        rows, columns = (torch.arange(length, device=boxes.device) for length in size)
+        down, across = (rows >= y0) & (rows < y1), (columns >= x0) & (columns < x1)
+        return down[:, :, None] & across[:, None]
+    assert labels is not None
+    assert chosen is not None
+    ids, num_classes = labels.long()[partners], chosen.shape[1]
+    samples = torch.arange(len(ids), device=ids.device)[:, None, None]
+    return (ids >= 0) & (ids < num_classes) & chosen[samples, ids.clamp(0, num_classes - 1)]
+
+
+def paste(images: Tensor, partners: Tensor, pasted: Tensor) -> Tensor:
+    """Images ``(B, K, H, W)`` of any type, with the pixels of their partners ``(B,)`` where ``pasted (B, H, W)``."""
+    return torch.where(pasted[:, None], images[partners], images)
+
+
+def blend(images: Tensor, partners: Tensor, weight: Tensor) -> Tensor:
+    """``(1 - weight) * image + weight * partner``, of floats ``(B, K, H, W)``; its own partner stays to the bit.
+
+    By ``own + weight * (theirs - own)``, and from a weight of a half on by ``theirs - (1 - weight) * (theirs - own)``:
+    a weight of 0 gives the one and a weight of 1 the other exactly.
+    """
+    working = torch.promote_types(images.dtype, torch.float32)
+    own, theirs = images.to(working), images[partners].to(working)
+    share = weight.to(working)[:, None, None, None]
+    mixed = torch.where(share < 0.5, own + share * (theirs - own), theirs - (1 - share) * (theirs - own))
+    alone = partners == torch.arange(len(images), device=images.device)
+    return torch.where(alone[:, None, None, None], own, mixed).to(images.dtype)
+
+
+def blend_labels(
+    labels: Tensor, partners: Tensor, weight: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype
+) -> Tensor:
+    """`blend` of the one-hot masses ``(B, C, H, W)`` of label maps ``(B, H, W)``."""
+    mass = one_hot_planes(labels, num_classes, ignore_index).to(torch.promote_types(dtype, torch.float32))
+    return blend(mass, partners, weight).to(dtype)
+
+
 def covered(ends: Tensor, size: int) -> Tensor:
     """How much of each pixel of an axis, ``(..., size)`` float64, lies between ends ``(..., 2)``, in either order."""
     pixel = torch.arange(size, dtype=torch.float64, device=ends.device)

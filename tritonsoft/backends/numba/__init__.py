@@ -17,6 +17,7 @@ from tritonsoft.backends.numba.class_areas import class_areas
 from tritonsoft.backends.numba.decode import confusion_matrix, decode
 from tritonsoft.backends.numba.images import crop_resize, crop_resize_adjoint
 from tritonsoft.backends.numba.labels import crop_resize_pair, soft_crop_resize, soft_crop_resize_top, soft_pyramid
+from tritonsoft.backends.numba.mixing import blend, blend_labels, paste
 from tritonsoft.backends.numba.remapping import remap_labels
 from tritonsoft.backends.numba.soft_cross_entropy import cross_entropy, cross_entropy_backward
 from tritonsoft.backends.numba.soft_overlap import overlap_loss, overlap_loss_backward
@@ -38,6 +39,8 @@ __all__ = [
     "area_cross_entropy_backward",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
+    "blend",
+    "blend_labels",
     "class_areas",
     "confusion_matrix",
     "crop_resize",
@@ -48,6 +51,7 @@ __all__ = [
     "decode",
     "overlap_loss",
     "overlap_loss_backward",
+    "paste",
     "remap_labels",
     "soft_crop_resize",
     "soft_crop_resize_top",

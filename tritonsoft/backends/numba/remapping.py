@@ -119,13 +119,34 @@ def _chunks(
     end: int,
 ) -> bool:
     """Chunks of rows, counted through all samples; whether, where one ``checks``, all ids are known."""
-    height, width = size
     out, labels = array_at(address_out, 0, like_out), array_at(address_labels, 0, like_labels)
-    line, all_known = np.empty(_CHUNK, out.dtype), True
-    table, known = np.empty(256, out.dtype), np.empty(256, np.bool_)
+    scratch = np.empty(_CHUNK, out.dtype), np.empty(256, out.dtype), np.empty(256, np.bool_)
     if labels.itemsize == 1:
-        _table_of_bytes(table, known, mask, ids, classes, first_id, ignore_index)
-    line, table, known, ids, classes = borrowed((line, table, known, ids, classes))
+        _table_of_bytes(scratch[1], scratch[2], mask, ids, classes, first_id, ignore_index)
+    numbers = first_id, ignore_index, checks, line_length, to_boundary
+    all_known: bool = _chunks_by(out, labels, mask, strides, size, ids, classes, numbers, scratch, first, end)
+    return all_known
+
+
+@jit
+def _chunks_by(
+    out: Array,
+    labels: Array,
+    mask: int,
+    strides: Any,
+    size: Any,
+    ids: Array,
+    classes: Array,
+    numbers: Any,
+    scratch: Any,
+    first: int,
+    end: int,
+) -> bool:
+    """The same, with memory for a line, and for the class of every byte and whether it has one."""
+    height, width = size
+    first_id, ignore_index, checks, line_length, to_boundary = numbers
+    line, table, known = borrowed(scratch)
+    ids, classes, all_known = borrowed(ids), borrowed(classes), True
     chunks_of_row = (width + _CHUNK - 1) // _CHUNK
     for chunk in range(first, end):
         row, column = chunk // chunks_of_row, chunk % chunks_of_row * _CHUNK
