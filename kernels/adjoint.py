@@ -17,6 +17,7 @@ from tritonsoft.geometry import Filter
 from tritonsoft.kernels.convert import downcast, upcast
 from tritonsoft.kernels.geometry import axis_of_box, filter_support, footprint, tap_weight
 from tritonsoft.kernels.launch import (
+    TRITON_VERSION,
     Launch,
     accumulator_type,
     launch,
@@ -282,8 +283,10 @@ def launch_configuration(out: Tensor, grad: Tensor, boxes: Tensor | None, filter
     is_double = accumulator is tl.float64
     # One warp: what its lanes tell each other takes no barrier. Each has a row, and up to four columns.
     block_h, block_w = 32, min(max(triton.next_power_of_2(width), 32), 64 if is_double else 128)
-    # The least registers that need no local memory: with 96 a scheduler would hold five programs, but some spill.
-    limit = {"maxnreg": 255 if is_double else 104 if out.element_size() < 4 else 128} if platform == "cuda" else {}
+    # The least registers that need no local memory: with 96 a scheduler would hold five programs, but some spill. With
+    # 104 it holds four, and with 112, which what Triton 3.6 makes of 16-bit types needs for sm_80.
+    registers = 255 if is_double else 128 if out.element_size() == 4 else 104 if TRITON_VERSION >= (3, 7) else 112
+    limit = {"maxnreg": registers} if platform == "cuda" else {}
     unit = power_of_two_factor(width, 16)
     return Launch(
         crop_resize_adjoint_kernel,

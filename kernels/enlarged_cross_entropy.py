@@ -166,7 +166,9 @@ def upsampled_cross_entropy_backward_configuration(
     platform: str,
 ) -> Launch:
     """What `upsampled_cross_entropy_backward` launches second."""
-    rule = (grad, grad.stride() if any(grad.stride()) else None, total, with_stride(weight))
+    # In a loop Triton 3.6 forgets constants of a tuple inside of a tuple, such as the weights' stride of 1, unless the
+    # outer one has a constant behind them: here the place of an overlap's mean slope.
+    rule = (grad, grad.stride() if any(grad.stride()) else None, total, with_stride(weight), None)
     place = (logits, labels, has_boxes, ignore_index, lse, Tables(*tables), platform)
     return gradient_configuration("cross entropy", out, rule, label_smoothing, *place)
 

@@ -26,8 +26,9 @@ from tritonsoft.geometry import Filter
 
 _INT32_LIMIT = 2**31
 _INTERPRETED = triton.knobs.runtime.interpret
+TRITON_VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 # What Triton 3.9 makes of the kernels with `row_options` needs more registers than the limits there leave.
-_MORE_REGISTERS = 16 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9) else 0
+_MORE_REGISTERS = 16 if TRITON_VERSION >= (3, 9) else 0
 
 
 class Launch(NamedTuple):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import importlib.metadata
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -40,6 +41,31 @@ def target(request: pytest.FixtureRequest) -> tuple[str, str]:
     """A device and the backend that is forced on it."""
     device, backend = request.param
     return device, backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _masks_in_the_interpreter() -> Iterator[None]:
+    """In Triton 3.9's a comparison of integers, broadcast, becomes integers, which it refuses as a mask from then on.
+
+    Compiled, its type is right.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("TRITON_INTERPRET") == "1" and _triton_version() >= (3, 9):
+            from triton.language import int1
+            from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+            create_splat = InterpreterBuilder.create_splat
+
+            def create_typed_splat(self: Any, result_type: Any, value: Any) -> Any:
+                is_condition = value.data.dtype == bool
+                return create_splat(self, result_type, TensorHandle(value.data, int1) if is_condition else value)
+
+            patch.setattr(InterpreterBuilder, "create_splat", create_typed_splat)
+        yield
+
+
+def _triton_version() -> tuple[int, ...]:
+    return tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
 
 
 # Groups of tests, each for one process, in the order in which processes take them (`--no-loadscope-reorder`): the

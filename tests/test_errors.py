@@ -146,8 +146,10 @@ def test_a_large_call_on_the_cpu_says_once_what_is_missing(recwarn):
     call(SMALL)
     call(LARGE, "reference")  # who asks for it knows
     assert not recwarn.list
-    with pytest.warns(RuntimeWarning, match=r"ten to a hundred times as slowly without Numba: pip install 'numba>="):
+    message = r"ten to a hundred times as slowly without Numba: pip install 'numba>="
+    with pytest.warns(RuntimeWarning, match=message) as warned:
         call(LARGE)
+    assert warned[0].filename == __file__  # neither ours nor torch's
     recwarn.clear()
     call(LARGE)
     assert not recwarn.list

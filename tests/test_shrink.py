@@ -665,6 +665,10 @@ def test_a_dry_run_writes_nothing_and_expects_what_comes(source: Path, tmp_path:
     estimate = estimate_shrinking(pairs, SETTINGS)
     assert len(estimate.skipped) == 1
     assert estimate.size == (10, 15)
+    with pytest.raises(ValueError, match="pairs must hold at least one, got none"):
+        estimate_shrinking([], SETTINGS)
+    with pytest.raises(TypeError, match="workers must be an int or None, got 'two'"):
+        estimate_shrinking(pairs, SETTINGS, workers="two")  # type: ignore[arg-type]
 
 
 def test_an_interrupt_ends_the_command_at_once_and_leaves_whole_files(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def backend_for(device_type: str, forced: str | None) -> Backend:
 
 # Elements of a call's first tensor. From here on the reference takes tens of milliseconds, and Numba a tenth or less.
 LARGE = 2**19
+_LIBRARIES = ("tritonsoft", "torch", "kornia")
 
 
 @functools.cache
@@ -130,5 +131,16 @@ def warn_where_numba_is_missing() -> None:
             "tritonsoft computes large tensors on the CPU ten to a hundred times as slowly without Numba: "
             f"{how_to_install('cpu')}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=1 + _frames_of_libraries(),
         )
+
+
+def _frames_of_libraries() -> int:
+    """How many frames, the caller's first, are of this library and of those that call it: the next is a user's.
+
+    Python 3.11 has no ``skip_file_prefixes`` for `warnings.warn`.
+    """
+    number, frame = 0, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        number, frame = number + 1, frame.f_back
+    return number

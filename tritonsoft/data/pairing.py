@@ -50,6 +50,18 @@ def pair_files(
     Raises:
         DataError: a folder that cannot be searched.
         ValueError: a pattern without exactly one star, or an absolute one.
+        TypeError: a pattern that is no string.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("street_image.jpg", "street_labels.png", "lake_image.jpg"):
+        ...         Path(folder, name).touch()
+        ...     pairs, problems = pair_files(folder, folder, "*_image.jpg", "*_labels.png")
+        >>> [(pair.name, pair.image.name, pair.labels.name) for pair in pairs]
+        [('street', 'street_image.jpg', 'street_labels.png')]
+        >>> len(problems)  # the lake has no labels
+        1
     """
     images, labels = Path(images), Path(labels)
     image_files, image_problems = _by_name(images, image_pattern, "image_pattern", PICTURE_SUFFIXES)
@@ -78,6 +90,19 @@ def find_files(directory: str | os.PathLike[str], pattern: str = "*", *, labels:
     Raises:
         DataError: a folder that cannot be searched.
         ValueError: a pattern without exactly one star, or an absolute one.
+        TypeError: a pattern that is no string.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("street.jpg", "lake.png", "ids.npy", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     found = find_files(folder), find_files(folder, "l*"), find_files(folder, labels=True)
+        >>> for files in found:
+        ...     print(*[file.name for file in files])
+        lake.png street.jpg
+        lake.png
+        ids.npy lake.png street.jpg
     """
     return [
         file for file, _ in _find(Path(directory), pattern, "pattern", LABEL_SUFFIXES if labels else PICTURE_SUFFIXES)

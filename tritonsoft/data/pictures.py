@@ -27,12 +27,23 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow, with mo
 def read_image(file: str | os.PathLike[str]) -> Tensor:
     """A picture ``(3, H, W)`` uint8, upright as viewers show it; grey and palette pictures become coloured.
 
+    The channels are red, green and blue, 0 to 255.
+
     Args:
         file: any format that Pillow reads.
 
     Raises:
-        DataError: a file that is missing, broken, no picture, or of more than 8 bits.
+        DataError: a file that is missing, broken, no picture, or of more than 8 bits for each channel.
         ImportError: Pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        ...     Image.new("RGB", (6, 4), (255, 128, 0)).save(file.name)
+        ...     image = read_image(file.name)
+        >>> image.shape, image.dtype, image[:, 0, 0].tolist()
+        (torch.Size([3, 4, 6]), torch.uint8, [255, 128, 0])
     """
     return _read_image(Path(file)).contiguous()
 
@@ -57,7 +68,20 @@ def read_pair(pair: Pair, format: "LabelFormat") -> tuple[Tensor, Tensor]:
 
     Raises:
         DataError: either cannot be read, or they differ in size.
+        UnknownLabelError: an id or a colour without a class (a DataError too).
         ImportError: Pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from tritonsoft.data import Pair, label_format
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pair = Pair("street", Path(folder, "street.jpg"), Path(folder, "street.png"))
+        ...     Image.new("RGB", (6, 4)).save(pair.image)
+        ...     Image.new("L", (6, 4), 7).save(pair.labels)
+        ...     image, labels = read_pair(pair, label_format(map="cityscapes"))
+        >>> image.shape, labels.shape, labels.unique()  # the id 7 is class 0 there
+        (torch.Size([3, 4, 6]), torch.Size([4, 6]), tensor([0], dtype=torch.uint8))
     """
     image, labels = read_pair_as_decoded(pair, format)
     return image.contiguous(), labels

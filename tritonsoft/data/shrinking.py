@@ -50,7 +50,7 @@ class ShrinkEstimate:
     Attributes:
         pictures: how many there are.
         tried: how many were shrunk for this.
-        size, source_size: of the first of these.
+        size, source_size: ``(h, w)`` and ``(H, W)`` of the first of these.
         image_bytes, label_bytes: of all together, expected.
         source_image_bytes, source_label_bytes: of all sources together.
         seconds: expected.
@@ -312,13 +312,32 @@ def estimate_shrinking(pairs: Sequence[Pair], settings: ShrinkSettings, workers:
     """What shrinking these pairs will take, by some of them, which are shrunk and written nowhere.
 
     Args:
-        pairs: what `pair_files` gave.
+        pairs: what `pair_files` gave, at least one; up to 8 of them, spread evenly, are tried.
         settings: what `shrink_settings` gave.
         workers: threads that the work would have; None: as many as there are cores for this process.
 
     Raises:
-        DataError: none of those can be used.
+        DataError: none of those that were tried can be used.
+        ValueError: no pair, or ``workers`` below 1.
+        TypeError: ``workers`` is no int.
+        ImportError: Pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from tritonsoft.data import label_format, shrink_settings
+        >>> settings = shrink_settings(label_format(num_classes=19), factor=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pair = Pair("street", Path(folder, "street.jpg"), Path(folder, "street.png"))
+        ...     Image.new("RGB", (64, 32)).save(pair.image)
+        ...     Image.new("L", (64, 32)).save(pair.labels)
+        ...     estimate = estimate_shrinking([pair], settings)
+        >>> estimate.pictures, estimate.source_size, estimate.size, estimate.label_bytes > 0
+        (1, (32, 64), (8, 16), True)
     """
+    check_whole("workers", workers)
+    if not pairs:
+        raise ValueError("pairs must hold at least one, got none")
     step = max(1, len(pairs) // PICTURES_TRIED)
     tried = list(pairs[::step][:PICTURES_TRIED])
     made: list[tuple[Sample, int, int]] = []

@@ -50,9 +50,10 @@ def shrink_settings(
     """What decides which bytes a pair of files becomes, checked.
 
     Args:
-        label_format: what the label files hold.
-        factor: each side becomes ``max(1, round(side / factor))``; at least 1.
-        size: ``(h, w)`` of all samples, in place of ``factor``.
+        label_format: what the label files hold, as `tritonsoft.data.label_format` gave it.
+        factor: source pixels for one of a sample, along each side, which becomes ``max(1, round(side / factor))``; at
+            least 1.
+        size: ``(h, w)`` of all samples in pixels, in place of ``factor``: one of both is needed.
         filter: of image and labels, as in `tritonsoft.resize`.
         top_k: how many classes of a pixel are kept; None: 4, or as many as there are.
         masses: ``"uint8"``: each is off by less than 1/255, their sum by half of that; or ``"float16"``.
@@ -60,7 +61,13 @@ def shrink_settings(
         quality: of JPEG (default 95) and WebP (90), 1 to 100.
 
     Raises:
-        TypeError, ValueError: an argument is none of these.
+        TypeError, ValueError: an argument is none of these; the message names it.
+
+    Example:
+        >>> from tritonsoft.data import label_format
+        >>> settings = shrink_settings(label_format(map="cityscapes"), factor=4)
+        >>> settings.size_of(1024, 2048), settings.num_classes, settings.top_k, settings.image_format
+        ((256, 512), 19, 4, 'png')
     """
     if (factor is None) == (size is None):
         raise ValueError(f"one of factor and size must be given, got factor={factor} and size={size}")

@@ -50,7 +50,9 @@ class _Memory:
 def flat(tensor: Tensor) -> Array:
     """The memory that a tensor spans, as a contiguous array: kernels apply the strides, so each dtype compiles once."""
     size = tensor.numel()
-    if size > 0 and not tensor.is_contiguous():
+    if size == 0:
+        return LIKE[tensor.dtype]  # torch says that its memory is at 0, where NumPy 1.26 takes no array to be
+    if not tensor.is_contiguous():
         size = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return np.asarray(_Memory(tensor, size))
 
