@@ -7,7 +7,7 @@ from tritonsoft.kernels.enlarging import exponential_of_units
 from tritonsoft.kernels.softmax import class_weight
 
 # `rule`:  cross entropy: the gradient of each pixel's loss (B, H, W) and its strides, or None where it is one number,
-#          the number by which it is divided or None, the weights of the classes or None with their stride;
+#          the number by which it is divided or None, the weights of the classes or None with their stride, None;
 #          overlap: the gradient of the values (B, C), the slopes (B, C, 2), both with their strides, and the mean slope
 #          of each pixel (B, H, W), contiguous.
 # `terms`: of the pixels at hand, which count; the logsumexp; a factor of all classes; cross entropy with smoothed
