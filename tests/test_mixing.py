@@ -277,3 +277,11 @@ def test_integers_cannot_be_blended():
     arguments = _arguments()
     with pytest.raises(TypeError, match=r"images must be .*got uint8"):
         ts.mix_up(arguments["images"].byte(), arguments["partners"], arguments["weight"])
+
+
+def test_negative_bytes_are_no_classes_however_many_there_are(target):
+    device, backend = target
+    labels = torch.tensor([[[-1, -100, 5, 127]], [[0, 0, 0, 0]]], dtype=torch.int8, device=device)
+    images = torch.tensor([0, 1], device=device).view(2, 1, 1, 1).expand(2, 1, 1, 4)
+    partners, chosen = torch.tensor([0, 0], device=device), torch.ones(2, 300, dtype=torch.bool, device=device)
+    assert ts.class_mix(images, partners, labels, chosen, backend=backend)[1].tolist() == [[[1, 1, 0, 0]]]

@@ -38,9 +38,10 @@ from tritonsoft.backends.numba.vectors import LANES, MASK_BITS, load, store
 from tritonsoft.memory import is_channels_last
 
 _COPY, _BLEND = 0.12, 0.2  # nanoseconds of a byte of the output
-_NO_BOXES, _NO_LABELS, _NO_CLASSES = np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.uint8)
-# Pixels are moved as bits, so loops are compiled for sizes of elements. Of a label a mask takes the bits that count.
-_BITS = {size: LIKE[dtype] for size, dtype in ((1, torch.uint8), (2, torch.int16), (4, torch.int32), (8, torch.int64))}
+_NO_BOXES, _NO_LABELS, _NO_CLASSES = np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.uint8)
+# Pixels are moved as bits, so loops are compiled for sizes of elements. A label is read with its sign, and of an
+# unsigned one a mask takes the bits that count.
+_BITS = {size: LIKE[dtype] for size, dtype in ((1, torch.int8), (2, torch.int16), (4, torch.int32), (8, torch.int64))}
 
 # --- rows of images --------------------------------------------------------------------------------------------------
 #
