@@ -285,3 +285,15 @@ def test_negative_bytes_are_no_classes_however_many_there_are(target):
     images = torch.tensor([0, 1], device=device).view(2, 1, 1, 1).expand(2, 1, 1, 4)
     partners, chosen = torch.tensor([0, 0], device=device), torch.ones(2, 300, dtype=torch.bool, device=device)
     assert ts.class_mix(images, partners, labels, chosen, backend=backend)[1].tolist() == [[[1, 1, 0, 0]]]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_weight_of_nothing_and_of_all_copies_whatever_the_pixels_are(target, channels_last):
+    device, backend = target
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    special = torch.tensor([-0.0, torch.inf, -torch.inf, torch.nan, 3e38, 1e-42])
+    images = torch.stack([special, special.roll(1)]).view(2, 2, 1, 3).contiguous(memory_format=layout)
+    partners = torch.tensor([1, 0], device=device)
+    for weight, expected in ((0.0, images), (1.0, images.flip(0))):
+        mixed = ts.mix_up(images.to(device), partners, torch.full((2,), weight, device=device), backend=backend)
+        _assert_same_bits(mixed, expected)

@@ -287,16 +287,19 @@ def _blend_rows_by(
     for place in range(first, end):
         sample, row = place // height, place % height
         partner, share = _partner_of(partners, sample), weight[sample]
+        is_blended = partner != sample and share != 0 and share != 1
         for line in range(lines):
             mine = sample * strides[0] + line * strides[1] + row * strides[2]
             other = mine + (partner - sample) * strides[0]
-            if partner != sample and strides[3] == inner:
+            if is_blended and strides[3] == inner:
                 _fetch(images, mine + strides[2], width * inner)
                 _fetch(images, other + strides[2], width * inner)
                 _blend_line(own, images, mine, images, other, share)
             else:
-                _read_line(own, images, mine, strides[2], strides[3], inner, 0, width, width)
-                if partner != sample:
+                # Of a whole share, the line is copied.
+                start = other if share == 1 else mine
+                _read_line(own, images, start, strides[2], strides[3], inner, 0, width, width)
+                if is_blended:
                     _read_line(theirs, images, other, strides[2], strides[3], inner, 0, width, width)
                     _blend_line(own, own, 0, theirs, 0, share)
             place_of_line = unsigned(((sample * lines + line) * height + row) * width * inner)
