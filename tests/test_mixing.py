@@ -2,6 +2,7 @@
 
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.backends import reference
+from tritonsoft.ops import mixing as mixing_ops
 
 CLASSES = 5
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -297,3 +299,14 @@ def test_a_weight_of_nothing_and_of_all_copies_whatever_the_pixels_are(target, c
     for weight, expected in ((0.0, images), (1.0, images.flip(0))):
         mixed = ts.mix_up(images.to(device), partners, torch.full((2,), weight, device=device), backend=backend)
         _assert_same_bits(mixed, expected)
+
+
+def test_gradients_where_a_partner_is_none_of_the_batch():
+    # On a GPU nobody checks them; so says the backward, which a test can call on the CPU.
+    partners, boxes = torch.tensor([7, 0]), torch.tensor([[0, 0, 2, 1]]).expand(2, 4)
+    context = SimpleNamespace(size=(1, 4), saved_tensors=(partners, boxes, None, None))
+    pasted = mixing_ops._PasteGradient.backward(context, torch.ones(2, 1, 1, 4))
+    assert pasted.flatten(1).tolist() == [[2, 2, 1, 1], [0, 0, 1, 1]]
+    context.saved_tensors = partners, torch.tensor([0.25, 0.25])
+    blended = mixing_ops._BlendGradient.backward(context, torch.ones(2, 1, 1, 1))
+    assert blended.flatten().tolist() == [1.25, 0.75]
