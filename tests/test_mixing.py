@@ -310,3 +310,17 @@ def test_gradients_where_a_partner_is_none_of_the_batch():
     context.saved_tensors = partners, torch.tensor([0.25, 0.25])
     blended = mixing_ops._BlendGradient.backward(context, torch.ones(2, 1, 1, 1))
     assert blended.flatten().tolist() == [1.25, 0.75]
+
+
+@pytest.mark.parametrize("name", ["cut_mix", "class_mix", "mix_up", "mix_up_labels"])
+def test_export_for_any_batch(name):
+    class Mix(torch.nn.Module):
+        def forward(self, *tensors):
+            return getattr(ts, name)(*tensors, 3) if name == "mix_up_labels" else getattr(ts, name)(*tensors)
+
+    call = getattr(ts, name)
+    tensors = [value for each in CALLS[call] if isinstance(value := _arguments()[each], Tensor)]
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(Mix(), tuple(tensors), dynamic_shapes=(tuple({0: batch} for _ in tensors),))
+    more = [torch.cat([tensor, tensor, tensor]) for tensor in tensors]
+    assert torch.equal(program.module()(*more), Mix()(*more))

@@ -166,7 +166,7 @@ def pasted_pixels(
     assert labels is not None
     assert chosen is not None
     ids, num_classes = labels.long()[partners], chosen.shape[1]
-    samples = torch.arange(len(ids), device=ids.device)[:, None, None]
+    samples = torch.arange(ids.shape[0], device=ids.device)[:, None, None]
     return (ids >= 0) & (ids < num_classes) & chosen[samples, ids.clamp(0, num_classes - 1)]
 
 
