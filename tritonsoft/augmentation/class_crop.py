@@ -218,7 +218,7 @@ class RandomClassCrop(RandomScaleCrop):
         coarse: Array = labels[0].detach() if len(labels) == 1 else torch.cat(labels)
         drawn: dict[str, Array] = {name: to_device(params[name], coarse.device) for name in _DRAWN}
         weights: Array = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
-        if computes_by_numpy(coarse):
+        if all(map(computes_by_numpy, (coarse, *drawn.values()))):
             coarse, drawn = to_numpy(coarse), {name: to_numpy(numbers) for name, numbers in drawn.items()}
             weights = None if weights is None else to_numpy(weights)
         batch = params["batch_prob"].numel()
