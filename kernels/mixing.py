@@ -92,7 +92,8 @@ def paste_kernel(
 def _blended(own, theirs, share, is_alone):
     difference = theirs - own
     mixed = tl.where(share < 0.5, own + share * difference, theirs - (1 - share) * difference)
-    return tl.where(is_alone, own, mixed)
+    # Nothing times an infinity is no number.
+    return tl.where(is_alone | (share == 0), own, tl.where(share == 1, theirs, mixed))
 
 
 @triton.jit(do_not_specialize=["batch", "lines", "height"])

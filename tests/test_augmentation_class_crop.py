@@ -529,3 +529,17 @@ def test_masses_that_somebody_differentiates_choose_the_same() -> None:
     made = crop.choose(params, soft.clone().requires_grad_())
     assert torch.equal(made["src"], expected["src"])
     assert not made["src"].requires_grad
+
+
+def test_vmap_may_draw_other_boxes_for_each_entry():
+    labels = torch.randint(3, (2, 20, 30))
+    crop, resized = TA.RandomClassCrop((4, 6), num_classes=3), TA.RandomResizedCrop((4, 6))
+
+    def choose(image):
+        return crop.choose(crop.forward_parameters(image.shape), labels)["src"]
+
+    images = torch.arange(2 * 2 * 600.0).view(2, 2, 1, 20, 30)
+    different = torch.func.vmap(choose, randomness="different")(images)
+    assert different.shape == (2, 2, 4, 2)
+    assert not torch.equal(different[0], different[1])
+    assert torch.func.vmap(lambda image: resized(image), randomness="different")(images).shape == (2, 2, 1, 4, 6)

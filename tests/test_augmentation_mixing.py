@@ -712,3 +712,35 @@ def test_modules_show_their_settings_and_can_be_copied(index, image, labels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mix(image, labels)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: TA.RandomCutMix(), lambda: TA.RandomMixUp(num_classes=5), lambda: TA.RandomClassMix(5)]
+)
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_vmap_may_draw_other_numbers_for_each_entry(make, is_soft):
+    image, labels = torch.rand(2, 3, 1, 6, 7), torch.randint(5, (2, 3, 1, 6, 7))
+    masks = torch.stack([ts.to_soft(each, 5) for each in labels]) if is_soft else labels
+    mix = make()
+    shown, mixed = torch.func.vmap(lambda *entry: tuple(mix(*entry)), randomness="different")(image, masks)
+    assert shown.shape == image.shape
+    assert mixed.shape[:2] == (2, 3)
+    if is_soft:
+        torch.testing.assert_close(mixed.sum(2), torch.ones(2, 3, 6, 7))
+
+
+def test_export_of_class_mix_of_soft_labels_for_any_batch():
+    class Mix(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = TA.RandomClassMix(5)
+
+        def forward(self, image, soft):
+            return self.mix(image, soft)
+
+    image, soft = torch.rand(3, 1, 4, 5), torch.full((3, 5, 4, 5), 0.2)
+    batch = {0: torch.export.Dim("batch", min=2, max=64)}
+    program = torch.export.export(Mix(), (image, soft), dynamic_shapes=(batch, batch))
+    shown, mixed = program.module()(torch.cat([image, image]), torch.cat([soft, soft]))
+    assert (shown.shape[0], mixed.shape[0]) == (6, 6)
+    torch.testing.assert_close(mixed.sum(1), torch.ones(6, 4, 5))

@@ -2,6 +2,7 @@
 
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import tritonsoft as ts
 from tritonsoft.backends import reference
+from tritonsoft.ops import mixing as mixing_ops
 
 CLASSES = 5
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -277,3 +279,48 @@ def test_integers_cannot_be_blended():
     arguments = _arguments()
     with pytest.raises(TypeError, match=r"images must be .*got uint8"):
         ts.mix_up(arguments["images"].byte(), arguments["partners"], arguments["weight"])
+
+
+def test_negative_bytes_are_no_classes_however_many_there_are(target):
+    device, backend = target
+    labels = torch.tensor([[[-1, -100, 5, 127]], [[0, 0, 0, 0]]], dtype=torch.int8, device=device)
+    images = torch.tensor([0, 1], device=device).view(2, 1, 1, 1).expand(2, 1, 1, 4)
+    partners, chosen = torch.tensor([0, 0], device=device), torch.ones(2, 300, dtype=torch.bool, device=device)
+    assert ts.class_mix(images, partners, labels, chosen, backend=backend)[1].tolist() == [[[1, 1, 0, 0]]]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_weight_of_nothing_and_of_all_copies_whatever_the_pixels_are(target, channels_last):
+    device, backend = target
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    special = torch.tensor([-0.0, torch.inf, -torch.inf, torch.nan, 3e38, 1e-42])
+    images = torch.stack([special, special.roll(1)]).view(2, 2, 1, 3).contiguous(memory_format=layout)
+    partners = torch.tensor([1, 0], device=device)
+    for weight, expected in ((0.0, images), (1.0, images.flip(0))):
+        mixed = ts.mix_up(images.to(device), partners, torch.full((2,), weight, device=device), backend=backend)
+        _assert_same_bits(mixed, expected)
+
+
+def test_gradients_where_a_partner_is_none_of_the_batch():
+    # On a GPU nobody checks them; so says the backward, which a test can call on the CPU.
+    partners, boxes = torch.tensor([7, 0]), torch.tensor([[0, 0, 2, 1]]).expand(2, 4)
+    context = SimpleNamespace(size=(1, 4), saved_tensors=(partners, boxes, None, None))
+    pasted = mixing_ops._PasteGradient.backward(context, torch.ones(2, 1, 1, 4))
+    assert pasted.flatten(1).tolist() == [[2, 2, 1, 1], [0, 0, 1, 1]]
+    context.saved_tensors = partners, torch.tensor([0.25, 0.25])
+    blended = mixing_ops._BlendGradient.backward(context, torch.ones(2, 1, 1, 1))
+    assert blended.flatten().tolist() == [1.25, 0.75]
+
+
+@pytest.mark.parametrize("name", ["cut_mix", "class_mix", "mix_up", "mix_up_labels"])
+def test_export_for_any_batch(name):
+    class Mix(torch.nn.Module):
+        def forward(self, *tensors):
+            return getattr(ts, name)(*tensors, 3) if name == "mix_up_labels" else getattr(ts, name)(*tensors)
+
+    call = getattr(ts, name)
+    tensors = [value for each in CALLS[call] if isinstance(value := _arguments()[each], Tensor)]
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(Mix(), tuple(tensors), dynamic_shapes=(tuple({0: batch} for _ in tensors),))
+    more = [torch.cat([tensor, tensor, tensor]) for tensor in tensors]
+    assert torch.equal(program.module()(*more), Mix()(*more))

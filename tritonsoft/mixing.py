@@ -59,7 +59,7 @@ def cut_mix(images: Tensor, partners: Tensor, boxes: Tensor, *, backend: str | N
     """
     images = _check_images(images, _PIXELS)
     partners = _check_partners(partners, images)
-    _check_numbers(boxes, "boxes", (len(images), 4), "(B, 4)", INTEGER_DTYPES, images)
+    _check_numbers(boxes, "boxes", (images.shape[0], 4), "(B, 4)", INTEGER_DTYPES, images)
     check_backend(backend)
     return mixing_ops.paste(backend, None, images, partners, plain(boxes).long(), None, None)
 
@@ -101,7 +101,7 @@ def class_mix(
             f"{images.device}, got {tuple(labels.shape)} {labels.device}"
         )
     num_classes = chosen.shape[1] if isinstance(chosen, Tensor) and chosen.ndim == 2 else 1
-    _check_numbers(chosen, "chosen", (len(images), max(num_classes, 1)), "(B, C)", (torch.bool,), images)
+    _check_numbers(chosen, "chosen", (images.shape[0], max(num_classes, 1)), "(B, C)", (torch.bool,), images)
     check_backend(backend)
     return mixing_ops.paste(backend, None, images, partners, None, labels, plain(chosen))
 
@@ -195,12 +195,12 @@ def _check_images(images: Any, dtypes: tuple[torch.dtype, ...]) -> Tensor:
 
 
 def _check_partners(partners: Any, images: Tensor) -> Tensor:
-    _check_numbers(partners, "partners", (len(images),), "(B,)", INTEGER_DTYPES, images)
+    _check_numbers(partners, "partners", (images.shape[0],), "(B,)", INTEGER_DTYPES, images)
     return plain(partners).long()
 
 
 def _check_weight(weight: Any, images: Tensor) -> Tensor:
-    _check_numbers(weight, "weight", (len(images),), "(B,)", FLOAT_DTYPES, images)
+    _check_numbers(weight, "weight", (images.shape[0],), "(B,)", FLOAT_DTYPES, images)
     refuse_derivative(weight, "weight", "the operators differentiate in the images only")
     return plain(weight)
 
@@ -214,6 +214,6 @@ def _check_numbers(
     if numbers.dtype not in dtypes:
         raise TypeError(f"{name} must be {names_of(dtypes)}, got {name_of(numbers.dtype)}")
     if tuple(numbers.shape) != shape:
-        raise ValueError(f"{name} must have shape {letters} with B = {len(images)}, got {tuple(numbers.shape)}")
+        raise ValueError(f"{name} must have shape {letters} with B = {images.shape[0]}, got {tuple(numbers.shape)}")
     if numbers.device != images.device:
         raise ValueError(f"{name} must be on the device of the pixels, {images.device}, got {numbers.device}")

@@ -198,7 +198,7 @@ class RandomClassCrop(RandomScaleCrop):
         batch, size = params["batch_prob"].numel(), size_of(labels)
         mask = batched(labels, batch)
         source = self._source_or_else(params, size)
-        if size != source or len(mask) != batch:
+        if size != source or mask.shape[0] != batch:
             raise ValueError(
                 f"labels must have the batch and the size that the parameters were drawn for, {(batch, *source)}, got "
                 f"{tuple(labels.shape)}"
@@ -218,7 +218,7 @@ class RandomClassCrop(RandomScaleCrop):
         coarse: Array = labels[0].detach() if len(labels) == 1 else torch.cat(labels)
         drawn: dict[str, Array] = {name: to_device(params[name], coarse.device) for name in _DRAWN}
         weights: Array = None if self.class_weights is None else to_device(self.class_weights, coarse.device)
-        if computes_by_numpy(coarse):
+        if all(map(computes_by_numpy, (coarse, *drawn.values()))):
             coarse, drawn = to_numpy(coarse), {name: to_numpy(numbers) for name, numbers in drawn.items()}
             weights = None if weights is None else to_numpy(weights)
         batch = params["batch_prob"].numel()
@@ -303,7 +303,7 @@ def _choose(coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wi
         drawn: what `_ClassCropGenerator` draws.
         wish: what is asked for.
     """
-    xp, samples, dtype = namespace(coarse), arange(len(coarse), coarse), drawn["scale"].dtype
+    xp, samples, dtype = namespace(coarse), arange(coarse.shape[0], coarse), drawn["scale"].dtype
     drawn = {name: xp.asarray(numbers, dtype=xp.float64) for name, numbers in drawn.items()}
     cells = (coarse.shape[2], coarse.shape[3])
     area_of_cell = source[0] * source[1] / (cells[0] * cells[1])
@@ -313,7 +313,7 @@ def _choose(coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wi
     boxes = windows(drawn, size, source)  # (B, N, 4)
     candidates = boxes.shape[1] - _ANCHORED
     around = {name: drawn[name][:, candidates:] for name in ("scale", "across", "down")}
-    cell = _draw(masses.reshape(len(masses), cells[0] * cells[1]), drawn["cell"])
+    cell = _draw(masses.reshape(masses.shape[0], cells[0] * cells[1]), drawn["cell"])
     boxes = xp.concatenate([boxes[:, :candidates], _around_cells(cell, around, cells, size, source)], 1)
 
     ends_y, ends_x = boxes[..., 1::2] * (cells[0] / source[0]), boxes[..., 0::2] * (cells[1] / source[1])
@@ -328,7 +328,7 @@ def _choose(coarse: Array, source: Size, size: Size, drawn: dict[str, Array], wi
 
     # The first that both holds the class and keeps the share; else the first that holds it.
     rank = 2 * holds + (holds & within)
-    chosen = (rank * len(index) - index).argmax(1)
+    chosen = (rank * index.shape[0] - index).argmax(1)
     src = xp.asarray(corners(boxes[samples, chosen]), dtype=dtype)
     return {"src": src, "drawn_class": xp.where(wished, drawn_class, -1), "chosen": chosen}
 

@@ -83,9 +83,10 @@ class EagerResizeGenerator(ResizeGenerator):
 
 
 def is_eager(device: torch.device | str | None, *dtypes: torch.dtype) -> bool:
-    """Whether numbers are drawn on the CPU, by no compiler, and in types that count pixels without rounding."""
+    """Whether numbers are drawn on the CPU, as plain ones, and in types that count pixels without rounding."""
     return (
         not torch.compiler.is_compiling()  # asked first: the rest is nothing that a compiler can trace
+        and not torch._C._are_functorch_transforms_active()  # `torch.func.vmap` may draw other numbers for each entry
         and device is not None
         and torch.device(device).type == "cpu"
         and torch.get_default_device().type == "cpu"

@@ -515,7 +515,7 @@ class RandomClassMix(MixingAugmentation):
                 self._refuse(mask, "a soft label like the first one")
         if "classes" not in params:
             params["classes"] = self._choose(soft.detach().amax((2, 3)) > 0, params)
-        others = partners != torch.arange(len(partners), device=partners.device)
+        others = partners != torch.arange(partners.shape[0], device=partners.device)
         chosen = self._chosen(params, soft.device) & to_device(others, soft.device)[:, None]
         mixed, pasted = paste_masses(soft, chosen, partners)
         images, further = _all_mixed(Shares(pasted), images, masks[1:], partners)

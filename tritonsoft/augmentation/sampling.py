@@ -18,8 +18,10 @@ _RESAMPLED_AS_THEY_ARE: Final = (torch.uint8, torch.float16, torch.bfloat16, tor
 
 
 def can_be_read(tensor: Tensor) -> bool:
-    """Whether there are values to read: neither a compiler's nor a fake tensor has any."""
-    return type(tensor) is Tensor and not torch.compiler.is_compiling()
+    """Whether there are values to read: those of compilers, fake ones and what `torch.func` maps have none."""
+    if type(tensor) is not Tensor or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def is_untransformed(tensor: Tensor) -> bool:

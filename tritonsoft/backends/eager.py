@@ -60,7 +60,7 @@ def paste(
     labels: Tensor | None,
     chosen: Tensor | None,
 ) -> None:
-    partners = _samples(partners)
+    partners = reference.samples_of(partners)
     pasted = reference.pasted_pixels(partners, images.shape[2:], boxes, labels, chosen)
     # The same bits, in a type that every PyTorch can select.
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]
@@ -70,7 +70,7 @@ def paste(
 
 def blend(out: Tensor, images: Tensor, partners: Tensor, weight: Tensor) -> None:
     with torch.no_grad():
-        out.copy_(reference.blend(images, _samples(partners), weight))
+        out.copy_(reference.blend(images, reference.samples_of(partners), weight))
 
 
 def blend_labels(
@@ -79,14 +79,10 @@ def blend_labels(
     num_classes = out.shape[1]
     if validate and not labels_in_range(labels, num_classes, ignore_index):
         return False
-    out.copy_(reference.blend_labels(labels, _samples(partners), weight, num_classes, ignore_index, out.dtype))
+    out.copy_(
+        reference.blend_labels(labels, reference.samples_of(partners), weight, num_classes, ignore_index, out.dtype)
+    )
     return True
-
-
-def _samples(partners: Tensor) -> Tensor:
-    """Those that are samples of the batch; what is none is the sample itself."""
-    samples = torch.arange(len(partners), device=partners.device)
-    return torch.where((partners >= 0) & (partners < len(partners)), partners, samples)
 
 
 def soft_crop_resize(

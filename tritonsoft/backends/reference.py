@@ -166,7 +166,7 @@ def pasted_pixels(
     assert labels is not None
     assert chosen is not None
     ids, num_classes = labels.long()[partners], chosen.shape[1]
-    samples = torch.arange(len(ids), device=ids.device)[:, None, None]
+    samples = torch.arange(ids.shape[0], device=ids.device)[:, None, None]
     return (ids >= 0) & (ids < num_classes) & chosen[samples, ids.clamp(0, num_classes - 1)]
 
 
@@ -178,15 +178,22 @@ def paste(images: Tensor, partners: Tensor, pasted: Tensor) -> Tensor:
 def blend(images: Tensor, partners: Tensor, weight: Tensor) -> Tensor:
     """``(1 - weight) * image + weight * partner``, of floats ``(B, K, H, W)``; its own partner stays to the bit.
 
-    By ``own + weight * (theirs - own)``, and from a weight of a half on by ``theirs - (1 - weight) * (theirs - own)``:
-    a weight of 0 gives the one and a weight of 1 the other exactly.
+    By ``own + weight * (theirs - own)``, and from a weight of a half on by ``theirs - (1 - weight) * (theirs - own)``.
+    A weight of 0 gives the one and a weight of 1 the other to the bit, whatever the pixels of the two are.
     """
     working = torch.promote_types(images.dtype, torch.float32)
     own, theirs = images.to(working), images[partners].to(working)
     share = weight.to(working)[:, None, None, None]
     mixed = torch.where(share < 0.5, own + share * (theirs - own), theirs - (1 - share) * (theirs - own))
-    alone = partners == torch.arange(len(images), device=images.device)
-    return torch.where(alone[:, None, None, None], own, mixed).to(images.dtype)
+    alone = (partners == torch.arange(len(images), device=images.device))[:, None, None, None] | (share == 0)
+    return torch.where(alone, own, torch.where(share == 1, theirs, mixed)).to(images.dtype)
+
+
+def samples_of(partners: Tensor) -> Tensor:
+    """Partners ``(B,)`` that are samples of the batch; what is none is the sample itself."""
+    batch = partners.shape[0]
+    samples = torch.arange(batch, device=partners.device)
+    return torch.where((partners >= 0) & (partners < batch), partners, samples)
 
 
 def blend_labels(

@@ -38,6 +38,7 @@ class _PasteGradient:
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         partners, *where = ctx.saved_tensors
+        partners = reference.samples_of(partners)
         pasted = reference.pasted_pixels(partners, ctx.size, *where)[:, None]
         return torch.where(pasted, 0, grad).index_add(0, partners, torch.where(pasted, grad, 0))
 
@@ -70,6 +71,7 @@ class _BlendGradient:
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         partners, weight = ctx.saved_tensors
+        partners = reference.samples_of(partners)
         share: Tensor = weight.to(grad.dtype)[:, None, None, None]
         return ((1 - share) * grad).index_add(0, partners, share * grad)
 

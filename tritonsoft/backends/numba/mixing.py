@@ -38,9 +38,10 @@ from tritonsoft.backends.numba.vectors import LANES, MASK_BITS, load, store
 from tritonsoft.memory import is_channels_last
 
 _COPY, _BLEND = 0.12, 0.2  # nanoseconds of a byte of the output
-_NO_BOXES, _NO_LABELS, _NO_CLASSES = np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.uint8)
-# Pixels are moved as bits, so loops are compiled for sizes of elements. Of a label a mask takes the bits that count.
-_BITS = {size: LIKE[dtype] for size, dtype in ((1, torch.uint8), (2, torch.int16), (4, torch.int32), (8, torch.int64))}
+_NO_BOXES, _NO_LABELS, _NO_CLASSES = np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.uint8)
+# Pixels are moved as bits, so loops are compiled for sizes of elements. A label is read with its sign, and of an
+# unsigned one a mask takes the bits that count.
+_BITS = {size: LIKE[dtype] for size, dtype in ((1, torch.int8), (2, torch.int16), (4, torch.int32), (8, torch.int64))}
 
 # --- rows of images --------------------------------------------------------------------------------------------------
 #
@@ -286,16 +287,19 @@ def _blend_rows_by(
     for place in range(first, end):
         sample, row = place // height, place % height
         partner, share = _partner_of(partners, sample), weight[sample]
+        is_blended = partner != sample and share != 0 and share != 1
         for line in range(lines):
             mine = sample * strides[0] + line * strides[1] + row * strides[2]
             other = mine + (partner - sample) * strides[0]
-            if partner != sample and strides[3] == inner:
+            if is_blended and strides[3] == inner:
                 _fetch(images, mine + strides[2], width * inner)
                 _fetch(images, other + strides[2], width * inner)
                 _blend_line(own, images, mine, images, other, share)
             else:
-                _read_line(own, images, mine, strides[2], strides[3], inner, 0, width, width)
-                if partner != sample:
+                # Of a whole share, the line is copied.
+                start = other if share == 1 else mine
+                _read_line(own, images, start, strides[2], strides[3], inner, 0, width, width)
+                if is_blended:
                     _read_line(theirs, images, other, strides[2], strides[3], inner, 0, width, width)
                     _blend_line(own, own, 0, theirs, 0, share)
             place_of_line = unsigned(((sample * lines + line) * height + row) * width * inner)
