@@ -2,7 +2,8 @@
 
 Each sample has a *partner*, another one of the batch, whose pixels it gets: those in a box, those of some classes, or
 a share of all. One pass writes the output; partners are read as they came in. What draws the numbers, and mixes images
-and labels alike, is in `tritonsoft.augmentation`: `RandomCutMix`, `RandomMixUp` and `RandomClassMix`.
+and labels alike, is `tritonsoft.augmentation.RandomCutMix`, `tritonsoft.augmentation.RandomMixUp` and
+`tritonsoft.augmentation.RandomClassMix`.
 
 ``partners`` are ``(B,)`` integers, numbers of samples; who has itself for a partner stays as it is. They, weights and
 labels are checked on the CPU, and on a GPU with ``TRITONSOFT_VALIDATE=1``; otherwise a partner there that is no sample
