@@ -36,6 +36,7 @@ class Resize(BoxAugmentation, K.Resize):
         with ``top_k`` refused.
 
     Example:
+        >>> import torch
         >>> resize = Resize((2, 2), num_classes=2)
         >>> resize(torch.arange(16.0).reshape(1, 1, 4, 4))
         tensor([[[[ 2.5000,  4.5000],
@@ -127,6 +128,7 @@ class RandomHorizontalFlip(_RandomFlip, K.RandomHorizontalFlip):
         As `Resize`, with h = H and w = W.
 
     Example:
+        >>> import torch
         >>> RandomHorizontalFlip(p=1.0)(torch.tensor([[[[1.0, 2.0, 3.0]]]]))
         tensor([[[[3., 2., 1.]]]])
     """
@@ -152,6 +154,7 @@ class RandomVerticalFlip(_RandomFlip, K.RandomVerticalFlip):
         As `Resize`, with h = H and w = W.
 
     Example:
+        >>> import torch
         >>> RandomVerticalFlip(p=1.0)(torch.tensor([[[[1.0], [2.0]]]]))
         tensor([[[[2.],
                   [1.]]]])

@@ -35,7 +35,6 @@ from tritonsoft.backends.numba.label_rows import (
 )
 from tritonsoft.backends.numba.threads import jit, pool, unsigned
 from tritonsoft.backends.numba.vectors import LANES, MASK_BITS, load, store
-from tritonsoft.memory import is_channels_last
 
 _COPY, _BLEND = 0.12, 0.2  # nanoseconds of a byte of the output
 _NO_BOXES, _NO_LABELS, _NO_CLASSES = np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.uint8)
@@ -48,11 +47,11 @@ _BITS = {size: LIKE[dtype] for size, dtype in ((1, torch.int8), (2, torch.int16)
 # An image has one line in memory for each row and channel, or for all channels of a row where these are neighbours.
 
 
-def _lines_of(images: Tensor) -> tuple[Any, Any]:
+def _lines_of(images: Tensor, out: Tensor) -> tuple[Any, Any]:
     """The lines of one row and the channels of one line; strides of samples, lines, rows and pixels."""
     batch_stride, channel_stride, row_stride, pixel_stride = images.stride()
     channels = images.shape[1]
-    if is_channels_last(images):
+    if channels > 1 and out.stride(1) == 1 and out.stride(3) > 1:  # an output has the memory format of its images
         return (1, channels), (batch_stride, 0, row_stride, pixel_stride)
     return (channels, 1), (batch_stride, channel_stride, row_stride, pixel_stride)
 
@@ -216,7 +215,7 @@ def paste(
     chosen: Tensor | None,
 ) -> None:
     """Writes `tritonsoft.backends.reference.paste`."""
-    (lines, inner), strides = _lines_of(images)
+    (lines, inner), strides = _lines_of(images, out)
     size = images.shape[2:]
     is_unsigned = labels is not None and not labels.dtype.is_signed
     arguments = (
@@ -309,7 +308,7 @@ def _blend_rows_by(
 
 def blend(out: Tensor, images: Tensor, partners: Tensor, weight: Tensor) -> None:
     """Writes `tritonsoft.backends.reference.blend`."""
-    (lines, inner), strides = _lines_of(images)
+    (lines, inner), strides = _lines_of(images, out)
     size = images.shape[2:]
     arguments = (
         out.data_ptr(),
