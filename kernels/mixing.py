@@ -5,14 +5,14 @@ An image has a line for each row and channel, or one for all channels of a row w
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonsoft.backends.values import labels_in_range
+from tritonsoft.backends.values import as_bits, labels_in_range
 from tritonsoft.kernels.convert import downcast, upcast
-from tritonsoft.kernels.launch import Launch, accumulator_type, launch
+from tritonsoft.kernels.enlarging import load_labels
+from tritonsoft.kernels.launch import Launch, accumulator_type, launch, offset_type
 from tritonsoft.memory import is_channels_last
 
 _INT32_LIMIT = 2**31
@@ -25,6 +25,20 @@ def _partner_of(partners, sample, batch):
     """That of a sample; what is none of the batch is the sample itself."""
     partner = tl.load(partners + sample)
     return tl.where((partner >= 0) & (partner < batch), partner, sample)
+
+
+@triton.jit
+def _part_of_line(strides, lines, height, width, INNER: tl.constexpr, BLOCK: tl.constexpr, OFFSET: tl.constexpr):
+    """This program's elements: their sample, row and pixels, which of them exist, where they lie inside of a sample of
+    the images, and where in the output."""
+    blocks = tl.cdiv(width * INNER, BLOCK)
+    number = tl.program_id(0) // blocks
+    elements = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    row, line, sample = number % height, number // height % lines, (number // height // lines).to(tl.int64)
+    pixels = elements // INNER
+    start = line.to(tl.int64) * strides[1] + row.to(tl.int64) * strides[2]
+    source = start + (pixels.to(OFFSET) * strides[3] + elements % INNER)
+    return sample, row, pixels, elements < width * INNER, source, number.to(tl.int64) * width * INNER + elements
 
 
 @triton.jit
@@ -64,28 +78,19 @@ def paste_kernel(
     OFFSET: tl.constexpr,
 ):
     """A program writes BLOCK elements of a line."""
-    blocks = tl.cdiv(width * INNER, BLOCK)
-    number = tl.program_id(0) // blocks
-    elements = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    exists = elements < width * INNER
-    row, sample = number % height, (number // height // lines).to(tl.int64)
-    line = number // height % lines
+    sample, row, pixels, exists, source, target = _part_of_line(strides, lines, height, width, INNER, BLOCK, OFFSET)
     partner = _partner_of(partners, sample, batch)
-    pixels = elements // INNER
     if boxes is not None:
         x0, x1 = _edge(boxes, 4 * sample, width), _edge(boxes, 4 * sample + 2, width)
         y0, y1 = _edge(boxes, 4 * sample + 1, height), _edge(boxes, 4 * sample + 3, height)
         pasted = (row >= y0) & (row < y1) & (pixels >= x0) & (pixels < x1)
     else:
         pasted = _is_chosen(labels, labels_strides, chosen, sample, partner, row, pixels, exists, num_classes, OFFSET)
-    start = line.to(tl.int64) * strides[1] + row.to(tl.int64) * strides[2]
-    offsets = pixels.to(OFFSET) * strides[3] + elements % INNER
     # Who has no pixel here is not read. A mask of each pixel would take its loads apart.
     some, every = tl.max(pasted.to(tl.int32)) > 0, tl.min((pasted | (exists == 0)).to(tl.int32)) > 0
-    own = tl.load(images + sample * strides[0] + start + offsets, mask=exists & (every == 0), other=0)
-    theirs = tl.load(images + partner * strides[0] + start + offsets, mask=exists & some, other=0)
-    place = number.to(tl.int64) * width * INNER
-    tl.store(out + place + elements, tl.where(pasted, theirs, own), mask=exists)
+    own = tl.load(images + sample * strides[0] + source, mask=exists & (every == 0), other=0)
+    theirs = tl.load(images + partner * strides[0] + source, mask=exists & some, other=0)
+    tl.store(out + target, tl.where(pasted, theirs, own), mask=exists)
 
 
 @triton.jit
@@ -113,32 +118,16 @@ def blend_kernel(
     OFFSET: tl.constexpr,
 ):
     """A program writes BLOCK elements of a line."""
-    blocks = tl.cdiv(width * INNER, BLOCK)
-    number = tl.program_id(0) // blocks
-    elements = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    exists = elements < width * INNER
-    row, sample = number % height, (number // height // lines).to(tl.int64)
-    line = number // height % lines
+    sample, _row, _pixels, exists, source, target = _part_of_line(strides, lines, height, width, INNER, BLOCK, OFFSET)
     partner = _partner_of(partners, sample, batch)
     share = upcast(tl.load(weight + sample), ACCUMULATOR)
-    start = line.to(tl.int64) * strides[1] + row.to(tl.int64) * strides[2]
-    offsets = (elements // INNER).to(OFFSET) * strides[3] + elements % INNER
-    own = upcast(tl.load(images + sample * strides[0] + start + offsets, mask=exists, other=0), ACCUMULATOR)
-    theirs = upcast(tl.load(images + partner * strides[0] + start + offsets, mask=exists, other=0), ACCUMULATOR)
+    own = upcast(tl.load(images + sample * strides[0] + source, mask=exists, other=0), ACCUMULATOR)
+    theirs = upcast(tl.load(images + partner * strides[0] + source, mask=exists, other=0), ACCUMULATOR)
     value = _blended(own, theirs, share, partner == sample)
-    place = number.to(tl.int64) * width * INNER
-    tl.store(out + place + elements, downcast(value, out.dtype.element_ty), mask=exists)
+    tl.store(out + target, downcast(value, out.dtype.element_ty), mask=exists)
 
 
-@triton.jit
-def _class_of(labels, offsets, exists, num_classes, ignore_index, WIDE: tl.constexpr):
-    """The class of each label, -1 of what is none."""
-    label = tl.load(labels + offsets, mask=exists, other=0).to(WIDE)
-    is_class = (label >= 0) & (label < num_classes) & (label != tl.cast(ignore_index, WIDE))
-    return tl.where(is_class, label, -1).to(tl.int32)
-
-
-@triton.jit(do_not_specialize=["batch", "height", "num_classes", "ignore_index"])
+@triton.jit(do_not_specialize=["batch", "height", "num_classes", "ignored_class"])
 def blend_labels_kernel(
     out,  # (B, C, H, W), contiguous
     labels,  # (B, H, W)
@@ -149,10 +138,9 @@ def blend_labels_kernel(
     height,
     width,
     num_classes,
-    ignore_index,
+    ignored_class,
     BLOCK: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
-    WIDE: tl.constexpr,  # the type that holds every label and `ignore_index`
     OFFSET: tl.constexpr,
 ):
     """A program writes all classes of BLOCK pixels of a row."""
@@ -163,9 +151,9 @@ def blend_labels_kernel(
     row, sample = number % height, (number // height).to(tl.int64)
     partner = _partner_of(partners, sample, batch)
     share = upcast(tl.load(weight + sample), ACCUMULATOR)
-    offsets = row.to(tl.int64) * labels_strides[1] + columns.to(OFFSET) * labels_strides[2]
-    own = _class_of(labels, sample * labels_strides[0] + offsets, exists, num_classes, ignore_index, WIDE)
-    theirs = _class_of(labels, partner * labels_strides[0] + offsets, exists, num_classes, ignore_index, WIDE)
+    own, theirs = labels + sample * labels_strides[0], labels + partner * labels_strides[0]
+    own = load_labels(own, labels_strides, row, columns, exists, num_classes, ignored_class, OFFSET)
+    theirs = load_labels(theirs, labels_strides, row, columns, exists, num_classes, ignored_class, OFFSET)
     plane = tl.cast(height, tl.int64) * width
     places = out + sample * num_classes * plane + row.to(tl.int64) * width + columns
     is_alone = partner == sample
@@ -249,11 +237,8 @@ def paste(
     chosen: Tensor | None,
 ) -> None:
     """Images ``(B, K, H, W)`` of any type with pixels of their partners: in boxes, or of chosen classes."""
-    # The bits alone matter: one kernel for all types of a size.
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]
-    chosen = None if chosen is None else chosen.view(torch.uint8)
-    inputs = (out.view(bits), images.view(bits), partners, boxes, labels, chosen)
-    launch(paste_configuration, out.device, *inputs)
+    chosen = None if chosen is None else as_bits(chosen)
+    launch(paste_configuration, out.device, as_bits(out), as_bits(images), partners, boxes, labels, chosen)
 
 
 def blend_configuration(out: Tensor, images: Tensor, partners: Tensor, weight: Tensor, platform: str) -> Launch:
@@ -290,7 +275,6 @@ def blend_labels_configuration(
     if strides[1] == width * strides[2]:  # rows that follow each other are one
         height, width = 1, height * width
     block = min(triton.next_power_of_2(width), 32 * _WARPS * 16 // out.element_size())
-    is_wide = labels.dtype in (torch.int64, torch.uint32) or not -_INT32_LIMIT <= ignore_index < _INT32_LIMIT
     return Launch(
         blend_labels_kernel,
         (batch * height * triton.cdiv(width, block),),
@@ -304,11 +288,10 @@ def blend_labels_configuration(
             "height": height,
             "width": width,
             "num_classes": num_classes,
-            "ignore_index": ignore_index,
+            "ignored_class": ignore_index if 0 <= ignore_index < num_classes else -1,
             "BLOCK": block,
             "ACCUMULATOR": accumulator_type(out),
-            "WIDE": tl.int64 if is_wide else tl.int32,
-            "OFFSET": tl.int64 if (width + block) * strides[2] >= _INT32_LIMIT else tl.int32,
+            "OFFSET": offset_type(labels),
         },
         {"num_warps": _WARPS},
     )

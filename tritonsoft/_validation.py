@@ -150,13 +150,13 @@ def check_labels(labels: Tensor) -> Tensor:
     return labels.view(torch.uint8) if labels.dtype == torch.bool else labels
 
 
-def check_same_extent(image: Tensor, labels: Tensor) -> None:
-    """That a label map belongs to an image: device, batch, height and width."""
+def check_same_extent(image: Tensor, labels: Tensor, owner: str = "image's") -> None:
+    """That a label map belongs to an image, whose the message says it is: device, batch, height and width."""
     if labels.device != image.device:
-        raise ValueError(f"labels must be on the image's device {image.device}, got {labels.device}")
+        raise ValueError(f"labels must be on the {owner} device {image.device}, got {labels.device}")
     if labels.shape[0] != image.shape[0] or labels.shape[1:] != image.shape[2:]:
         raise ValueError(
-            f"labels must have the image's batch, height and width {(image.shape[0], *image.shape[2:])}, "
+            f"labels must have the {owner} batch, height and width {(image.shape[0], *image.shape[2:])}, "
             f"got {tuple(labels.shape)}"
         )
 

@@ -22,6 +22,7 @@ from tritonsoft._validation import (
     check_backend,
     check_classes,
     check_labels,
+    check_same_extent,
     name_of,
     names_of,
     plain,
@@ -96,11 +97,7 @@ def class_mix(
     images = _check_images(images, _PIXELS)
     partners = _check_partners(partners, images)
     labels = check_labels(labels)
-    if labels.shape[0] != images.shape[0] or labels.shape[1:] != images.shape[2:] or labels.device != images.device:
-        raise ValueError(
-            f"labels must have the images' batch, height, width and device {(images.shape[0], *images.shape[2:])} "
-            f"{images.device}, got {tuple(labels.shape)} {labels.device}"
-        )
+    check_same_extent(images, labels, "images'")
     num_classes = chosen.shape[1] if isinstance(chosen, Tensor) and chosen.ndim == 2 else 1
     _check_numbers(chosen, "chosen", (images.shape[0], max(num_classes, 1)), "(B, C)", (torch.bool,), images)
     check_backend(backend)

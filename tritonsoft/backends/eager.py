@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tritonsoft.backends import reference, reference_warping
-from tritonsoft.backends.values import are_binary_masses, is_subdistribution, labels_in_range
+from tritonsoft.backends.values import are_binary_masses, as_bits, is_subdistribution, labels_in_range
 from tritonsoft.geometry import Classes, Filter, Measure, Reduction
 
 
@@ -62,10 +62,8 @@ def paste(
 ) -> None:
     partners = reference.samples_of(partners)
     pasted = reference.pasted_pixels(partners, images.shape[2:], boxes, labels, chosen)
-    # The same bits, in a type that every PyTorch can select.
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]
     with torch.no_grad():
-        out.view(bits).copy_(reference.paste(images.view(bits), partners, pasted))
+        as_bits(out).copy_(reference.paste(as_bits(images), partners, pasted))
 
 
 def blend(out: Tensor, images: Tensor, partners: Tensor, weight: Tensor) -> None:

@@ -10,6 +10,14 @@ from tritonsoft.geometry import MASS_TOLERANCE
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def as_bits(tensor: Tensor) -> Tensor:
+    """The same memory as integers, which every PyTorch can select: for what moves elements and reads none."""
+    return tensor.view(_BITS[tensor.element_size()])
+
+
 def comparable(labels: Tensor) -> Tensor:
     """The labels in a type that PyTorch computes with."""
     return labels.to(_WIDER.get(labels.dtype, labels.dtype))

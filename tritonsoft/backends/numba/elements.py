@@ -225,6 +225,13 @@ def prefetch(typing_context: Any, memory: Any, place: Any) -> Any:
     return types.void(memory, types.uintp), generate
 
 
+@jit
+def prefetch_line(memory: Any, start: Any, count: Any) -> None:
+    """Prefetches neighbours that will be read soon: the hardware foresees a line alone that follows another."""
+    for n in range(unsigned(0), unsigned(count), unsigned(LINE_BYTES // memory.itemsize)):
+        prefetch(memory, unsigned(start) + n)
+
+
 @intrinsic
 def fence(typing_context: Any) -> Any:
     """Orders non-temporal stores before the store that tells another thread of them."""

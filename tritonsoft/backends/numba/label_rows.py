@@ -20,7 +20,7 @@ from tritonsoft.backends.numba.elements import (
     borrowed,
     downcast,
     fence,
-    prefetch,
+    prefetch_line,
     write_line,
 )
 from tritonsoft.backends.numba.taps import (
@@ -366,8 +366,7 @@ def _label_rows(
                 base = unsigned(sample * label_strides[0] + y * label_strides[1])
                 stride_x, stride_y = unsigned(label_strides[2]), unsigned(label_strides[1])
                 row_weight += weight_y[t]
-                for n in range(base + left, base + right, unsigned(LINE_BYTES // labels.itemsize)):
-                    prefetch(labels, n + stride_y + stride_y)
+                prefetch_line(labels, base + left + stride_y + stride_y, right - left)
                 if t + 1 < end_tap and stride_x == 1:
                     # Rows that repeat are added once, with the weight of all of them.
                     difference = labels.dtype.type(0)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from tritonsoft.backends.numba.elements import (
     LIKE,
-    LINE_BYTES,
     Array,
     array_at,
     borrowed,
@@ -17,7 +16,7 @@ from tritonsoft.backends.numba.elements import (
     downcast,
     fence,
     flat,
-    prefetch,
+    prefetch_line,
     streaming,
     upcast,
     write_line,
@@ -57,13 +56,6 @@ def _lines_of(images: Tensor, out: Tensor) -> tuple[Any, Any]:
 
 
 @jit
-def _fetch(images: Array, start: int, count: int) -> None:
-    """Elements that will be read soon: of a line with parts of several, the hardware foresees none."""
-    for n in range(unsigned(0), unsigned(count), unsigned(LINE_BYTES // images.itemsize)):
-        prefetch(images, unsigned(start) + n)
-
-
-@jit
 def _read_line(
     line: Array, images: Array, start: int, ahead: int, pixel_stride: int, inner: int, begin: Any, end: Any, width: Any
 ) -> None:
@@ -72,7 +64,7 @@ def _read_line(
     Some pixels after ``end`` are written too, of which the next span of the line has better ones.
     """
     if pixel_stride == inner:
-        _fetch(images, start + ahead + begin * inner, (end - begin) * inner)
+        prefetch_line(images, start + ahead + begin * inner, (end - begin) * inner)
         place, last, limit = unsigned(begin * inner), unsigned(end * inner), unsigned(width * inner)
         first, lanes = unsigned(start), unsigned(LANES)
         while place < last and place + lanes <= limit:
@@ -194,8 +186,8 @@ def _paste_rows_by(
                 for begin, stop, start in ((0, x0, mine), (x0, x1, other), (x1, width, mine)):
                     _read_line(mixed, images, start, strides[2], strides[3], inner, begin, stop, width)
             elif strides[3] == inner:
-                _fetch(images, mine + strides[2], width * inner)
-                _fetch(images, other + strides[2], width * inner)
+                prefetch_line(images, mine + strides[2], width * inner)
+                prefetch_line(images, other + strides[2], width * inner)
                 _select(mixed, images, mine, images, other, marks)
             else:
                 _read_line(own, images, mine, strides[2], strides[3], inner, 0, width, width)
@@ -291,8 +283,8 @@ def _blend_rows_by(
             mine = sample * strides[0] + line * strides[1] + row * strides[2]
             other = mine + (partner - sample) * strides[0]
             if is_blended and strides[3] == inner:
-                _fetch(images, mine + strides[2], width * inner)
-                _fetch(images, other + strides[2], width * inner)
+                prefetch_line(images, mine + strides[2], width * inner)
+                prefetch_line(images, other + strides[2], width * inner)
                 _blend_line(own, images, mine, images, other, share)
             else:
                 # Of a whole share, the line is copied.
